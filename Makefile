@@ -1,0 +1,65 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need, can be run again
+# and again in any order, and say what they do.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := deploy/locks/main.txt
+STAMP := $(VENV)/.fitment-installed
+OUT ?= demo-out
+# Extra arguments for installing torch, for machines whose index has a CPU build elsewhere.
+TORCH_ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+export OMP_NUM_THREADS ?= 2
+export PIP_ROOT_USER_ACTION ?= ignore
+
+.PHONY: help setup mosquitto demo test lint check bench lock clean
+
+help:
+	@echo "make demo    set up and run the main job: fit, roll out, change a device, fit again"
+	@echo "make test    set up and run every check and test"
+	@echo "make lint    ruff, mypy, import contracts, generated code"
+	@echo "make bench   the measured comparisons (a table and JSON in bench-out/)"
+	@echo "make clean   remove the environment and what was built"
+
+$(VENV)/bin/python:
+	@echo "== Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) deploy/setup/check_python.py
+	@$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(VENV)/bin/python $(LOCK) pyproject.toml
+	@echo "== Installing locked requirements (about 1.3 GB, most of it torch)"
+	@$(PIP) install $(TORCH_ARGS) --constraint $(LOCK) torch
+	@$(PIP) install --requirement $(LOCK)
+	@echo "== Installing fitment"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+setup: $(STAMP) mosquitto
+
+mosquitto:
+	@sh deploy/setup/mosquitto.sh
+
+demo: setup
+	@$(BIN)/fitment demo --out $(OUT)
+
+lint: $(STAMP)
+	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== mypy"; $(BIN)/mypy
+	@echo "== import contracts"; PYTHONPATH=.:protos $(BIN)/lint-imports
+	@echo "== generated code"; $(BIN)/python protos/generate.py --check
+
+test: setup lint
+	@echo "== tests"; $(BIN)/python -m pytest
+
+bench: setup
+	@$(BIN)/python -m tests.benchmarks --out bench-out
+
+lock: $(VENV)/bin/python
+	@echo "== Locking what is installed now"
+	@{ sed -n '/^#/p' $(LOCK); $(PIP) freeze --exclude-editable | sed 's/+cpu//'; } > $(LOCK).new
+	@mv $(LOCK).new $(LOCK)
+
+clean:
+	rm -rf $(VENV) demo-out bench-out build dist

@@ -1,0 +1,1 @@
+"""The agent: Fitment on the device. Light; the supervisor never loads a model."""

@@ -1,0 +1,341 @@
+"""What is done in each state: a table from state to action.
+
+An action begins with a job for a worker, with an answer at once, or with a wish to be asked
+again; when its job has a result it gives the next of these. Every action may be begun anew at
+any time, which is what a restart does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from agent import orders
+from agent.desk import Desk
+from agent.domain import plan, verdict
+from agent.domain.events import Event
+from agent.domain.record import Checked, DeploymentRecord, SlotFacts
+from agent.jobs import (
+    BenchmarkJob,
+    BenchmarkResult,
+    CalibrateJob,
+    CalibrateResult,
+    CheckJob,
+    CheckResult,
+    FetchResult,
+    StageResult,
+    SubmitJob,
+    VerifyResult,
+    WorkerFailure,
+)
+from agent.slots import OVERLAY, spare
+from agent.submissions import keep
+from fitment.core.deployment import CalibrationMode, CalibrationReport, Outcome
+from fitment.core.deployment import DeploymentState as State
+
+TRIAL_CHECK_S: Final = 10.0
+"""Between two looks at a variant on trial."""
+
+_REJECTED: Final = frozenset({"not_for_me", "rollback", "runtime_missing"})
+"""Failures that say: not for this device."""
+_AWAY: Final = frozenset({"unavailable", "busy"})
+"""Failures of the other side: an outage burns no attempt."""
+_DAMAGED: Final = frozenset({"digest", "archive"})
+"""Failures of a file that may be mended by fetching it again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Start a worker."""
+
+    worker: str
+    job: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The state's work is over; ``changes`` are fields of the record."""
+
+    event: Event
+    reasons: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """Begin the action once more after a while."""
+
+    after_s: float
+
+
+Next = Job | Answer | Again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """How a state's work begins and goes on."""
+
+    begin: Callable[[Desk, DeploymentRecord], Next]
+    finished: Callable[[Desk, DeploymentRecord, Any], Next] | None = None  # None: starts no job
+
+
+def classify(record: DeploymentRecord, failure: WorkerFailure, *, timed_out: bool) -> Event:
+    """What a worker's failure means for the deployment."""
+    if timed_out:
+        return Event.TIMED_OUT
+    if failure.retry_after_s is not None or (failure.code in _AWAY and not failure.permanent):
+        return Event.BUSY
+    if failure.code in _REJECTED:
+        return Event.REJECTED
+    if record.state in (State.VERIFYING, State.STAGING) and failure.code in _DAMAGED:
+        again = not failure.permanent and not record.refetched
+        return Event.REFETCH if again else Event.PERMANENT
+    return Event.PERMANENT if failure.permanent else Event.FAILED
+
+
+def _fetch(desk: Desk, record: DeploymentRecord) -> Next:
+    return Job(worker="fetch", job=orders.fetch(desk, record.assignment.bundle))
+
+
+def _fetched(_desk: Desk, _record: DeploymentRecord, result: FetchResult) -> Next:
+    return Answer(event=Event.DONE, changes={"fetched_bytes": result.total_bytes})
+
+
+def _verify(desk: Desk, record: DeploymentRecord) -> Next:
+    order = record.assignment
+    lowest = desk.journal.slot(order.slot).counter
+    return Job(
+        worker="verify",
+        job=orders.verify(
+            desk, record.order, order.bundle, kind="assignment", lowest_counter=lowest
+        ),
+    )
+
+
+def _verified(desk: Desk, _record: DeploymentRecord, result: VerifyResult) -> Next:
+    orders.raise_floor(desk, result.timestamp_unix)
+    return Answer(event=Event.DONE)
+
+
+def _stage(desk: Desk, record: DeploymentRecord) -> Next:
+    if not desk.runtimes:
+        reason = "no runtime is installed or enabled: pip install 'fitment[onnx]' or [litert]"
+        return Answer(event=Event.REJECTED, reasons=(reason,))
+    slot = record.assignment.slot
+    letter = spare(desk.journal.slot(slot).last_good)
+    desk.slots.prepare(slot)
+    job = orders.stage(desk, record.assignment.bundle, desk.slots.folder(slot, letter))
+    return Job(worker="stage", job=job)
+
+
+def _staged(desk: Desk, record: DeploymentRecord, result: StageResult | CheckResult) -> Next:
+    """First the bundle is unpacked, then it answers the golden inputs, before anything else."""
+    letter = spare(desk.journal.slot(record.assignment.slot).last_good)
+    if isinstance(result, StageResult):
+        return Job(worker="check", job=check_job(desk, _folder(desk, record, letter)))
+    checked = Checked(
+        golden_ok=result.golden_ok,
+        stack=desk.stack,
+        agreement=result.agreement,
+        integer_coverage=result.integer_coverage,
+        reason=result.reason,
+    )
+    changes = {"checked": checked, "folder": letter, "calibration": None, "measurement": None}
+    if not result.golden_ok:
+        return Answer(event=Event.PERMANENT, reasons=(_wrong(result),), changes=changes)
+    return Answer(event=Event.DONE, changes=changes)
+
+
+def _calibrate(desk: Desk, record: DeploymentRecord) -> Next:
+    asked = record.assignment.calibration
+    if asked.mode is CalibrationMode.NONE:
+        return Answer(event=Event.NOT_ASKED)
+    samples = desk.samples.get(record.assignment.slot)
+    if samples is None or not any(samples.glob("*.npy")):
+        slot = record.assignment.slot
+        where = f"no .npy file in {samples}" if samples else f"[samples] {slot} is not set"
+        return skip_calibration(record, f"this device keeps no samples for the slot: {where}")
+    folder = _folder(desk, record, record.folder)
+    job = CalibrateJob(
+        result="",
+        folder=str(folder),
+        samples=str(samples),
+        overlay=str(folder / OVERLAY),
+        plan=asked,
+        setting=desk.setting,
+        limits=desk.limits,
+    )
+    return Job(worker="calibrate", job=job)
+
+
+def _calibrated(_desk: Desk, _record: DeploymentRecord, result: CalibrateResult) -> Next:
+    return Answer(event=Event.DONE, changes={"calibration": result.report})
+
+
+def skip_calibration(record: DeploymentRecord, reason: str) -> Answer:
+    """Go on with the pristine bundle: calibration helps, and is never needed."""
+    report = CalibrationReport(
+        id="", mode=record.assignment.calibration.mode, applied=False, reason=reason
+    )
+    return Answer(event=Event.NOT_ASKED, changes={"calibration": report})
+
+
+def _benchmark(desk: Desk, record: DeploymentRecord) -> Next:
+    facts = desk.journal.slot(record.assignment.slot)
+    baseline = _folder(desk, record, facts.last_good) if facts.last_good else None
+    job = BenchmarkJob(
+        result="",
+        id=record.id,
+        folder=str(_folder(desk, record, record.folder)),
+        overlay=_overlay(desk, record),
+        baseline_folder=str(baseline) if baseline and baseline.is_dir() else "",
+        baseline_overlay=_existing(baseline / OVERLAY) if baseline and facts.calibration else "",
+        plan=record.assignment.benchmark,
+        setting=desk.setting,
+        limits=desk.limits,
+    )
+    return Job(worker="benchmark", job=job)
+
+
+def _benchmarked(_desk: Desk, _record: DeploymentRecord, result: BenchmarkResult) -> Next:
+    return Answer(event=Event.DONE, changes={"measurement": result.measurement})
+
+
+def _judge(_desk: Desk, record: DeploymentRecord) -> Next:
+    if record.measurement is None:
+        reason = "there is no measurement to judge"
+        return Answer(event=Event.PERMANENT, reasons=(reason,))
+    judgement = verdict.judge(record.measurement, record.assignment.gates, record.checked)
+    event = Event.JUDGED_GOOD if judgement.good else Event.JUDGED_BAD
+    return Answer(event=event, reasons=judgement.reasons)
+
+
+def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
+    """Let it serve, and ask it by the path that applications follow."""
+    slot = record.assignment.slot
+    desk.slots.switch(slot, record.folder)
+    return Job(worker="check", job=check_job(desk, desk.slots.link(slot)))
+
+
+def _tried_out(desk: Desk, record: DeploymentRecord, result: CheckResult) -> Next:
+    if not result.golden_ok:
+        return Answer(event=Event.JUDGED_BAD, reasons=("on trial: " + _wrong(result),))
+    left_s = record.assignment.trial_s - (desk.now_s - record.state_entered_at_s)
+    if left_s > 0:
+        return Again(after_s=min(left_s, TRIAL_CHECK_S))
+    checked = Checked(
+        golden_ok=True,
+        stack=desk.stack,
+        agreement=result.agreement,
+        integer_coverage=result.integer_coverage,
+    )
+    return Answer(event=Event.DONE, changes={"checked": checked})
+
+
+def _commit(desk: Desk, record: DeploymentRecord) -> Next:
+    """The counter and the last good folder, on disk and in the journal; in this order.
+
+    The facts file is for a lost journal only, so a power loss between the two hurts nothing:
+    the resumed commit writes both again.
+    """
+    order, checked = record.assignment, record.checked
+    calibration = record.calibration
+    facts = SlotFacts(
+        slot=order.slot,
+        variant=order.bundle.variant,
+        name=order.bundle.name,
+        release=order.release,
+        counter=order.counter,
+        calibration=calibration.id if calibration and calibration.applied else "",
+        last_good=record.folder,
+        golden_ok=checked.golden_ok if checked else None,
+        integer_coverage=checked.integer_coverage if checked else None,
+        checked_stack=checked.stack if checked else "",
+    )
+    desk.slots.switch(order.slot, record.folder)
+    desk.slots.write_facts(facts)
+    desk.journal.save_slot(facts)
+    if calibration and calibration.applied:
+        job = SubmitJob(
+            result="",
+            connection=desk.connection,
+            deployment=record.id,
+            calibration=calibration,
+            overlay=_overlay(desk, record),
+        )
+        keep(desk.journal, f"calibration/{record.id}", job)
+    return Answer(event=Event.DONE)
+
+
+def _roll_back(desk: Desk, record: DeploymentRecord) -> Next:
+    """Back to the last good folder, or to nothing; what was staged is removed."""
+    slot = record.assignment.slot
+    last_good = desk.journal.slot(slot).last_good
+    if last_good:
+        desk.slots.switch(slot, last_good)
+    else:
+        desk.slots.deactivate(slot)
+    desk.slots.clear(slot, spare(last_good))
+    return Answer(event=Event.DONE)
+
+
+def _rest(_desk: Desk, _record: DeploymentRecord) -> Next:
+    """Nothing is done here: the planner says when it goes on."""
+    return Again(after_s=3600.0)
+
+
+ACTIONS: Final[Mapping[State, Action]] = {
+    State.IDLE: Action(begin=_rest),
+    State.FETCHING: Action(begin=_fetch, finished=_fetched),
+    State.VERIFYING: Action(begin=_verify, finished=_verified),
+    State.STAGING: Action(begin=_stage, finished=_staged),
+    State.CALIBRATING: Action(begin=_calibrate, finished=_calibrated),
+    State.BENCHMARKING: Action(begin=_benchmark, finished=_benchmarked),
+    State.JUDGING: Action(begin=_judge),
+    State.TRIAL: Action(begin=_try_out, finished=_tried_out),
+    State.COMMITTING: Action(begin=_commit),
+    State.ROLLING_BACK: Action(begin=_roll_back),
+    State.REPORTING: Action(begin=_rest),
+}
+"""Every state and what is done in it."""
+
+
+def finish(desk: Desk, record: DeploymentRecord) -> DeploymentRecord:
+    """Clean up after a deployment that has just reached its end; returns the record to store."""
+    desk.folders.archive(record.assignment.bundle).unlink(missing_ok=True)
+    device_side = record.failed_in not in (None, State.IDLE, State.FETCHING, State.VERIFYING)
+    failed = record.outcome in (Outcome.FAILED, Outcome.ROLLED_BACK, Outcome.TIMED_OUT)
+    order = record.assignment
+    key = plan.quarantine_key(order.slot, order.bundle.variant, desk.stack)
+    if record.outcome is Outcome.COMMITTED:
+        desk.journal.count_failure(key, failed=False)
+    elif failed and device_side:
+        desk.journal.count_failure(key, failed=True)
+    generation = int(desk.journal.setting("generation", "0"))
+    return replace(record, ended_generation=generation)
+
+
+def check_job(desk: Desk, folder: Path) -> CheckJob:
+    """Answer the golden inputs of a pristine bundle: they were recorded without an overlay."""
+    return CheckJob(result="", folder=str(folder), setting=desk.setting, limits=desk.limits)
+
+
+def _folder(desk: Desk, record: DeploymentRecord, letter: str) -> Path:
+    return desk.slots.folder(record.assignment.slot, letter)
+
+
+def _overlay(desk: Desk, record: DeploymentRecord) -> str:
+    if record.calibration is None or not record.calibration.applied:
+        return ""
+    return _existing(desk.slots.overlay(record.assignment.slot, record.folder))
+
+
+def _existing(path: Path) -> str:
+    return str(path) if path.exists() else ""
+
+
+def _wrong(result: CheckResult) -> str:
+    why = f": {result.reason}" if result.reason else ""
+    return f"it answers the golden inputs wrongly (worst error {result.worst_error:.4g}){why}"

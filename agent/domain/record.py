@@ -1,0 +1,101 @@
+"""What the journal keeps of one deployment: written before each step, read after a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fitment.core.deployment import (
+    Assignment,
+    CalibrationReport,
+    DeploymentReport,
+    DeploymentState,
+    Outcome,
+    SignedPayload,
+)
+from fitment.core.measurement import Measurement
+
+FORMAT = 1
+"""Raised when a stored record changes its meaning; new optional fields do not raise it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """Answers to the golden inputs before the variant was activated or patched."""
+
+    golden_ok: bool
+    stack: str  # stack hash at the time
+    agreement: float | None = None  # with the fp32 reference, 0..1
+    integer_coverage: float | None = None  # heavy ops that ran in integers, 0..1
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentRecord:
+    """One deployment. Times are seconds of a clock that only this process knows.
+
+    ``spent_s`` carries the time of earlier processes, so that a deadline counts the time that
+    the agent really had: a device that was switched off for a week did not dawdle.
+    """
+
+    order: SignedPayload  # as received; the verify worker checks it
+    assignment: Assignment
+    format: int = FORMAT
+    state: DeploymentState = DeploymentState.IDLE
+    outcome: Outcome | None = None
+    reasons: tuple[str, ...] = ()
+    attempts: int = 0  # failed tries in this state
+    waits: int = 0  # times in a row that the other side was away; lengthens the back-off only
+    transitions: int = 0  # stored changes of state; capped, so no path is endless
+    resumes: int = 0  # restarts of the agent or the machine during this deployment
+    refetched: bool = False
+    failed_in: DeploymentState | None = None
+    fetched_bytes: int = 0
+    folder: str = ""  # "a" or "b": where it is staged
+    checked: Checked | None = None
+    measurement: Measurement | None = None
+    calibration: CalibrationReport | None = None
+    started_at_s: float = 0.0
+    state_entered_at_s: float = 0.0
+    spent_s: float = 0.0  # before this process
+    ended_generation: int | None = None  # observed generation when it ended
+
+    @property
+    def id(self) -> str:
+        """The deployment's id."""
+        return self.assignment.deployment
+
+    def elapsed_s(self, now_s: float) -> float:
+        """Seconds that the agent has worked on it."""
+        return self.spent_s + max(0.0, now_s - self.started_at_s)
+
+    def report(self) -> DeploymentReport:
+        """What the controller is told."""
+        return DeploymentReport(
+            deployment=self.id,
+            slot=self.assignment.slot,
+            variant=self.assignment.bundle.variant,
+            state=self.state,
+            outcome=self.outcome,
+            reasons=self.reasons,
+            attempts=self.attempts,
+            fetched_bytes=self.fetched_bytes,
+            measurement=self.measurement,
+            calibration=self.calibration,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotFacts:
+    """What one slot holds. ``variant`` is empty while nothing was ever committed."""
+
+    slot: str
+    variant: str = ""
+    name: str = ""
+    release: str = ""
+    counter: int = 0
+    calibration: str = ""  # overlay id, empty when pristine
+    last_good: str = ""  # folder "a" or "b" of the committed variant
+    golden_ok: bool | None = None
+    integer_coverage: float | None = None
+    checked_stack: str = ""  # stack hash of the last check
+    reason: str = ""  # why it does not serve

@@ -1,0 +1,10 @@
+"""What this device is: four facets, read from files below a root."""
+
+from __future__ import annotations
+
+from agent.hardware.boards import BoardError
+from agent.hardware.debounce import Debouncer
+from agent.hardware.reader import read_fingerprint
+from agent.hardware.settings import HardwareSettings
+
+__all__ = ["BoardError", "Debouncer", "HardwareSettings", "read_fingerprint"]

@@ -1,0 +1,332 @@
+"""Jobs: what the supervisor asks of its workers, and what they answer.
+
+A worker is ``python -m agent.workers.<name> JOB.json``. It reads one job, writes its result as
+JSON to the job's ``result`` path (write, fsync, rename) and exits 0; when it fails it writes a
+`WorkerFailure` there and exits 1. A worker that dies leaves no result: the supervisor treats
+that as a failure that may be retried. Both sides know only the types of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fitment.core.deployment import (
+    BenchmarkPlan,
+    CalibrationPlan,
+    CalibrationReport,
+    SignedPayload,
+)
+from fitment.core.kernels import KernelTable
+from fitment.core.measurement import Measurement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """How a worker reaches the controller's gateway; all but the address are file paths."""
+
+    gateway: str  # host:port
+    ca: str
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeOptions:
+    """Settings of the runtimes that change which kernels run. They belong to the stack hash."""
+
+    threads: int = 1
+    disabled_optimizers: tuple[str, ...] = ()  # onnxruntime's graph transformers by name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where and as what a measurement is taken."""
+
+    options: RuntimeOptions = field(default_factory=RuntimeOptions)
+    hardware: str = ""  # hardware hash
+    stack: str = ""  # stack hash
+    emulated: bool = False
+    root: str = "/"  # prefix of /proc and /sys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a worker sets on itself before it starts."""
+
+    memory_bytes: int | None = None  # of data and heap (RLIMIT_DATA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFailure:
+    """Why a job failed. ``permanent``: trying again cannot help."""
+
+    code: str
+    message: str
+    permanent: bool = False
+    retry_after_s: float | None = None  # set by a busy server; burns no attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchJob:
+    """Receive one transport file, going on where ``target`` ends."""
+
+    result: str
+    connection: Connection
+    archive: str  # digest
+    archive_bytes: int
+    target: str  # part file; complete when it has archive_bytes
+    min_rate_bytes_s: float = 1024.0
+    stall_window_s: float = 30.0
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchResult:
+    """How the transfer went."""
+
+    total_bytes: int
+    resumed_from: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyJob:
+    """Check signatures, metadata, digest, device name and counter. Reads, activates nothing."""
+
+    result: str
+    connection: Connection
+    order: SignedPayload  # an Assignment or a Study, as received
+    kind: str  # "assignment" or "study"
+    device: str
+    archive_path: str
+    director_key: str  # file with the director's raw public key, hex
+    trusted_root: str  # file with the TUF root of enrolment
+    metadata_dir: str  # where TUF keeps what it trusts
+    lowest_counter: int = 0  # of this slot; a release below it is refused
+    now_unix: float | None = None  # floor of trusted time when the clock is behind it
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyResult:
+    """Everything held. ``timestamp_unix`` raises the floor of trusted time."""
+
+    variant: str
+    counter: int
+    timestamp_unix: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageJob:
+    """Unpack a transport file into ``folder`` (made anew) and check every file's digest."""
+
+    result: str
+    archive_path: str
+    folder: str
+    variant: str
+    runtimes: tuple[str, ...] = ()  # adapters this device has; empty: do not check
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """What was unpacked."""
+
+    variant: str
+    name: str
+    runtime: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckJob:
+    """Answer the golden inputs and count what runs in integers."""
+
+    result: str
+    folder: str
+    overlay: str = ""
+    setting: Setting = field(default_factory=Setting)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """Whether the model still answers as it should, on this stack."""
+
+    golden_ok: bool
+    worst_error: float
+    agreement: float | None
+    sqnr_db: float | None
+    integer_coverage: float | None
+    runtime: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkJob:
+    """Time one bundle, interleaved with the running one when there is one."""
+
+    result: str
+    id: str
+    folder: str
+    overlay: str = ""
+    baseline_folder: str = ""
+    baseline_overlay: str = ""
+    plan: BenchmarkPlan = field(default_factory=BenchmarkPlan)
+    setting: Setting = field(default_factory=Setting)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkResult:
+    """The measurement."""
+
+    measurement: Measurement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeJob:
+    """Time the tiny graphs of a probe bundle."""
+
+    result: str
+    folder: str
+    plan: BenchmarkPlan = field(default_factory=BenchmarkPlan)
+    setting: Setting = field(default_factory=Setting)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """The kernel table of the bundle's runtime."""
+
+    table: KernelTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateJob:
+    """Fit a staged bundle to local samples; writes an overlay, never the pristine files."""
+
+    result: str
+    folder: str
+    samples: str  # folder of .npy files, each [N, …] or one sample, in the model's input units
+    overlay: str  # path to write
+    plan: CalibrationPlan = field(default_factory=CalibrationPlan)
+    setting: Setting = field(default_factory=Setting)
+    seed: int = 0
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateResult:
+    """What was found and done; ``report.applied`` says whether the overlay was written."""
+
+    report: CalibrationReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitJob:
+    """Hand a measurement, kernel table or calibration over to the gateway."""
+
+    result: str
+    connection: Connection
+    study: str = ""
+    deployment: str = ""
+    measurement: Measurement | None = None
+    kernels: KernelTable | None = None
+    calibration: CalibrationReport | None = None
+    overlay: str = ""  # file
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitResult:
+    """It is stored on the other side."""
+
+    accepted: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrollJob:
+    """Make a key (or use the one there), have it certified, write all of ``keys``."""
+
+    result: str
+    controller: str  # host:port of the enrol service
+    token: str
+    device: str  # wished name, may be empty
+    keys: str  # folder
+    ca: str = ""  # file with the controller's CA; empty: trust on first use, by fingerprint
+    ca_fingerprint: str = ""  # sha256:… of the CA certificate (DER), part of the token's text
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrollResult:
+    """Also written to ``keys/enrolment.json``."""
+
+    device: str
+    gateway: str
+    mqtt: str  # empty: the gRPC session
+    expires_unix: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewJob:
+    """Renew the certificate: with the old one while it is valid, by proof of key after."""
+
+    result: str
+    connection: Connection
+    enroll_address: str
+    device: str
+    keys: str
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewResult:
+    """The new certificate is in ``keys``."""
+
+    expires_unix: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeJob:
+    """Keep one bundle loaded and answer on a Unix socket until SIGTERM.
+
+    The socket appears when the model is loaded and has answered its golden inputs: that it
+    accepts connections *is* readiness. The wire is described in ``agent/workers/README.md``.
+    """
+
+    result: str
+    folder: str
+    socket: str  # path, at most 100 bytes
+    overlay: str = ""
+    setting: Setting = field(default_factory=Setting)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeResult:
+    """What was served, written when the worker was told to end."""
+
+    variant: str  # digest of the bundle served last
+    overlay: str  # its overlay's id, empty when pristine
+    requests: int
+    errors: int
+    swaps: int
+
+
+JOBS: Mapping[str, tuple[type, type]] = {
+    "fetch": (FetchJob, FetchResult),
+    "verify": (VerifyJob, VerifyResult),
+    "stage": (StageJob, StageResult),
+    "check": (CheckJob, CheckResult),
+    "benchmark": (BenchmarkJob, BenchmarkResult),
+    "probe": (ProbeJob, ProbeResult),
+    "calibrate": (CalibrateJob, CalibrateResult),
+    "serve": (ServeJob, ServeResult),
+    "submit": (SubmitJob, SubmitResult),
+    "enroll": (EnrollJob, EnrollResult),
+    "renew": (RenewJob, RenewResult),
+}
+"""Worker module below ``agent.workers`` to its job and result."""

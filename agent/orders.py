@@ -1,0 +1,59 @@
+"""Jobs that a deployment and a study have in common: receive, verify, unpack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.desk import Desk
+from agent.jobs import FetchJob, StageJob, VerifyJob
+from fitment.core.deployment import BundleRef, SignedPayload
+
+
+def fetch(desk: Desk, bundle: BundleRef) -> FetchJob:
+    """Receive a transport file, going on where the part file ends."""
+    target = desk.folders.archive(bundle)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return FetchJob(
+        result="",
+        connection=desk.connection,
+        archive=bundle.archive,
+        archive_bytes=bundle.archive_bytes,
+        target=str(target),
+    )
+
+
+def verify(
+    desk: Desk, order: SignedPayload, bundle: BundleRef, *, kind: str, lowest_counter: int = 0
+) -> VerifyJob:
+    """Check an order and its transport file."""
+    keys = desk.folders.keys
+    return VerifyJob(
+        result="",
+        connection=desk.connection,
+        order=order,
+        kind=kind,
+        device=desk.device,
+        archive_path=str(desk.folders.archive(bundle)),
+        director_key=str(keys / "director.pub"),
+        trusted_root=str(keys / "tuf_root.json"),
+        metadata_dir=str(desk.folders.metadata),
+        lowest_counter=lowest_counter,
+        now_unix=desk.floor_unix or None,
+    )
+
+
+def stage(desk: Desk, bundle: BundleRef, folder: Path) -> StageJob:
+    """Unpack a verified transport file."""
+    return StageJob(
+        result="",
+        archive_path=str(desk.folders.archive(bundle)),
+        folder=str(folder),
+        variant=bundle.variant,
+        runtimes=desk.runtimes,
+    )
+
+
+def raise_floor(desk: Desk, timestamp_unix: float) -> None:
+    """Keep the latest trusted time: a clock that falls behind it is not believed."""
+    if timestamp_unix > desk.floor_unix:
+        desk.journal.save_setting("time_floor", repr(timestamp_unix))

@@ -1,0 +1,39 @@
+"""Pressure stall information: how long tasks waited for a processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.sysfs import Tree, text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pressure:
+    """Line ``some`` of ``/proc/pressure/cpu``; None where the kernel has no PSI."""
+
+    avg10: float | None  # percent of the last ten seconds, 0..100
+    total_us: int | None  # since boot; the difference of two readings is exact
+
+
+def read_pressure(tree: Tree) -> Pressure:
+    """Read the processor's pressure."""
+    for line in (text(tree, "proc/pressure/cpu") or "").splitlines():
+        kind, *fields = line.split()
+        if kind == "some":
+            values = dict(field.split("=", 1) for field in fields if "=" in field)
+            return Pressure(avg10=_float(values.get("avg10")), total_us=_int(values.get("total")))
+    return Pressure(avg10=None, total_us=None)
+
+
+def _float(value: str | None) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
+
+
+def _int(value: str | None) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return None

@@ -1,0 +1,186 @@
+"""Slots: two folders a model and an atomic switch.
+
+``slots/<slot>/{a,b}`` hold bundles, ``slots/<slot>/active`` is a relative symbolic link to the
+one that serves. A reader who follows the link sees the old bundle or the new one, whatever
+moment the power goes. The committed folder is never written to.
+
+``facts.json`` beside them says what was committed, so that a lost journal loses no counter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from agent.domain.plan import safe_name
+from agent.domain.record import SlotFacts
+from agent.errors import SlotError
+from fitment.core import digest, plain
+from fitment.core.bundle import MANIFEST_NAME
+
+FOLDERS: Final = ("a", "b")
+ACTIVE: Final = "active"
+OVERLAY: Final = "overlay.json"
+_FACTS: Final = "facts.json"
+
+
+def spare(last_good: str) -> str:
+    """Letter of the folder that may be written to: never the last good one."""
+    return "b" if last_good == "a" else "a"
+
+
+class Slots:
+    """All slots of one device. Not for several processes at once: the supervisor is the writer."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def names(self) -> tuple[str, ...]:
+        """Slots that exist on disk, sorted."""
+        if not self._root.is_dir():
+            return ()
+        return tuple(sorted(entry.name for entry in self._root.iterdir() if entry.is_dir()))
+
+    def folder(self, slot: str, letter: str) -> Path:
+        """Path of folder ``a`` or ``b``; it need not exist."""
+        if letter not in FOLDERS:
+            raise SlotError(f"a slot has folders a and b, not {letter!r}")
+        return self._slot(slot) / letter
+
+    def link(self, slot: str) -> Path:
+        """Path of the link that applications follow."""
+        return self._slot(slot) / ACTIVE
+
+    def active(self, slot: str) -> str:
+        """Letter of the folder that serves, or empty."""
+        try:
+            letter = os.readlink(self.link(slot))  # noqa: PTH115 - the text itself is wanted
+        except OSError:
+            return ""
+        return letter if letter in FOLDERS and self.folder(slot, letter).is_dir() else ""
+
+    def prepare(self, slot: str) -> None:
+        """Make the slot's folder."""
+        with _disk_errors(f"making slot '{slot}'"):
+            self._slot(slot).mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def switch(self, slot: str, letter: str) -> None:
+        """Let ``letter`` serve. Atomic and durable when it returns.
+
+        Raises:
+            SlotError: the folder is not there, or the disk refuses.
+        """
+        if not self.folder(slot, letter).is_dir():
+            raise SlotError(f"slot '{slot}' has no folder '{letter}' to switch to")
+        if self.active(slot) == letter:
+            return
+        place = self._slot(slot)
+        temporary = place / f".{ACTIVE}.new"
+        with _disk_errors(f"switching slot '{slot}'"):
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(letter)
+            temporary.replace(place / ACTIVE)
+            sync_folder(place)
+
+    def deactivate(self, slot: str) -> None:
+        """Let nothing serve."""
+        with _disk_errors(f"clearing slot '{slot}'"):
+            self.link(slot).unlink(missing_ok=True)
+            if self._slot(slot).is_dir():
+                sync_folder(self._slot(slot))
+
+    def clear(self, slot: str, letter: str) -> None:
+        """Empty a folder that does not serve.
+
+        Raises:
+            SlotError: it serves.
+        """
+        if self.active(slot) == letter:
+            raise SlotError(f"folder '{letter}' of slot '{slot}' serves and is not cleared")
+        shutil.rmtree(self.folder(slot, letter), ignore_errors=True)
+
+    def overlay(self, slot: str, letter: str) -> Path:
+        """Where the overlay of a folder is, when it was calibrated."""
+        return self.folder(slot, letter) / OVERLAY
+
+    def write_facts(self, facts: SlotFacts) -> None:
+        """Say beside the folders what was committed."""
+        with _disk_errors(f"writing the facts of slot '{facts.slot}'"):
+            write_durably(
+                self._slot(facts.slot) / _FACTS, json.dumps(plain.to_plain(facts)).encode()
+            )
+
+    def restore(self, slot: str) -> SlotFacts:
+        """What is on disk, for a journal that was lost; the link goes back to the last good one.
+
+        Nothing counts as checked, so the goldens are answered again before it serves.
+        """
+        facts = self._read_facts(slot)
+        letter = self.active(slot)
+        if facts.last_good and letter != facts.last_good:
+            if self.folder(slot, facts.last_good).is_dir():
+                self.switch(slot, facts.last_good)
+            else:
+                facts = SlotFacts(slot=slot, counter=facts.counter)
+        elif not facts.last_good and letter:
+            facts = self._identify(slot, letter)
+        return replace(facts, checked_stack="", golden_ok=None)
+
+    def _read_facts(self, slot: str) -> SlotFacts:
+        try:
+            data = (self._slot(slot) / _FACTS).read_bytes()
+            facts = plain.from_plain(SlotFacts, json.loads(data))
+        except (OSError, ValueError):
+            return SlotFacts(slot=slot)
+        return facts if facts.slot == slot else SlotFacts(slot=slot)
+
+    def _identify(self, slot: str, letter: str) -> SlotFacts:
+        """Name a bundle by what it is: the digest of its manifest."""
+        try:
+            data = (self.folder(slot, letter) / MANIFEST_NAME).read_bytes()
+            name = str(json.loads(data).get("name", ""))
+        except (OSError, ValueError, AttributeError):
+            return SlotFacts(slot=slot)
+        variant = digest.digest_bytes(data)
+        return SlotFacts(slot=slot, variant=variant, name=name, last_good=letter)
+
+    def _slot(self, slot: str) -> Path:
+        if not safe_name(slot):
+            raise SlotError(f"not a slot name: {slot!r}")
+        return self._root / slot
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace ``path`` whole: write, fsync, rename, fsync the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _disk_errors(doing: str) -> Iterator[None]:
+    """Say what was being done when the disk refused."""
+    try:
+        yield
+    except OSError as error:
+        raise SlotError(f"{doing}: {error.strerror or error}") from error

@@ -1,0 +1,31 @@
+"""Check: does the model still answer as it should on this stack, and does it run in integers?"""
+
+from __future__ import annotations
+
+from agent.jobs import CheckJob, CheckResult
+from agent.workers import child, goldens, installed
+
+
+def handle(job: CheckJob) -> CheckResult:
+    """Answer the golden inputs of ``job.folder``.
+
+    A wrong answer is a result, not a failure of the job. With an overlay the pristine file
+    answers and the patched one is loaded and must give finite values (see `goldens`).
+    """
+    bundle = installed.read(job.folder)
+    known = installed.goldens(bundle)
+    loaded = installed.load(bundle, job.setting.options, overlay=job.overlay)
+    answer = goldens.evaluate_pristine(loaded, known, job.setting.options)
+    return CheckResult(
+        golden_ok=answer.golden_ok,
+        worst_error=answer.worst_error,
+        agreement=answer.agreement,
+        sqnr_db=answer.sqnr_db,
+        integer_coverage=loaded.session.integer_coverage(),
+        runtime=loaded.runtime,
+        reason=answer.reason,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(child.run("check", handle))

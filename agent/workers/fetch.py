@@ -1,0 +1,200 @@
+"""Fetch: receive a transport file over the gateway, going on where the part file ends.
+
+What has arrived is synced every few MiB, so a power cut costs little. Only the digest says
+that the file is whole; a file that has the length but not the digest is thrown away.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from agent.jobs import FetchJob, FetchResult
+from agent.workers import child, gateway_client
+from agent.workers.child import JobError
+from fitment.core import digest as digests
+from fitment.v1 import gateway_pb2
+
+_SYNC_BYTES = 4 * 1024 * 1024  # between syncs: rare enough for flash, small enough to lose
+_SPARE_BYTES = 8 * 1024 * 1024  # left free for the journal and the system
+_READ_BYTES = 1024 * 1024
+_WATCHES_PER_WINDOW = 10
+
+
+def handle(job: FetchJob) -> FetchResult:
+    """Complete ``job.target``.
+
+    Raises:
+        JobError: codes ``disk_full``, ``stalled``, ``length``, ``digest`` and those of
+            `gateway_client.job_error`.
+    """
+    started = time.monotonic()
+    target = Path(job.target)
+    resumed_from = _usable_bytes(target, job.archive_bytes)
+    _check_disk(target.parent, job.archive_bytes - resumed_from)
+    if resumed_from < job.archive_bytes:
+        with _disk_errors(target):
+            _receive(job, target, resumed_from)
+    _check_digest(target, job.archive)
+    return FetchResult(
+        total_bytes=job.archive_bytes,
+        resumed_from=resumed_from,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _usable_bytes(target: Path, archive_bytes: int) -> int:
+    """Bytes of the part file to go on from; one that is too long is deleted."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    have = target.stat().st_size if target.exists() else 0
+    if have > archive_bytes:
+        target.unlink()
+        return 0
+    return have
+
+
+def _check_disk(folder: Path, missing_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if missing_bytes > 0 and free < missing_bytes + _SPARE_BYTES:
+        raise JobError(
+            "disk_full",
+            f"{folder} has {free} bytes free, {missing_bytes} are still to come and "
+            f"{_SPARE_BYTES} stay in reserve: make room on this disk",
+        )
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise JobError(
+                "disk_full", f"the disk of {target} filled up during the transfer: make room"
+            ) from error
+        raise JobError("disk", f"cannot write {target}: {error.strerror}") from error
+
+
+def _receive(job: FetchJob, target: Path, offset: int) -> None:
+    request = gateway_pb2.FetchArtifactRequest(archive=job.archive, offset=offset)
+    with gateway_client.gateway(job.connection) as stub:
+        call = stub.FetchArtifact(request)
+        watch = _Watch(call, job.min_rate_bytes_s, job.stall_window_s)
+        try:
+            with watch.running(), target.open("ab") as file:
+                _append(call, file, watch, missing=job.archive_bytes - offset)
+        except grpc.RpcError as error:
+            if watch.stalled:
+                raise JobError("stalled", watch.reason()) from error
+            raise gateway_client.job_error(error, "fetching the bundle") from error
+        finally:
+            call.cancel()
+
+
+def _append(call: Any, file: Any, watch: _Watch, *, missing: int) -> None:
+    """Write the stream to the end of the file; whatever happens, what is written is synced."""
+    try:
+        missing = _copy(call, file, watch, missing)
+    finally:
+        with suppress(OSError):  # a full disk fails again here, and the first error says it
+            _sync(file)
+    _sync(file)
+    if missing > 0:
+        raise JobError("unavailable", f"the transfer ended {missing} bytes early; it goes on later")
+
+
+def _copy(call: Any, file: Any, watch: _Watch, missing: int) -> int:
+    """Write every chunk of the stream; returns the bytes that are still missing at its end."""
+    unsynced = 0
+    for chunk in call:
+        missing -= len(chunk.data)
+        if missing < 0:
+            raise JobError("length", "the server sends more than the bundle's signed length")
+        file.write(chunk.data)
+        watch.add(len(chunk.data))
+        unsynced += len(chunk.data)
+        if unsynced >= _SYNC_BYTES:
+            _sync(file)
+            unsynced = 0
+    return missing
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _check_digest(target: Path, expected: str) -> None:
+    with target.open("rb") as file:
+        found = digests.digest_chunks(iter(lambda: file.read(_READ_BYTES), b""))
+    if found != expected:
+        target.unlink()
+        raise JobError(
+            "digest",
+            f"the received file has digest {digests.short(found)}, expected "
+            f"{digests.short(expected)}; it was deleted and is fetched anew",
+        )
+
+
+class _Watch:
+    """Cancels a call that brings fewer bytes in a window than the minimum rate allows.
+
+    A server that trickles (or a dead connection) would otherwise hold a device for days: the
+    stream itself never times out as long as a byte arrives.
+    """
+
+    def __init__(self, call: Any, min_rate_bytes_s: float, window_s: float) -> None:
+        self.stalled = False
+        self._call = call
+        self._min_rate_bytes_s = min_rate_bytes_s
+        self._window_s = window_s
+        self._received = 0
+        self._done = threading.Event()
+
+    def add(self, count: int) -> None:
+        """Bytes that arrived."""
+        self._received += count
+
+    def reason(self) -> str:
+        """For the failure's message."""
+        return (
+            f"fewer than {self._min_rate_bytes_s:g} bytes a second arrived over "
+            f"{self._window_s:g} s; the transfer goes on later from where it is"
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Watch while the block runs."""
+        thread = threading.Thread(target=self._run, name="stall-watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            thread.join()
+
+    def _run(self) -> None:
+        step_s = self._window_s / _WATCHES_PER_WINDOW
+        history = [0]  # received bytes at each watch of the last window
+        while not self._done.wait(step_s):
+            history.append(self._received)
+            if len(history) <= _WATCHES_PER_WINDOW:
+                continue
+            if self._received - history.pop(0) < self._min_rate_bytes_s * self._window_s:
+                self.stalled = True
+                self._call.cancel()
+                return
+
+
+if __name__ == "__main__":
+    sys.exit(child.run("fetch", handle))

@@ -1,0 +1,148 @@
+"""A bundle as it lies in a folder: its manifest, its model, its golden answers."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agent.jobs import RuntimeOptions
+from agent.workers import overlay as overlays
+from agent.workers.child import JobError
+from agent.workers.runtimes import registry
+from agent.workers.runtimes.base import Array, Float, Model, Session
+from fitment.core import digest, plain
+from fitment.core.bundle import MANIFEST_NAME, BundleManifest, GoldenSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """One unpacked bundle; its digests were checked when it was staged."""
+
+    folder: Path
+    variant: str  # digest of the manifest
+    manifest: BundleManifest
+
+    @property
+    def artifact(self) -> Path:
+        """The runtime file."""
+        return self.folder / self.manifest.artifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A session and how long it took to make it."""
+
+    bundle: Bundle
+    session: Session
+    overlay: str  # id, empty when pristine
+    load_ms: float
+
+    @property
+    def runtime(self) -> str:
+        """Name and version, ``onnx 1.32.0``."""
+        return f"{self.bundle.manifest.runtime} {self.session.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goldens:
+    """Inputs (real values) with known answers; all have the same first axis."""
+
+    inputs: Float
+    outputs: Float
+    reference: Float
+    tolerance: float
+
+
+def read(folder: str | Path) -> Bundle:
+    """Read the manifest of an unpacked bundle.
+
+    Raises:
+        JobError: ``bundle_invalid``; there is no bundle, or it makes no sense.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+        manifest = plain.from_plain(BundleManifest, json.loads(content))
+    except (OSError, ValueError) as error:
+        raise JobError(
+            "bundle_invalid", f"{path} cannot be read: {error}: stage the bundle again"
+        ) from error
+    return Bundle(folder=Path(folder), variant=digest.digest_bytes(content), manifest=manifest)
+
+
+def load(bundle: Bundle, options: RuntimeOptions, *, overlay: str = "") -> Loaded:
+    """Load the bundle's model, patched by the overlay file where one is named."""
+    runtime = registry.get(bundle.manifest.runtime)  # imports are not load time
+    started = time.perf_counter_ns()
+    model: Model = bundle.artifact
+    overlay_id = ""
+    if overlay:
+        patch = overlays.load(Path(overlay))
+        model, overlay_id = overlays.apply(bundle.artifact.read_bytes(), patch), patch.id
+    session = runtime.load(model, options, io=bundle.manifest.io)
+    load_ms = (time.perf_counter_ns() - started) / 1e6
+    return Loaded(bundle=bundle, session=session, overlay=overlay_id, load_ms=load_ms)
+
+
+def goldens(bundle: Bundle) -> Goldens:
+    """The golden inputs and answers.
+
+    Raises:
+        JobError: ``bundle_invalid``; there are none, or their shapes contradict.
+    """
+    spec = bundle.manifest.golden
+    if spec is None:
+        raise JobError(
+            "bundle_invalid",
+            f"the bundle {digest.short(bundle.variant)} ships no golden inputs",
+            permanent=True,
+        )
+    inputs = scaled(_array(bundle, spec.inputs), spec)
+    outputs = _array(bundle, spec.outputs).astype(np.float32)
+    reference = _array(bundle, spec.reference).astype(np.float32)
+    if not len(inputs) or len(inputs) != len(outputs) or outputs.shape != reference.shape:
+        raise JobError(
+            "bundle_invalid",
+            f"golden arrays do not fit together: {inputs.shape} inputs, {outputs.shape} outputs, "
+            f"{reference.shape} reference outputs",
+            permanent=True,
+        )
+    return Goldens(inputs=inputs, outputs=outputs, reference=reference, tolerance=spec.tolerance)
+
+
+def scaled(stored: Array, golden: GoldenSpec | None) -> Float:
+    """Stored inputs to real values: integers times the bundle's ``inputs_scale``."""
+    if stored.dtype.kind == "f":
+        return stored.astype(np.float32)
+    scale = golden.inputs_scale if golden is not None else 1.0
+    return np.asarray(stored.astype(np.float32) * np.float32(scale), dtype=np.float32)
+
+
+def batches(session: Session, inputs: Array) -> list[Array]:
+    """Split the first axis into what one run takes; the last batch is filled by repetition."""
+    size = session.inputs[0].batch
+    missing = -len(inputs) % size
+    if missing:
+        inputs = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
+    return [inputs[start : start + size] for start in range(0, len(inputs), size)]
+
+
+def answers(session: Session, inputs: Array) -> Float:
+    """The first output for all ``inputs``, in real values; one row a sample."""
+    rows = [session.run([batch])[0] for batch in batches(session, inputs)]
+    return np.concatenate(rows)[: len(inputs)]
+
+
+def _array(bundle: Bundle, name: str) -> Array:
+    path = bundle.folder / name
+    try:
+        loaded: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise JobError(
+            "bundle_invalid", f"{path} cannot be read: {error}: stage the bundle again"
+        ) from error
+    return loaded

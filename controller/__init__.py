@@ -1,0 +1,1 @@
+"""The controller: fits models to devices and keeps the fleet right."""

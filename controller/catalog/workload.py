@@ -1,0 +1,254 @@
+"""The workload: the small Python file by which a user hands a model over.
+
+It imports nothing of ours. Fixed names, all at module level:
+
+    name, version        plain strings
+    source()             -> a torch.nn.Module in eval mode, or the path of an .onnx file
+    input_shape          tuple without the batch axis
+    data(split)          -> (inputs, labels) for "calibration_a", "calibration_b", "test" and
+                         optionally "train"; inputs [N, *input_shape], float32 or uint8
+    metric(outputs, labels) -> float, higher is better, on numpy arrays
+
+and optionally ``input_name``, ``input_scale`` (real = scale * stored), ``labels``, ``budget``,
+``profile_budgets``, ``calibrate_profiles``, ``preprocessing``, ``files``, ``recover``.
+
+``load`` runs the file, so it belongs in worker processes only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.catalog.foreign import translated
+from controller.catalog.snapshot import WORKLOAD_FILE, Description, Snapshot, describe, snapshot
+from controller.domain.fleet import Budget
+from controller.errors import WorkloadError
+
+__all__ = [
+    "Description",
+    "Snapshot",
+    "Split",
+    "Workload",
+    "describe",
+    "load",
+    "snapshot",
+]
+
+Array = NDArray[Any]
+CALIBRATION, GUARD, TEST, TRAIN = "calibration_a", "calibration_b", "test", "train"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """One part of the data: ``inputs`` as stored, [N, …]; ``labels`` with the same first axis."""
+
+    inputs: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A loaded workload: typed values and guarded calls into the user's code."""
+
+    name: str
+    version: str
+    folder: Path
+    input_shape: tuple[int, ...]
+    input_name: str = "input"
+    input_scale: float = 1.0
+    labels: tuple[str, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    profile_budgets: Mapping[str, Budget] = field(default_factory=dict)
+    calibrate_profiles: tuple[str, ...] = ()
+    preprocessing: Mapping[str, str] = field(default_factory=dict)
+    recover: Mapping[str, float] = field(default_factory=dict)
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def source(self) -> Any:
+        """The module (a torch one, in eval mode) or the path of an .onnx file.
+
+        Raises:
+            WorkloadError: ``source()`` raises, or gives neither of them.
+        """
+        with self._guard("source()"):
+            made = self.functions["source"]()
+        if isinstance(made, str | Path):
+            path = self.folder / made
+            if not path.is_file():
+                raise WorkloadError(
+                    f"{self.name}: source() names '{made}', which is not in the snapshot; "
+                    "add it to `files`"
+                )
+            return path
+        if not (callable(made) and hasattr(made, "state_dict") and hasattr(made, "eval")):
+            raise WorkloadError(
+                f"{self.name}: source() returned a {type(made).__name__}; return a "
+                "torch.nn.Module or the path of an .onnx file"
+            )
+        made.eval()
+        return made
+
+    def data(self, split: str) -> Split:
+        """One part of the data.
+
+        Raises:
+            WorkloadError: it raises, or its shapes or types do not fit.
+        """
+        with self._guard(f"data('{split}')"):
+            pair = self.functions["data"](split)
+        return self._split(split, pair)
+
+    def train_data(self) -> Split | None:
+        """The training split, or None where the workload brings none.
+
+        "None" is said by returning None, or by the KeyError of looking "train" up.
+        """
+        with self._guard(f"data('{TRAIN}')"):
+            try:
+                pair = self.functions["data"](TRAIN)
+            except KeyError as error:
+                if error.args != (TRAIN,):
+                    raise
+                return None
+        return None if pair is None else self._split(TRAIN, pair)
+
+    def _split(self, split: str, pair: Any) -> Split:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise WorkloadError(f"{self.name}: data('{split}') must return (inputs, labels)")
+        inputs, labels = np.asarray(pair[0]), np.asarray(pair[1])
+        if inputs.ndim == 0 or inputs.shape[1:] != self.input_shape or len(inputs) == 0:
+            raise WorkloadError(
+                f"{self.name}: data('{split}') gives inputs of shape {inputs.shape}; expected "
+                f"(N, {', '.join(map(str, self.input_shape))}) with N >= 1, as `input_shape` says"
+            )
+        if labels.ndim == 0 or len(labels) != len(inputs):
+            raise WorkloadError(
+                f"{self.name}: data('{split}') gives {len(inputs)} inputs but labels of shape "
+                f"{labels.shape}; the first axes must be equal"
+            )
+        if inputs.dtype not in (np.uint8, np.float32, np.float64):
+            raise WorkloadError(
+                f"{self.name}: data('{split}') gives {inputs.dtype} inputs; store them as "
+                "float32, or as uint8 with `input_scale`"
+            )
+        stored = inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32, copy=False)
+        return Split(inputs=stored, labels=labels)
+
+    def real(self, stored: Array) -> NDArray[np.float32]:
+        """What the model is fed: ``input_scale * stored`` as float32."""
+        if stored.dtype == np.float32 and self.input_scale == 1.0:
+            return stored
+        return stored.astype(np.float32) * np.float32(self.input_scale)
+
+    def metric(self, outputs: Array, labels: Array) -> float:
+        """The user's metric, higher is better.
+
+        Raises:
+            WorkloadError: it raises, or gives no finite number.
+        """
+        with self._guard("metric(outputs, labels)"):
+            value = float(self.functions["metric"](outputs, labels))
+        if not math.isfinite(value):
+            raise WorkloadError(
+                f"{self.name}: metric(outputs, labels) gave {value}; it must be a finite number"
+            )
+        return value
+
+    def _guard(self, what: str) -> Any:
+        return translated(WorkloadError, f"{self.name}: {what} failed", below=self.folder)
+
+
+def load(folder: Path) -> Workload:
+    """Run the ``workload.py`` in ``folder`` and wrap it. For worker processes only.
+
+    Raises:
+        WorkloadError: the file raises, or a name is missing or has the wrong type.
+    """
+    folder = folder.resolve()
+    path = folder / WORKLOAD_FILE
+    described = describe(path)
+    module = _execute(path)
+    shape = _value(module, "input_shape", (tuple, list), ())
+    if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise WorkloadError(f"{path}: `input_shape` is a tuple of positive integers, not {shape!r}")
+    scale = float(_value(module, "input_scale", (int, float), 1.0))
+    if not (math.isfinite(scale) and scale > 0):
+        raise WorkloadError(f"{path}: `input_scale` must be a positive number, not {scale}")
+    profiles = _value(module, "profile_budgets", (dict,), {})
+    return Workload(
+        name=described.name,
+        version=described.version,
+        folder=folder,
+        input_shape=tuple(shape),
+        input_name=_value(module, "input_name", (str,), "input"),
+        input_scale=scale,
+        labels=tuple(map(str, _value(module, "labels", (tuple, list), ()))),
+        budget=_budget(path, "budget", _value(module, "budget", (dict,), {})),
+        profile_budgets={
+            str(name): _budget(path, f"profile_budgets['{name}']", keys)
+            for name, keys in profiles.items()
+        },
+        calibrate_profiles=tuple(_value(module, "calibrate_profiles", (tuple, list), ())),
+        preprocessing={
+            str(k): str(v) for k, v in _value(module, "preprocessing", (dict,), {}).items()
+        },
+        recover={str(k): float(v) for k, v in _value(module, "recover", (dict,), {}).items()},
+        functions={n: _function(module, n) for n in ("source", "data", "metric")},
+    )
+
+
+def _execute(path: Path) -> types.ModuleType:
+    name = f"_workload_{path.parent.name[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise WorkloadError(f"{path}: Python cannot load this file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling in user code look the module up
+    with translated(WorkloadError, f"{path.name} cannot be loaded", below=path.parent):
+        spec.loader.exec_module(module)
+    return module
+
+
+def _value(module: types.ModuleType, name: str, kinds: tuple[type, ...], default: Any) -> Any:
+    value = getattr(module, name, default)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        spoken = " or ".join(kind.__name__ for kind in kinds)
+        raise WorkloadError(
+            f"{WORKLOAD_FILE}: `{name}` must be a {spoken}, not a {type(value).__name__}"
+        )
+    return value
+
+
+def _function(module: types.ModuleType, name: str) -> Callable[..., Any]:
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise WorkloadError(f"{WORKLOAD_FILE}: `{name}` must be a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _budget(path: Path, what: str, keys: Mapping[str, Any]) -> Budget:
+    known = {f.name: f for f in fields(Budget)}
+    for key, value in keys.items():
+        if key not in known:
+            raise WorkloadError(
+                f"{path.name}: `{what}` has no key '{key}'; the keys are {', '.join(known)}"
+            )
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise WorkloadError(f"{path.name}: `{what}`: '{key}' must be a number, not {value!r}")
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise WorkloadError(f"{path.name}: `{what}`: '{key}' must be ≥ 0, not {value}")
+    sizes = {k: int(v) for k, v in keys.items() if k.endswith("_bytes_max") and v is not None}
+    return Budget(**{**keys, **sizes})

@@ -1,0 +1,131 @@
+"""Evidence: what is known of a variant, beside its cost.
+
+Figures on the guard set may choose; figures on the test set are reported and choose nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.catalog.workload import GUARD, TEST, Split, Workload
+from controller.errors import FitError
+
+Array = NDArray[np.float32]
+Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
+RESAMPLES = 200
+CLOSE = 0.05  # share of the reference's range within which single outputs agree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Outputs [N, …] on the guard and the test set."""
+
+    guard: Array
+    test: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Figures of one variant."""
+
+    accuracy: float  # the workload's metric on the test set
+    accuracy_interval: tuple[float, float]  # 95 %
+    guard_accuracy: float
+    guard_accuracy_drop: float  # fp32 minus this one, on the guard set
+    agreement: float
+    guard_agreement: float
+    sqnr_db: float | None  # None: the outputs are exactly those of fp32
+
+
+def gather(
+    workload: Workload, splits: dict[str, Split], found: Outputs, reference: Outputs, *, seed: int
+) -> Evidence:
+    """Compare a variant's outputs with labels and with fp32's outputs.
+
+    Raises:
+        FitError: the outputs have another shape than fp32's or are not finite.
+        WorkloadError: the workload's metric fails.
+    """
+    for name in ("guard", "test"):
+        one, other = getattr(found, name), getattr(reference, name)
+        if one.shape != other.shape:
+            raise FitError(f"the variant answers with shape {one.shape}, fp32 with {other.shape}")
+        if not np.isfinite(one).all():
+            raise FitError("the variant gives NaN or infinity")
+    test, guard = splits[TEST], splits[GUARD]
+    accuracy = workload.metric(found.test, test.labels)
+    guard_accuracy = workload.metric(found.guard, guard.labels)
+    guard_reference = workload.metric(reference.guard, guard.labels)
+    return Evidence(
+        accuracy=accuracy,
+        accuracy_interval=interval(workload.metric, found.test, test.labels, accuracy, seed=seed),
+        guard_accuracy=guard_accuracy,
+        guard_accuracy_drop=guard_reference - guard_accuracy,
+        agreement=agreement(reference.test, found.test),
+        guard_agreement=agreement(reference.guard, found.guard),
+        sqnr_db=sqnr_db(reference.test, found.test),
+    )
+
+
+def agreement(reference: Array, found: Array) -> float:
+    """Share of inputs that get the same answer as from fp32, 0..1.
+
+    Class scores [N, C]: the same highest class. Other outputs: all of an input's values within
+    5 % of the reference's range.
+    """
+    if reference.ndim == 2 and reference.shape[1] > 1:
+        return float((reference.argmax(axis=1) == found.argmax(axis=1)).mean())
+    spread = max(float(np.ptp(reference)), 1e-12)
+    close = np.abs(reference - found).reshape(len(reference), -1) <= CLOSE * spread
+    return float(close.all(axis=1).mean())
+
+
+def sqnr_db(reference: Array, found: Array) -> float | None:
+    """Signal to quantization noise: 10·log10(Σ ref² / Σ (ref − found)²), in dB.
+
+    None when there is no noise at all.
+    """
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(reference.astype(np.float64) - found).sum())
+    if noise == 0.0 or signal == 0.0:
+        return None
+    return 10.0 * math.log10(signal / noise)
+
+
+def wilson(right: int, count: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927)."""
+    if count <= 0:
+        raise FitError("an interval needs at least one sample")
+    share = right / count
+    middle = share + z * z / (2 * count)
+    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+
+
+def interval(
+    metric: Callable[[Array, NDArray[np.generic]], float],
+    outputs: Array,
+    labels: NDArray[np.generic],
+    value: float,
+    *,
+    seed: int,
+) -> tuple[float, float]:
+    """95 % interval of the metric: Wilson's when it is the share of right classes.
+
+    Any other metric gets a seeded percentile bootstrap.
+    """
+    count = len(outputs)
+    if outputs.ndim == 2 and outputs.shape[1] > 1 and labels.shape == (count,):
+        right = int((outputs.argmax(axis=1) == labels).sum())
+        if abs(right / count - value) < 1e-9:
+            return wilson(right, count)
+    draws = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
+    values = [metric(outputs[draw], labels[draw]) for draw in draws]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,202 @@
+"""Fit: climb the ladder for one target and give every variant with its evidence.
+
+Each rung is guarded: what cannot be made is recorded with its reason and the ladder goes on.
+Rungs are atomic and cached by digest, so a killed worker goes on where it was, and a fleet
+never pays twice. Nothing is chosen here; budgets only say which dear rungs are needless.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from controller.catalog import workload as catalog
+from controller.catalog.foreign import translated
+from controller.compress.cache import FitCache
+from controller.compress.graph import model as graph_model
+from controller.compress.predict import predict
+from controller.compress.rungs import Built, RungMaker, Settings
+from controller.compress.search import ladder
+from controller.compress.search.ladder import RuntimeTarget
+from controller.compress.search.scheme import best_table
+from controller.domain.fleet import Budget, Variant
+from controller.errors import FitError, FitmentError, WorkloadError
+from fitment.core.kernels import KernelTable
+from fitment.core.measurement import Cost
+
+RESERVE = 0.1  # of the accuracy budget is kept back: guard figures have noise
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitRequest:
+    """One fit of one workload snapshot to one target."""
+
+    workload_folder: str  # a snapshot
+    runtimes: tuple[RuntimeTarget, ...]
+    out: str  # folder for the transport files
+    cache: str  # folder shared by all fits
+    model_id: str = ""
+    profile: str = ""
+    kernel_tables: tuple[KernelTable, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    effort: str = "quick"  # or "thorough"
+    seed: int = 0
+    threads: int = 2
+    calibratable: bool = False
+    channels_multiple_of: int = 8
+    machine: str = ""  # of the target, as uname says; empty: this one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """Every variant that could be made, in the ladder's order."""
+
+    variants: tuple[Variant, ...]
+    archives: Mapping[str, str]  # archive digest (`bundle.archive`) -> transport file
+    folders: Mapping[str, str]  # variant digest -> bundle folder
+    fp32_accuracy: float
+    fp32_bytes: int
+    steps: tuple[tuple[str, float], ...] = ()  # rung and its seconds
+    cached: tuple[str, ...] = ()  # rungs that the cache had
+    failed: Mapping[str, str] = field(default_factory=dict)  # rung -> why
+    skipped: Mapping[str, str] = field(default_factory=dict)  # rung -> why it was needless
+    reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these schemes
+
+
+def fit(request: FitRequest, progress: Progress) -> FitResult:
+    """Climb the ladder. For worker processes: it runs the user's file.
+
+    Raises:
+        WorkloadError: the workload cannot be used.
+        FitError: not even fp32 could be made, or the request is impossible.
+    """
+    progress("loading the workload", 0.0)
+    started = time.perf_counter()
+    maker = RungMaker(
+        catalog.load(Path(request.workload_folder)),
+        FitCache(Path(request.cache)),
+        Settings(
+            seed=request.seed,
+            threads=request.threads,
+            model_id=request.model_id,
+            calibratable=request.calibratable,
+        ),
+    )
+    plan = ladder.Plan(
+        targets=request.runtimes,
+        tables=request.kernel_tables,
+        effort=request.effort,
+        torch_source=maker.from_torch,
+        multiple_of=request.channels_multiple_of,
+        recover=maker.workload.recover,
+        machine=request.machine,
+    )
+    climb = _Climb(request, maker, plan, progress)
+    climb.steps.append(("load", time.perf_counter() - started))
+    return climb.run(ladder.build(plan))
+
+
+class _Climb:
+    """The state of one fit while it runs."""
+
+    def __init__(
+        self, request: FitRequest, maker: RungMaker, plan: ladder.Plan, progress: Progress
+    ) -> None:
+        self._request, self._maker, self._progress = request, maker, progress
+        self._plain = ladder.plain_head(plan)
+        self._built: dict[str, Built] = {}
+        self._failed: dict[str, str] = {}
+        self._skipped: dict[str, str] = {}
+        self.steps: list[tuple[str, float]] = []
+
+    def run(self, asked: ladder.Ladder) -> FitResult:
+        for index, rung in enumerate(asked.rungs):
+            self._progress(rung.name, 0.02 + 0.96 * index / len(asked.rungs))
+            needless = self._needless(rung)
+            if needless:
+                self._skipped[rung.name] = needless
+                continue
+            started = time.perf_counter()
+            try:
+                self._built[rung.name] = self._one(rung)
+            except WorkloadError:
+                raise
+            except FitmentError as error:
+                self._failed[rung.name] = str(error)
+            self.steps.append((rung.name, time.perf_counter() - started))
+        self._progress("done", 1.0)
+        return self._result(asked)
+
+    def _one(self, rung: ladder.Rung) -> Built:
+        with translated(FitError, f"{rung.name} cannot be made"):
+            found = self._maker.cached(rung) or self._maker.make(rung, self._plain)
+            return replace(found, variant=self._priced(found.variant, rung))
+
+    def _priced(self, variant: Variant, rung: ladder.Rung) -> Variant:
+        """With a predicted latency, where the target's kernels were timed."""
+        table = best_table(rung.runtime, self._request.kernel_tables)
+        if table is None:
+            return variant
+        layers = graph_model.conv_layers(self._maker.head(rung.recipe.split()[0]))
+        predicted: Cost | None
+        try:
+            predicted = predict(layers, table, rung.scheme)
+        except FitError:
+            predicted = None  # the table lacks this scheme; a device will have to say
+        return replace(variant, predicted=predicted)
+
+    def _needless(self, rung: ladder.Rung) -> str:
+        """Why a dear rung need not be tried: its cheaper relative already answers it."""
+        limit = self._request.budget.accuracy_drop_max
+        if limit is None:
+            return ""
+        reserve = limit * (1.0 - RESERVE)
+        suffix = "-litert" if rung.runtime == "litert" else ""
+        if rung.calibrator not in ("", "minmax"):
+            drop = self._drop(f"int8-{rung.scheme}{suffix}")
+            if drop is not None and drop <= reserve:
+                return f"minmax ranges already keep the guard drop at {drop:.4f}"
+        if rung.pruned and rung.scheme != "fp32":
+            drop = self._drop(f"fp32{rung.pruned}{suffix}")
+            if drop is not None and drop > 2 * limit:
+                return f"its fp32 form already drops {drop:.4f} on the guard set"
+        return ""
+
+    def _drop(self, name: str) -> float | None:
+        built = self._built.get(name)
+        return None if built is None else built.variant.guard_accuracy_drop
+
+    def _result(self, asked: ladder.Ladder) -> FitResult:
+        fp32 = next((b for n, b in self._built.items() if n in ("fp32", "fp32-litert")), None)
+        if fp32 is None:
+            reasons = "; ".join(self._failed.values()) or "the ladder has no fp32 rung"
+            raise FitError(f"not even fp32 could be made: {reasons}")
+        variants = tuple(built.variant for built in self._built.values())
+        out = Path(self._request.out)
+        out.mkdir(parents=True, exist_ok=True)
+        archives = {
+            b.variant.bundle.archive: str(_copied(b.archive, out / f"{b.variant.name}.tar.xz"))
+            for b in self._built.values()
+        }
+        return FitResult(
+            variants=variants,
+            archives=archives,
+            folders={b.variant.bundle.variant: str(b.folder) for b in self._built.values()},
+            fp32_accuracy=fp32.variant.accuracy or 0.0,
+            fp32_bytes=fp32.variant.file_bytes,
+            steps=tuple((name, round(seconds, 3)) for name, seconds in self.steps),
+            cached=tuple(n for n, b in self._built.items() if b.cached),
+            failed=self._failed,
+            skipped=self._skipped,
+            reasons=asked.reasons,
+        )
+
+
+def _copied(source: Path, target: Path) -> Path:
+    shutil.copyfile(source, target)
+    return target

@@ -1,0 +1,238 @@
+"""Which layers share which channels: the dependency tracer of structured pruning.
+
+A *space* is a set of channels that must be cut together. The tracer walks the `torch.fx` graph
+with one space per value: a convolution or linear layer opens a new one, normalizations,
+activations and pooling keep it, an addition joins two. Whatever the tracer does not know
+freezes the spaces it touches, so that an unknown operation costs compression, never correctness.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from controller.errors import FitError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+
+
+@dataclass(slots=True, kw_only=True)
+class Space:
+    """Channels that live and die together, and the modules that hold a slice of them."""
+
+    size: int
+    producers: list[str] = field(default_factory=list)  # their output channels
+    norms: list[str] = field(default_factory=list)
+    depthwise: list[str] = field(default_factory=list)  # one filter for each channel
+    consumers: list[tuple[str, int]] = field(default_factory=list)  # (module, features a channel)
+    frozen: str = ""  # why it may not be cut
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    space: int
+    factor: int = 1  # features for each channel, once flattened
+
+
+class ChannelTracer:
+    """Traces one module. ``spaces()`` gives what may be cut and what not."""
+
+    def __init__(self, module: nn.Module, example: torch.Tensor) -> None:
+        self._module = module
+        self._spaces: list[Space] = []
+        self._parent: list[int] = []
+        self._values: dict[str, _Value | None] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._graph = self._trace(example)
+        calls = [str(n.target) for n in self._graph.nodes if n.op == "call_module"]
+        self._shared = {name for name in calls if calls.count(name) > 1}
+
+    def spaces(self) -> list[Space]:
+        """All spaces, joined ones once."""
+        for node in self._graph.nodes:
+            self._values[node.name] = self._visit(node)
+        roots = sorted({self._find(i) for i in range(len(self._spaces))})
+        return [self._spaces[i] for i in roots]
+
+    def _trace(self, example: torch.Tensor) -> fx.Graph:
+        from torch import fx
+        from torch.fx.passes.shape_prop import ShapeProp
+
+        try:
+            traced = fx.symbolic_trace(self._module)
+        except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise FitError(
+                f"the network cannot be traced for pruning ({error}); control flow that depends "
+                "on values stands in the way"
+            ) from error
+        ShapeProp(traced).propagate(example)
+        for node in traced.graph.nodes:
+            meta = node.meta.get("tensor_meta")
+            if meta is not None and hasattr(meta, "shape"):
+                self._shapes[node.name] = tuple(meta.shape)
+        return traced.graph
+
+    # Union-find over spaces.
+
+    def _new(self, size: int, frozen: str = "") -> _Value:
+        self._spaces.append(Space(size=size, frozen=frozen))
+        self._parent.append(len(self._parent))
+        return _Value(len(self._spaces) - 1)
+
+    def _find(self, index: int) -> int:
+        while self._parent[index] != index:
+            index = self._parent[index]
+        return index
+
+    def _space(self, value: _Value) -> Space:
+        return self._spaces[self._find(value.space)]
+
+    def _join(self, one: _Value, other: _Value) -> _Value:
+        a, b = self._find(one.space), self._find(other.space)
+        if a == b:
+            return one
+        kept, gone = self._spaces[a], self._spaces[b]
+        if kept.size != gone.size or one.factor != other.factor:
+            self._freeze(one, "added to a tensor with other channels")
+            self._freeze(other, "added to a tensor with other channels")
+            return one
+        for part in ("producers", "norms", "depthwise", "consumers"):
+            getattr(kept, part).extend(getattr(gone, part))
+        kept.frozen = kept.frozen or gone.frozen
+        self._parent[b] = a
+        return one
+
+    def _freeze(self, value: _Value | None, reason: str) -> None:
+        if value is not None:
+            space = self._space(value)
+            space.frozen = space.frozen or reason
+
+    # One visit for each kind of node.
+
+    def _visit(self, node: fx.Node) -> _Value | None:
+        if node.op == "placeholder":
+            shape = self._shapes.get(node.name, (0, 0))
+            return self._new(shape[1] if len(shape) > 1 else 0, frozen="the model's input")
+        if node.op == "output":
+            for value in self._inputs(node):
+                self._freeze(value, "the model's output")
+            return None
+        if node.op == "get_attr":
+            return None
+        if node.op == "call_module":
+            return self._visit_module(node, self._module.get_submodule(str(node.target)))
+        return self._visit_call(node)
+
+    def _inputs(self, node: fx.Node) -> list[_Value]:
+        found = [self._values.get(n.name) for n in node.all_input_nodes]
+        return [value for value in found if value is not None]
+
+    def _visit_module(self, node: fx.Node, module: nn.Module) -> _Value | None:
+        from torch import nn
+
+        name, inputs = str(node.target), self._inputs(node)
+        value = inputs[0] if len(inputs) == 1 else None
+        if value is None or name in self._shared:
+            return self._unknown(node, f"'{name}' is used more than once or has several inputs")
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            return self._visit_conv(name, module, value)
+        if isinstance(module, nn.Linear):
+            return self._visit_linear(node, name, module, value)
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and value.factor == 1:
+            self._space(value).norms.append(name)
+            return value
+        if isinstance(module, (nn.Flatten, *_channelwise_modules())):
+            return self._flatten(node, value) if isinstance(module, nn.Flatten) else value
+        return self._unknown(node, f"'{name}' is a {type(module).__name__}")
+
+    def _visit_conv(self, name: str, module: nn.Conv1d | nn.Conv2d, value: _Value) -> _Value:
+        if module.groups == 1:
+            self._space(value).consumers.append((name, 1))
+            made = self._new(module.out_channels)
+            self._space(made).producers.append(name)
+            return made
+        if module.groups == module.in_channels == module.out_channels:
+            self._space(value).depthwise.append(name)
+            return value
+        self._freeze(value, f"'{name}' is a grouped convolution")
+        return self._new(module.out_channels, frozen=f"'{name}' is a grouped convolution")
+
+    def _visit_linear(
+        self, node: fx.Node, name: str, module: nn.Linear, value: _Value
+    ) -> _Value | None:
+        if len(self._shapes.get(node.name, ())) != 2:
+            return self._unknown(node, f"'{name}' acts on more than two axes")
+        self._space(value).consumers.append((name, value.factor))
+        made = self._new(module.out_features)
+        self._space(made).producers.append(name)
+        return made
+
+    def _visit_call(self, node: fx.Node) -> _Value | None:
+        kind, inputs = _call_name(node), self._inputs(node)
+        if kind in _SIZES:
+            return None
+        if kind in _JOINS and len(inputs) == 2 and len(node.args) >= 2:
+            return self._join(inputs[0], inputs[1])
+        if len(inputs) != 1:
+            return self._unknown(node, f"'{kind}' is not known to the tracer")
+        value = inputs[0]
+        if kind in _JOINS | _CHANNELWISE or (kind == "mean" and self._spatial_mean(node)):
+            return value
+        if kind in {"flatten", "view", "reshape"}:
+            return self._flatten(node, value)
+        return self._unknown(node, f"'{kind}' is not known to the tracer")
+
+    def _spatial_mean(self, node: fx.Node) -> bool:
+        axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        rank = len(self._shapes.get(node.all_input_nodes[0].name, ()))
+        listed = axes if isinstance(axes, list | tuple) else [axes]
+        return rank > 2 and all(isinstance(a, int) and a % rank >= 2 for a in listed)
+
+    def _flatten(self, node: fx.Node, value: _Value) -> _Value | None:
+        before = self._shapes.get(node.all_input_nodes[0].name, ())
+        after = self._shapes.get(node.name, ())
+        whole = len(before) >= 2 and after == (before[0], math.prod(before[1:]))
+        if not whole:
+            return self._unknown(node, "it is reshaped")
+        return _Value(value.space, value.factor * math.prod(before[2:]))
+
+    def _unknown(self, node: fx.Node, reason: str) -> _Value | None:
+        for value in self._inputs(node):
+            self._freeze(value, reason)
+        shape = self._shapes.get(node.name, ())
+        return self._new(shape[1], frozen=reason) if len(shape) > 1 else None
+
+
+_SIZES = {"size", "getattr", "getitem", "dim"}
+_JOINS = {"add", "iadd", "sub", "mul", "add_", "mul_"}
+_CHANNELWISE = {
+    "relu", "relu_", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid",
+    "tanh", "leaky_relu", "dropout", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "contiguous",
+    "boolean_dispatch", "interpolate",
+}  # fmt: skip
+
+
+def _channelwise_modules() -> tuple[type, ...]:
+    from torch import nn
+
+    return (
+        nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU,
+        nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool1d,
+        nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
+        nn.AdaptiveMaxPool2d, nn.Upsample,
+    )  # fmt: skip
+
+
+def _call_name(node: fx.Node) -> str:
+    target: Any = node.target
+    if isinstance(target, str):
+        return target
+    if target is getattr or target is operator.getitem:
+        return "getitem"
+    # max_pool2d appears as torch's boolean_dispatch, which only ever wraps pooling.
+    return str(getattr(target, "__name__", target))

@@ -1,0 +1,46 @@
+"""Static int8: weights by channel, activations by ranges seen on the calibration set (Q/DQ)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from controller.compress.base import Applied, Candidate, Context, Form, Numbers, Pass, Property
+from controller.compress.graph import model as graph_model
+from controller.errors import FitError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeStatic(Pass):
+    """Insert Q/DQ pairs. ``scheme``: activations then weights, ``u8s8``, ``s8s8``, ``u8u8``."""
+
+    name: ClassVar[str] = "quantize_static"
+    takes: ClassVar[Form] = Form.ONNX
+    gives: ClassVar[Form] = Form.ONNX
+    refuses: ClassVar[frozenset[Property]] = frozenset({Property.STATIC, Property.DYNAMIC})
+    ensures: ClassVar[frozenset[Property]] = frozenset({Property.STATIC})
+
+    scheme: str = "u8s8"
+    calibrator: str = "minmax"
+    per_channel: bool = True
+
+    def apply(self, candidate: Candidate, context: Context) -> Applied:
+        from controller.compress.quantize import ranges, static
+
+        found = ranges.collect(candidate.payload, context.calibration, calibrator=self.calibrator)
+        quantized = static.quantize(
+            candidate.payload, found, scheme=self.scheme, per_channel=self.per_channel
+        )
+        return Applied(payload=quantized, numbers={"ranges": len(found)})
+
+    def check(self, before: Candidate, after: Applied, context: Context) -> Numbers:
+        del context
+        return _same_work(before, after)
+
+
+def _same_work(before: Candidate, after: Applied) -> Numbers:
+    """Quantizing changes numbers, never the amount of work."""
+    asked, found = graph_model.macs(before.payload), graph_model.macs(after.payload)
+    if asked != found:
+        raise FitError(f"the quantized model does {found} multiply-accumulates instead of {asked}")
+    return {"macs": found}

@@ -1,0 +1,306 @@
+"""Make one rung of the ladder: model, artifact, evidence, bundle; or find it in the cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.catalog import check
+from controller.catalog.process import write_json
+from controller.catalog.snapshot import content_digest
+from controller.catalog.workload import CALIBRATION, GUARD, TEST, TRAIN, Workload
+from controller.compress import artifact_io, bundle, calibration, evidence, execute, golden
+from controller.compress.base import Candidate, Context, Form
+from controller.compress.cache import FitCache, fit_key, tool_versions
+from controller.compress.graph import model as graph_model
+from controller.compress.passes.export import load_onnx
+from controller.compress.recipe import Recipe
+from controller.compress.search.ladder import Rung
+from controller.compress.search.scheme import STATIC
+from controller.domain.fleet import Variant
+from controller.errors import FitError
+from fitment.core import digest, plain
+from fitment.core.bundle import IoSpec
+
+CHUNK = 1024  # inputs made real at a time
+VARIANT, HEAD, BUNDLE = "variant.json", "model.onnx", "bundle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A finished rung: its record, transport file and bundle folder."""
+
+    variant: Variant
+    archive: Path
+    folder: Path
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What holds for all rungs of one fit."""
+
+    seed: int = 0
+    threads: int = 1
+    model_id: str = ""
+    calibratable: bool = False  # the target's runtime can be patched on the device
+
+
+class RungMaker:
+    """Makes rungs of one workload. Heads, outputs of fp32 and teacher logits are kept."""
+
+    def __init__(self, workload: Workload, cache: FitCache, settings: Settings) -> None:
+        self.workload = workload
+        self.splits = check.load_splits(workload)
+        check.check_disjoint(workload.name, self.splits)
+        self._cache = cache
+        self._settings = settings
+        self._tools = tool_versions()
+        self._digests = {name: check.split_digest(s) for name, s in self.splits.items()}
+        self._source_digest = content_digest(workload.folder)
+        self._source: Any = None
+        self._memory: dict[str, Any] = {}
+        self._heads: dict[str, Any] = {}
+        self._reference: evidence.Outputs | None = None
+
+    @property
+    def source(self) -> Any:
+        """The user's module or ONNX path, loaded when first needed."""
+        if self._source is None:
+            self._source = self.workload.source()
+        return self._source
+
+    @property
+    def from_torch(self) -> bool:
+        """Whether the source is a torch module.
+
+        Remembered, so that a fit that the cache answers in full need not load it.
+        """
+        key = fit_key({"source": self._source_digest, "tools": self._tools})
+        folder = self._cache.get("sources", key)
+        if folder is None:
+            kind = "onnx" if isinstance(self.source, Path) else "torch"
+            folder = self._cache.put(
+                "sources", key, lambda into: write_json(into / "kind.json", {"kind": kind})
+            )
+        return bool(json.loads((folder / "kind.json").read_text())["kind"] == "torch")
+
+    def head(self, recipe: Recipe) -> Any:
+        """The fp32 ONNX model of a target-independent recipe; made once for all cohorts.
+
+        Raises:
+            FitError, WorkloadError: it cannot be made.
+        """
+        key = self._head_key(recipe)
+        if key not in self._heads:
+            folder = self._cache.get("heads", key)
+            if folder is None:
+                made = recipe.run(self._candidate(), self._context())
+                folder = self._cache.put("heads", key, lambda into: _write_head(into, made))
+            self._heads[key] = load_onnx(folder / HEAD)
+        return self._heads[key]
+
+    def reference(self, plain_head: Recipe) -> evidence.Outputs:
+        """fp32 outputs of the user's own network on guard and test set."""
+        if self._reference is None:
+            content = self.head(plain_head).SerializeToString()
+            self._reference = self._outputs(content, "onnx")
+        return self._reference
+
+    def cached(self, rung: Rung) -> Built | None:
+        """The rung from the cache, or None."""
+        folder = self._cache.get("rungs", self._rung_key(rung))
+        return None if folder is None else self._read(folder, cached=True)
+
+    def make(self, rung: Rung, plain_head: Recipe) -> Built:
+        """Make the rung and put it into the cache.
+
+        Raises:
+            FitError, WorkloadError: it cannot be made.
+        """
+        head, tail = rung.recipe.split()
+        fp32 = self.head(head)
+        start = Candidate(form=Form.ONNX, payload=fp32)
+        finished = tail.run(start, self._context())
+        content = _content(finished)
+        found = self._outputs(content, rung.runtime)
+        reference = self.reference(plain_head)
+        facts = evidence.gather(
+            self.workload, self.splits, found, reference, seed=self._settings.seed
+        )
+        key = self._rung_key(rung)
+
+        def write(into: Path) -> None:
+            self._write(into, rung, _Finished(content, finished, fp32, found, facts))
+
+        return self._read(self._cache.put("rungs", key, write), cached=False)
+
+    def _candidate(self) -> Candidate:
+        source = self.source
+        if isinstance(source, Path):
+            return Candidate(form=Form.ONNX, payload=load_onnx(source))
+        return Candidate(form=Form.TORCH, payload=source)
+
+    def _context(self) -> Context:
+        return Context(
+            workload=self.workload,
+            splits=self.splits,
+            teacher=None if isinstance(self._source, Path) else self._source,
+            seed=self._settings.seed,
+            threads=self._settings.threads,
+            memory=self._memory,
+        )
+
+    def _outputs(self, content: bytes, runtime: str) -> evidence.Outputs:
+        def over(stored: NDArray[Any]) -> NDArray[np.float32]:
+            parts = []
+            for start in range(0, len(stored), CHUNK):
+                real = self.workload.real(stored[start : start + CHUNK])
+                parts.append(execute.outputs(content, runtime, real))
+            return np.concatenate(parts)
+
+        return evidence.Outputs(
+            guard=over(self.splits[GUARD].inputs), test=over(self.splits[TEST].inputs)
+        )
+
+    def _head_key(self, recipe: Recipe) -> str:
+        used = {n: d for n, d in self._digests.items() if n in (CALIBRATION, TRAIN)}
+        return fit_key(
+            {
+                "source": self._source_digest,
+                "recipe": recipe.digest,
+                "data": used,
+                "seed": self._settings.seed,
+                "tools": self._tools,
+            }
+        )
+
+    def _rung_key(self, rung: Rung) -> str:
+        return fit_key(
+            {
+                "source": self._source_digest,
+                "recipe": rung.recipe.digest,
+                "target": [rung.name, rung.runtime, rung.format, rung.scheme],
+                "calibratable": self._settings.calibratable,
+                "data": self._digests,
+                "seed": self._settings.seed,
+                "tools": self._tools,
+            }
+        )
+
+    def _lineage(self, rung: Rung) -> Mapping[str, str]:
+        return {
+            "source": self._source_digest,
+            "recipe": rung.recipe.digest,
+            "steps": " > ".join(rung.recipe.text),
+            "calibration_set": self._digests[CALIBRATION],
+            "seed": str(self._settings.seed),
+            "tools": ", ".join(f"{name} {v}" for name, v in sorted(self._tools.items())),
+            "fit_key": self._rung_key(rung),
+        }
+
+    def _write(self, into: Path, rung: Rung, made: _Finished) -> None:
+        settings, workload = self._settings, self.workload
+        reference = self._reference
+        if reference is None:
+            raise FitError("fp32 outputs are needed before a bundle can be made")
+        chosen = golden.choose(
+            self.splits[GUARD].inputs, made.found.guard, reference.guard, scheme=rung.scheme
+        )
+        patch = None
+        if settings.calibratable and rung.runtime == "onnx" and rung.scheme in STATIC:
+            inputs = self._context().calibration
+            patch = calibration.stem_patch(made.fp32, made.content, inputs)
+        io: IoSpec = artifact_io.io_spec(made.content, rung.runtime, workload)
+        built = bundle.build(
+            bundle.BundleRequest(
+                name=rung.name,
+                model=workload.name,
+                version=workload.version,
+                format=rung.format,
+                runtime=rung.runtime,
+                scheme=rung.scheme,
+                artifact=made.content,
+                io=io,
+                golden_inputs=chosen.inputs,
+                golden_outputs=chosen.outputs,
+                golden_reference=chosen.reference,
+                inputs_scale=workload.input_scale,
+                tolerance=chosen.tolerance,
+                labels=workload.labels,
+                lineage=self._lineage(rung),
+                patch=patch,
+            ),
+            into / BUNDLE,
+        )
+        facts = made.facts
+        variant = Variant(
+            name=rung.name,
+            bundle=built.ref,
+            model=settings.model_id,
+            format=rung.format,
+            runtime=rung.runtime,
+            scheme=rung.scheme,
+            recipe=rung.recipe.text,
+            recipe_digest=rung.recipe.digest,
+            accuracy=facts.accuracy,
+            accuracy_interval=facts.accuracy_interval,
+            agreement=facts.agreement,
+            sqnr_db=facts.sqnr_db,
+            guard_accuracy=facts.guard_accuracy,
+            guard_accuracy_drop=facts.guard_accuracy_drop,
+            guard_agreement=facts.guard_agreement,
+            integer_coverage=execute.integer_coverage(made.content, rung.runtime),
+            file_bytes=len(made.content),
+            wire_bytes=built.wire_bytes,
+            macs=graph_model.macs(made.fp32),
+            calibratable=patch is not None,
+            lineage=self._lineage(rung),
+        )
+        places = {
+            "archive": built.archive_path.relative_to(into).as_posix(),
+            "folder": built.folder.relative_to(into).as_posix(),
+            "artifact": built.manifest.artifact,
+        }
+        write_json(into / "places.json", places)
+        steps = [plain.to_plain(e) for e in made.candidate.evidence]
+        write_json(into / "steps.json", {"steps": steps})
+        write_json(into / VARIANT, variant)
+
+    def _read(self, folder: Path, *, cached: bool) -> Built:
+        variant = plain.from_plain(Variant, json.loads((folder / VARIANT).read_text()))
+        places = json.loads((folder / "places.json").read_text())
+        return Built(
+            variant=replace(variant, model=self._settings.model_id),
+            archive=folder / places["archive"],
+            folder=folder / places["folder"],
+            cached=cached,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    content: bytes
+    candidate: Candidate
+    fp32: Any
+    found: evidence.Outputs
+    facts: evidence.Evidence
+
+
+def _content(candidate: Candidate) -> bytes:
+    if candidate.form is Form.TFLITE:
+        return bytes(candidate.payload)
+    content: bytes = candidate.payload.SerializeToString(deterministic=True)
+    return content
+
+
+def _write_head(into: Path, made: Candidate) -> None:
+    (into / HEAD).write_bytes(_content(made))
+    steps = [plain.to_plain(e) for e in made.evidence]
+    write_json(into / "steps.json", {"steps": steps, "sha256": digest.digest_bytes(_content(made))})

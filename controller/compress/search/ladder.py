@@ -1,0 +1,150 @@
+"""The ladder: recipes from cheap to dear, for every runtime that the target allows."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from controller.compress.base import Pass
+from controller.compress.passes.bias_correct import BiasCorrect
+from controller.compress.passes.distil import Distil
+from controller.compress.passes.emit_litert import EmitLitert
+from controller.compress.passes.export import AcceptOnnx, ExportOnnx
+from controller.compress.passes.fold import FoldBatchNorm
+from controller.compress.passes.prune_structured import PruneStructured
+from controller.compress.passes.quantize_dynamic import QuantizeDynamic
+from controller.compress.passes.quantize_static import QuantizeStatic
+from controller.compress.recipe import Recipe
+from controller.compress.search.scheme import rank_schemes
+from controller.errors import FitError
+from fitment.core.kernels import KernelTable
+
+EFFORTS = ("quick", "thorough")
+QUICK_RATIOS = (0.5,)
+THOROUGH_RATIOS = (0.3, 0.5, 0.65)
+CALIBRATORS = ("percentile", "mse", "kl")  # beside minmax
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeTarget:
+    """One runtime of the target: which format it reads, and in which schemes."""
+
+    runtime: str  # "onnx", "litert"
+    format: str  # "onnx", "tflite"
+    schemes: tuple[str, ...] = ("fp32", "u8s8", "s8s8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One variant to try."""
+
+    name: str
+    recipe: Recipe
+    runtime: str
+    format: str
+    scheme: str
+    pruned: str = ""  # the part of the name that says how it was pruned, "-pruned50-kd"
+    calibrator: str = ""  # of static int8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """All rungs in order, and why the schemes are these."""
+
+    rungs: tuple[Rung, ...]
+    reasons: Mapping[str, str]  # by runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the ladder depends on."""
+
+    targets: tuple[RuntimeTarget, ...]
+    tables: tuple[KernelTable, ...] = ()
+    effort: str = "quick"
+    torch_source: bool = True
+    multiple_of: int = 8
+    recover: Mapping[str, float] | None = None  # the workload's hints for distillation
+    machine: str = ""  # of the target; empty: this one
+
+
+def build(plan: Plan) -> Ladder:
+    """Lay out the rungs.
+
+    Raises:
+        FitError: an effort that is not known, or a target without a runtime.
+    """
+    if plan.effort not in EFFORTS:
+        raise FitError(f"effort '{plan.effort}' is not one of {', '.join(EFFORTS)}")
+    if not plan.targets:
+        raise FitError("the target allows no runtime; see the profile's [[runtime]] tables")
+    machine = plan.machine or platform.machine()
+    rungs: list[Rung] = []
+    reasons: dict[str, str] = {}
+    for target in plan.targets:
+        choice = rank_schemes(target.runtime, target.schemes, plan.tables, machine=machine)
+        reasons[target.runtime] = choice.reason
+        rungs.extend(_of_target(plan, target, choice.ranked))
+    return Ladder(rungs=tuple(rungs), reasons=reasons)
+
+
+def plain_head(plan: Plan) -> Recipe:
+    """The user's own network as fp32 ONNX: what all variants are compared with."""
+    if plan.torch_source:
+        return Recipe(steps=(FoldBatchNorm(), ExportOnnx()))
+    return Recipe(steps=(AcceptOnnx(),))
+
+
+def pruned_head(plan: Plan, ratio: float) -> Recipe:
+    """Pruned and distilled. Batch normalization is folded after it, since it helps recovery."""
+    hints = plan.recover or {}
+    usual = Distil()
+    distil = Distil(
+        epochs=int(hints.get("epochs", usual.epochs)),
+        samples=int(hints.get("samples", usual.samples)),
+        batch=int(hints.get("batch", usual.batch)),
+        learning_rate=hints.get("learning_rate", usual.learning_rate),
+        temperature=hints.get("temperature", usual.temperature),
+        alpha=hints.get("alpha", usual.alpha),
+    )
+    prune = PruneStructured(ratio=ratio, multiple_of=plan.multiple_of)
+    return Recipe(steps=(prune, distil, FoldBatchNorm(), ExportOnnx()))
+
+
+def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> Iterable[Rung]:
+    suffix = "-litert" if target.runtime == "litert" else ""
+    heads = [("", plain_head(plan))]
+    if plan.torch_source:
+        ratios = QUICK_RATIOS if plan.effort == "quick" else THOROUGH_RATIOS
+        heads += [(f"-pruned{round(r * 100)}-kd", pruned_head(plan, r)) for r in ratios]
+    schemes = static[:1] if plan.effort == "quick" else static[:2]
+    for pruned, head in heads:
+        bare = Rung(
+            name=f"fp32{pruned}{suffix}",
+            recipe=head,
+            runtime=target.runtime,
+            format=target.format,
+            scheme="fp32",
+            pruned=pruned,
+        )
+        yield _with_tail(bare, bare.name, "fp32", ())
+        for scheme in schemes:
+            yield _static(bare, scheme, "minmax", f"int8-{scheme}{pruned}{suffix}")
+        if "dynamic" in target.schemes and target.format == "onnx" and not pruned:
+            yield _with_tail(bare, "int8-dynamic", "dynamic", (QuantizeDynamic(),))
+        if plan.effort == "thorough" and static and not pruned:
+            for calibrator in CALIBRATORS:
+                name = f"int8-{static[0]}-{calibrator}{suffix}"
+                yield _static(bare, static[0], calibrator, name)
+
+
+def _static(bare: Rung, scheme: str, calibrator: str, name: str) -> Rung:
+    tail = (QuantizeStatic(scheme=scheme, calibrator=calibrator), BiasCorrect())
+    return replace(_with_tail(bare, name, scheme, tail), calibrator=calibrator)
+
+
+def _with_tail(bare: Rung, name: str, scheme: str, tail: tuple[Pass, ...]) -> Rung:
+    emit: tuple[Pass, ...] = (EmitLitert(),) if bare.format == "tflite" else ()
+    recipe = bare.recipe + Recipe(steps=(*tail, *emit))
+    return replace(bare, name=name, scheme=scheme, recipe=recipe)

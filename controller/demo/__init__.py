@@ -1,0 +1,1 @@
+"""The demonstration: the whole loop on one machine, every process real."""

@@ -1,0 +1,329 @@
+"""What the controller knows, as frozen records. The store keeps them; rows are its business.
+
+Times are seconds since the epoch (UTC), given by the caller.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fitment.core.deployment import (
+    BundleRef,
+    CalibrationPlan,
+    CalibrationReport,
+    DeploymentState,
+    DeviceGates,
+    Outcome,
+    ReportedState,
+    StudyKind,
+)
+from fitment.core.kernels import KernelTable
+from fitment.core.measurement import Cost, Measurement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """The devices for which one variant is right."""
+
+    profile: str
+    hardware: str  # hardware hash
+    stack: str  # stack hash
+
+    @property
+    def key(self) -> str:
+        """``profile/hardware12/stack12``: the key in release manifests."""
+        hardware = self.hardware.removeprefix("sha256:")[:12]
+        stack = self.stack.removeprefix("sha256:")[:12]
+        return f"{self.profile}/{hardware}/{stack}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One enrolled machine."""
+
+    name: str
+    tenant: str = "default"
+    serial: str = ""  # of its newest certificate, decimal
+    enrolled_at: float = 0.0
+    revoked: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    profile: str = ""
+    profile_reason: str = ""
+    reported: ReportedState | None = None
+    online: bool = False
+    last_seen: float = 0.0
+    generation: int = 0  # of the desired state last published
+    desired_key: str = ""  # digest of what that state asked for
+
+    @property
+    def cohort(self) -> Cohort | None:
+        """Its cohort, once it has reported and was matched."""
+        if self.reported is None or not self.profile:
+            return None
+        fingerprint = self.reported.fingerprint
+        return Cohort(
+            profile=self.profile,
+            hardware=fingerprint.hardware.hash,
+            stack=fingerprint.stack.hash,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A one-time admission; only its hash is kept."""
+
+    hash: str  # sha256:… of the token text
+    created_at: float
+    expires_at: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    used_by: str = ""  # device name
+    used_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a variant must keep to. Null means not asked."""
+
+    accuracy_drop_max: float | None = None  # absolute, against fp32 on the same inputs
+    agreement_min: float | None = None
+    latency_p95_max_ms: float | None = None
+    file_bytes_max: int | None = None
+    wire_bytes_max: int | None = None
+    peak_memory_max_bytes: int | None = None
+    energy_max_mj: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """A registered workload: a snapshot of its files under one digest."""
+
+    id: str  # uuid7
+    name: str  # model name, also the slot's
+    version: str
+    digest: str  # of the snapshot
+    snapshot: str  # folder
+    registered_at: float
+    budget: Budget = field(default_factory=Budget)
+    profile_budgets: Mapping[str, Budget] = field(default_factory=dict)
+    calibrate_profiles: tuple[str, ...] = ()  # profiles whose release asks for calibration
+    fp32_accuracy: float | None = None
+    fp32_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One recipe's result for one target, with its evidence.
+
+    ``guard_*`` figures come from the guard set (held out of training, disjoint from the
+    calibration set) and are the only ones that may choose; ``accuracy`` and its interval come
+    from the test set and are reported.
+    """
+
+    name: str
+    bundle: BundleRef
+    model: str  # model version id
+    format: str
+    runtime: str
+    scheme: str
+    recipe: tuple[str, ...]
+    recipe_digest: str
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+    agreement: float
+    sqnr_db: float | None
+    guard_accuracy: float | None
+    guard_accuracy_drop: float | None
+    guard_agreement: float
+    integer_coverage: float | None
+    file_bytes: int
+    wire_bytes: int
+    macs: int
+    predicted: Cost | None = None
+    host_latency: Cost | None = None  # timed on the controller's machine; never a device's
+    calibratable: bool = False
+    lineage: Mapping[str, str] = field(default_factory=dict)
+
+
+class JobStatus(enum.Enum):
+    """Where a fit job stands."""
+
+    QUEUED = "queued"  # nothing was done yet
+    PROBING = "probing"  # a device of the cohort times the kernels
+    RUNNING = "running"  # a worker makes variants
+    CONFIRMING = "confirming"  # a device of the cohort times the best few
+    DONE = "done"  # its result is stored
+    FAILED = "failed"  # it cannot be done; the reason is stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which variant a cohort gets, and why."""
+
+    chosen: str  # variant digest, empty when none meets the budget
+    reason: str
+    ranked: tuple[str, ...] = ()  # digests, best first
+    rejected: Mapping[str, str] = field(default_factory=dict)  # digest -> why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitJob:
+    """One fit of a model version to one cohort."""
+
+    id: str
+    model: str  # model version id
+    cohort: Cohort
+    status: JobStatus
+    created_at: float
+    effort: str = "quick"
+    trigger: str = ""  # trigger id that asked for it
+    folder: str = ""
+    step: str = ""
+    fraction: float = 0.0  # progress, 0..1
+    error: str = ""
+    finished_at: float = 0.0
+    cached: bool = False
+    variants: tuple[Variant, ...] = ()
+    fp32_accuracy: float | None = None
+    fp32_bytes: int | None = None
+    studies: tuple[str, ...] = ()  # put to devices for this job
+    choice: Choice | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """A question put to one device."""
+
+    id: str
+    kind: StudyKind
+    device: str
+    cohort: Cohort
+    bundle: BundleRef
+    created_at: float
+    done_at: float = 0.0
+    measurement: Measurement | None = None
+    kernels: KernelTable | None = None
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A model version and the variants chosen for it."""
+
+    id: str
+    model: str  # model version id
+    slot: str
+    counter: int
+    created_at: float
+    variants: Mapping[str, str] = field(default_factory=dict)  # cohort key or profile -> digest
+    reasons: Mapping[str, str] = field(default_factory=dict)  # the same keys -> why
+    calibration: Mapping[str, CalibrationPlan] = field(default_factory=dict)  # the same keys
+    gates: Mapping[str, DeviceGates] = field(default_factory=dict)  # the same keys
+    approved_at: float = 0.0
+
+
+class RolloutState(enum.Enum):
+    """Where a rollout stands."""
+
+    DRAFT = "draft"  # not started
+    AWAITING_APPROVAL = "awaiting_approval"  # an operator must say yes
+    RUNNING = "running"  # waves are admitted
+    PAUSED = "paused"  # nothing new is admitted
+    HALTED = "halted"  # a gate failed
+    REVERTING = "reverting"  # updated devices go back
+    REVERTED = "reverted"  # all that could went back
+    COMPLETED = "completed"  # every device ended
+    CANCELLED = "cancelled"  # given up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What must hold before the next wave."""
+
+    max_failure_share: float = 0.0  # of ended deployments, per cohort
+    latency_ratio_max: float | None = 1.1  # to the device's own baseline, interleaved
+    agreement_min: float | None = None
+    min_sample: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A release going to a selector of devices."""
+
+    id: str
+    release: str
+    state: RolloutState
+    created_at: float
+    selector: Mapping[str, str] = field(default_factory=dict)  # labels/profile/name; empty: all
+    devices: tuple[str, ...] = ()  # explicit list, in admission order; empty: by selector
+    waves: tuple[float, ...] = (0.1, 0.5, 1.0)  # cumulative shares; at least one device each
+    wave: int = 0
+    wave_started_at: float = 0.0
+    soak_s: float = 0.0
+    gate: Gate = field(default_factory=Gate)
+    deadline_s: float = 3600.0  # for each deployment
+    reasons: tuple[str, ...] = ()
+    revert_release: str = ""
+    trigger: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One device's way through one release."""
+
+    id: str
+    rollout: str
+    release: str
+    device: str
+    slot: str
+    variant: str
+    wave: int
+    created_at: float
+    state: DeploymentState = DeploymentState.IDLE
+    outcome: Outcome | None = None
+    ended_at: float = 0.0
+    reasons: tuple[str, ...] = ()
+    measurement: Measurement | None = None
+    calibration: CalibrationReport | None = None
+    overlay: str = ""  # blob digest of the overlay that the device submitted
+
+
+class TriggerKind(enum.Enum):
+    """Why to fit again."""
+
+    HARDWARE_CHANGED = "hardware_changed"  # another hardware hash
+    STACK_CHANGED = "stack_changed"  # another stack hash
+    BUDGET_MISSED = "budget_missed"  # measured outside the budget
+    NEW_PROFILE = "new_profile"  # a cohort without a fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """A stated reason to fit again, and what came of it."""
+
+    id: str
+    kind: TriggerKind
+    device: str
+    model: str
+    cohort: Cohort
+    reason: str
+    created_at: float
+    before: str = ""  # variant digest that ran
+    job: str = ""
+    release: str = ""
+    rollout: str = ""
+    closed_at: float = 0.0
+    result: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One decision or act, with its numbers."""
+
+    id: str
+    at: float
+    actor: str  # "operator:…", "device:…", "controller"
+    action: str
+    subject: str
+    details: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,66 @@
+"""The Enroll service: how a device gets its first certificate, and one after a long sleep."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from controller.gateway.grpc_calls import Behaviour, Call
+from controller.gateway.ports import Engine, Fleet, ask
+from fitment.v1 import gateway_pb2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """What every admitted device is told about this controller."""
+
+    ca_pem: bytes
+    tuf_root: bytes
+    director_public_key: bytes  # raw Ed25519, 32 bytes
+    director_key_id: str
+    gateway_address: str  # host:port
+    mqtt_address: str  # host:port; empty: use the gRPC session
+
+
+class EnrollService:
+    """Behaviours of ``fitment.v1.Enroll``."""
+
+    def __init__(self, engine: Engine, fleet: Fleet, welcome: Welcome) -> None:
+        self._engine = engine
+        self._fleet = fleet
+        self._welcome = welcome
+
+    def table(self) -> dict[str, Behaviour]:
+        """A behaviour for each method."""
+        return {"Admit": self._admit, "Recover": self._recover}
+
+    async def _admit(self, request: Any, _call: Call) -> Any:
+        admission = await ask(
+            self._engine,
+            lambda: self._fleet.admit(request.token, request.device, request.csr_pem),
+        )
+        log.info("action=admitted device=%s", admission.device)
+        welcome = self._welcome
+        return gateway_pb2.AdmitResponse(
+            device=admission.device,
+            certificate_pem=admission.certificate_pem,
+            ca_pem=welcome.ca_pem,
+            tuf_root=welcome.tuf_root,
+            director_public_key=welcome.director_public_key,
+            director_key_id=welcome.director_key_id,
+            gateway_address=welcome.gateway_address,
+            mqtt_address=welcome.mqtt_address,
+        )
+
+    async def _recover(self, request: Any, _call: Call) -> Any:
+        certificate = await ask(
+            self._engine,
+            lambda: self._fleet.recover(
+                request.device, request.csr_pem, request.expired_certificate_pem, request.proof
+            ),
+        )
+        log.info("action=recovered device=%s", request.device)
+        return gateway_pb2.RecoverResponse(certificate_pem=certificate, ca_pem=self._welcome.ca_pem)

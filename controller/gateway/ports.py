@@ -1,0 +1,71 @@
+"""What the gateway asks of the rest: small protocols, so that its tests need no fleet.
+
+All calls into the fleet run on the engine's single thread; the gateway's own threads and its
+event loop only wait for the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable
+from typing import BinaryIO, Protocol, TypeVar
+
+from fitment.core.deployment import CalibrationReport
+from fitment.core.kernels import KernelTable
+from fitment.core.measurement import Measurement
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """The one thread that may touch the fleet's records."""
+
+    def call(self, fn: Callable[[], T]) -> concurrent.futures.Future[T]:
+        """Run ``fn`` on it, in order; its exception is the future's."""
+        ...
+
+
+class Admission(Protocol):
+    """What a newly admitted device is told."""
+
+    @property
+    def device(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """Its certificate."""
+        ...
+
+
+class Fleet(Protocol):
+    """The part of the controller that devices reach."""
+
+    def admit(self, token_text: str, wished_name: str, csr_pem: bytes) -> Admission: ...
+    def renew(self, device: str, csr_pem: bytes) -> bytes: ...
+    def recover(self, device: str, csr_pem: bytes, expired_pem: bytes, proof: bytes) -> bytes: ...
+    def is_allowed(self, device: str, serial: str) -> bool: ...
+    def on_measurement(
+        self,
+        device: str,
+        study: str,
+        measurement: Measurement | None,
+        kernels: KernelTable | None,
+    ) -> None: ...
+    def on_calibration(
+        self, device: str, deployment: str, report: CalibrationReport, overlay: bytes
+    ) -> None: ...
+
+
+class Blobs(Protocol):
+    """Transport files by digest."""
+
+    def size(self, digest: str) -> int: ...
+    def open(self, digest: str) -> BinaryIO: ...
+
+
+async def ask(engine: Engine, fn: Callable[[], T]) -> T:
+    """Run ``fn`` on the engine's thread and wait for it without holding the event loop."""
+    return await asyncio.wrap_future(engine.call(fn))

@@ -1,0 +1,67 @@
+"""What every part of the loop works with, made once at start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from controller import ids
+from controller.artifacts.blobs import Blobs
+from controller.domain import fleet
+from controller.reconcile.fitrunner import FitRunner
+from controller.store.base import Store
+from controller.trust import Trust
+from fitment.core.link import Downlink
+from profiles import Profile
+
+log = logging.getLogger("controller.reconcile")
+
+
+class Publish(Protocol):
+    """Sends to one device; never waits for it."""
+
+    def __call__(self, device: str, downlink: Downlink) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileSettings:
+    """How the loop decides where there is a choice."""
+
+    optimise: bool = True  # triggers start fits by themselves
+    auto_approve: bool = False  # releases that a trigger made need no operator
+    certificate_days: int = 30
+    study_timeout_s: float = 180.0
+    effort: str = "quick"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The loop's hands: everything with an effect is behind one of these."""
+
+    store: Store
+    trust: Trust
+    blobs: Blobs
+    profiles: tuple[Profile, ...]
+    fits: FitRunner
+    publish: Publish
+    clock: Callable[[], float]
+    work: Path  # scratch folder
+    settings: ReconcileSettings = field(default_factory=ReconcileSettings)
+
+    def new_id(self) -> str:
+        """A fresh id."""
+        return ids.uuid7(self.clock())
+
+    def record(
+        self, actor: str, action: str, subject: str, details: Mapping[str, str] | None = None
+    ) -> None:
+        """Write the audit log: what was decided or done, with its numbers."""
+        entry = fleet.AuditEntry(
+            id=self.new_id(), at=self.clock(), actor=actor, action=action, subject=subject,
+            details=dict(details or {}),
+        )  # fmt: skip
+        self.store.audit.add(entry)
+        log.info("action=%s subject=%s actor=%s %s", action, subject, actor, dict(details or {}))

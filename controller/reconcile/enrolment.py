@@ -1,0 +1,130 @@
+"""Who may belong to the fleet: tokens, certificates, revocation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from controller.domain import fleet
+from controller.errors import Conflict, NotFound, TrustError, UserError
+from controller.reconcile.context import Context
+from controller.trust import tokens
+from fitment.wire import topics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What a newly admitted device gets."""
+
+    device: str
+    certificate_pem: bytes
+
+
+def create_token(
+    context: Context, ttl_s: float, labels: Mapping[str, str]
+) -> tuple[str, fleet.Token]:
+    """A one-time token: its text is shown once, only its hash is kept."""
+    if not ttl_s > 0:
+        raise UserError(f"a token's lifetime must be more than 0 s, not {ttl_s:g}")
+    made = tokens.make_token(context.trust.ca.fingerprint())
+    now = context.clock()
+    token = fleet.Token(
+        hash=made.hash, created_at=now, expires_at=now + ttl_s, labels=dict(labels)
+    )
+    with context.store.transaction():
+        context.store.tokens.add(token)
+        context.record("operator", "token_created", token.hash, {"ttl_s": f"{ttl_s:g}"})
+    return made.text, token
+
+
+def admit(context: Context, token_text: str, wished_name: str, csr_pem: bytes) -> Admission:
+    """Certify a new device, once per token.
+
+    Raises:
+        TrustError: the token is unknown, used or expired.
+        UserError: the name cannot be a device's, or is taken.
+    """
+    token = _usable_token(context, token_text)
+    name = wished_name or f"device-{context.new_id()[-8:]}"
+    if not topics.valid_device_name(name):
+        raise UserError(f"'{name}' cannot be a device's name (use A-Z a-z 0-9 _ -, at most 64)")
+    known = context.store.devices.get(name)
+    if known is not None and not known.revoked:
+        raise Conflict(
+            f"a device named '{name}' is enrolled already; choose another name,"
+            f" or revoke it first: fitment device revoke {name}"
+        )
+    certificate = context.trust.ca.issue_device(csr_pem, name, context.settings.certificate_days)
+    now = context.clock()
+    device = fleet.Device(
+        name=name, serial=certificate.serial, enrolled_at=now, labels=dict(token.labels)
+    )
+    with context.store.transaction():
+        context.store.devices.put(device)
+        context.store.tokens.put(replace(token, used_by=name, used_at=now))
+        context.record(f"device:{name}", "admitted", name, {"serial": certificate.serial})
+    return Admission(device=name, certificate_pem=certificate.pem)
+
+
+def _usable_token(context: Context, text: str) -> fleet.Token:
+    token = context.store.tokens.get(tokens.hash_token(text))
+    again = "make a new one: fitment token create"
+    if token is None:
+        raise TrustError(f"this token is not known here; {again}")
+    if token.used_by:
+        raise TrustError(f"this token was used already, by '{token.used_by}'; {again}")
+    if context.clock() > token.expires_at:
+        raise TrustError(f"this token has expired; {again}")
+    return token
+
+
+def renew(context: Context, name: str, csr_pem: bytes) -> bytes:
+    """A new certificate for a device that showed a good one."""
+    device = _device(context, name)
+    certificate = context.trust.ca.issue_device(csr_pem, name, context.settings.certificate_days)
+    with context.store.transaction():
+        context.store.devices.put(replace(device, serial=certificate.serial))
+        context.record(f"device:{name}", "renewed", name, {"serial": certificate.serial})
+    return certificate.pem
+
+
+def recover(
+    context: Context, name: str, csr_pem: bytes, expired_pem: bytes, proof: bytes
+) -> bytes:
+    """A new certificate for a device whose old one ran out, by proof that it holds the key.
+
+    Raises:
+        TrustError: the proof does not hold, or the device was revoked.
+    """
+    proven = context.trust.ca.check_proof(
+        certificate_pem=expired_pem, csr_pem=csr_pem, proof=proof
+    )
+    if proven != name:
+        raise TrustError("the certificate belongs to another device")
+    if _device(context, name).revoked:
+        raise TrustError(f"'{name}' was revoked; enrol it again with a new token")
+    return renew(context, name, csr_pem)
+
+
+def revoke(context: Context, name: str) -> None:
+    """Shut a device out, now and for as long as its certificates live."""
+    device = _device(context, name)
+    with context.store.transaction():
+        context.store.devices.put(replace(device, revoked=True, online=False))
+        context.record("operator", "revoked", name, {"serial": device.serial})
+    context.trust.revoke(device.serial, context.clock())
+
+
+def is_allowed(context: Context, name: str, serial: str) -> bool:
+    """Whether a certificate that TLS accepted is still good here."""
+    device = context.store.devices.get(name)
+    if device is None or device.revoked:
+        return False
+    return not context.trust.ca.is_revoked(serial)
+
+
+def _device(context: Context, name: str) -> fleet.Device:
+    device = context.store.devices.get(name)
+    if device is None:
+        raise NotFound(f"no device is named '{name}'; see: fitment device list")
+    return device

@@ -1,0 +1,324 @@
+"""Fit jobs, one step at a time: probe, make variants, confirm on a device, choose.
+
+All state is in the store, so each step may be taken again after a restart. A job's way:
+queued → probing (a device of the cohort times kernels) → running (a worker makes variants) →
+confirming (a device of the cohort times the best few) → done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from controller.domain import choice, confirm, fleet, transitions
+from controller.domain.fleet import JobStatus
+from controller.errors import FitError, NotFound, UserError
+from controller.reconcile import desired
+from controller.reconcile.context import Context
+from fitment.core import plain
+from fitment.core.deployment import BundleRef, StudyKind
+from fitment.core.kernels import KernelTable
+from fitment.core.measurement import Measurement
+from profiles import Profile
+
+
+def start(
+    context: Context, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = ""
+) -> fleet.FitJob:
+    """Begin a fit, or hand over the one that this cohort had already.
+
+    Raises:
+        NotFound: no such model version.
+        UserError: no device of the cohort is enrolled.
+    """
+    if context.store.models.get(model_id) is None:
+        raise NotFound(f"no model version '{model_id}'; see: fitment model list")
+    if not members(context, cohort):
+        raise UserError(f"no enrolled device belongs to {cohort.key}; see: fitment device list")
+    effort = effort or context.settings.effort
+    jobs = [j for j in context.store.jobs.find(model=model_id) if j.cohort == cohort]
+    same = [j for j in jobs if j.effort == effort and j.status is not JobStatus.FAILED]
+    now = context.clock()
+    if same and same[-1].status is not JobStatus.DONE:
+        return same[-1]
+    job = fleet.FitJob(
+        id=context.new_id(), model=model_id, cohort=cohort, status=JobStatus.QUEUED,
+        created_at=now, effort=effort, trigger=trigger,
+    )  # fmt: skip
+    if same:
+        earlier = same[-1]
+        job = replace(
+            earlier, id=job.id, created_at=now, trigger=trigger, cached=True, finished_at=now
+        )
+    with context.store.transaction():
+        context.store.jobs.add(job)
+        details = {"cohort": cohort.key, "effort": effort, "cached": str(job.cached).lower()}
+        context.record("controller", "fit_started", job.id, details)
+    return job
+
+
+def members(context: Context, cohort: fleet.Cohort) -> list[fleet.Device]:
+    """Devices of a cohort that are not revoked."""
+    devices = context.store.devices.find(profile=cohort.profile)
+    return [d for d in devices if not d.revoked and d.cohort == cohort]
+
+
+def advance(context: Context) -> None:
+    """Take each unfinished job one step further."""
+    for status, step in STEPS.items():
+        for job in context.store.jobs.find(status=status):
+            try:
+                step(context, job)
+            except FitError as error:
+                fail(context, job, str(error))
+
+
+def fail(context: Context, job: fleet.FitJob, reason: str) -> None:
+    """End a job that cannot be done."""
+    transitions.check_job(job.status, JobStatus.FAILED)
+    with context.store.transaction():
+        ended = replace(job, status=JobStatus.FAILED, error=reason, finished_at=context.clock())
+        context.store.jobs.put(ended)
+        context.record("controller", "fit_failed", job.id, {"reason": reason})
+
+
+def _queued(context: Context, job: fleet.FitJob) -> None:
+    """Ask one device for the kernel tables that are not known yet."""
+    runtimes = _runtimes(context, job)
+    missing = [name for name in runtimes if _table(context, job.cohort, name) is None]
+    if not missing:
+        _run(context, job)
+        return
+    device = _online(context, job.cohort)
+    if device is None:
+        _note(context, job, "waiting for a device of the cohort to come online")
+        return
+    probes = {name: context.fits.probe_bundle(name) for name in missing}
+    if any(probe is None for probe in probes.values()):
+        _note(context, job, "making the kernel probe")
+        return
+    refs = [(probe.ref, probe.archive) for probe in probes.values() if probe is not None]
+    _offer(context, refs)
+    asked = tuple(
+        _ask(context, job, device, StudyKind.PROBE, ref) for ref, _ in refs
+    )
+    _move(context, job, JobStatus.PROBING, step="probing kernels", studies=asked)
+    desired.publish(context, device.name)
+
+
+def _probing(context: Context, job: fleet.FitJob) -> None:
+    if _pending(context, job):
+        return
+    _run(context, job)
+
+
+def _run(context: Context, job: fleet.FitJob) -> None:
+    context.fits.start(job.id, _request(context, job))
+    _move(context, job, JobStatus.RUNNING, step="making variants", fraction=0.05)
+
+
+def _running(context: Context, job: fleet.FitJob) -> None:
+    progress = context.fits.poll(job.id)
+    if not progress.done:
+        _note(context, job, progress.step, 0.05 + 0.75 * progress.fraction)
+        return
+    if progress.error:
+        raise FitError(progress.error)
+    variants = plain.from_plain(tuple[fleet.Variant, ...], progress.result["variants"])
+    archives = progress.result["archives"]
+    _offer(context, [(v.bundle, Path(archives[v.bundle.archive])) for v in variants])
+    job = replace(
+        job,
+        variants=variants,
+        fp32_accuracy=progress.result["fp32_accuracy"],
+        fp32_bytes=progress.result["fp32_bytes"],
+    )
+    _learn(context, job)
+    _confirm(context, job)
+
+
+def _learn(context: Context, job: fleet.FitJob) -> None:
+    model = context.store.models.get(job.model)
+    if model is not None and model.fp32_accuracy is None:
+        facts = replace(model, fp32_accuracy=job.fp32_accuracy, fp32_bytes=job.fp32_bytes)
+        context.store.models.put(facts)
+
+
+def _confirm(context: Context, job: fleet.FitJob) -> None:
+    device = _online(context, job.cohort)
+    if device is None:
+        _choose(context, job)
+        return
+    wanted = confirm.candidates(job.variants, _budget(context, job))
+    refs = [v.bundle for v in job.variants if v.bundle.variant in wanted]
+    asked = tuple(_ask(context, job, device, StudyKind.BENCHMARK, ref) for ref in refs)
+    _move(context, job, JobStatus.CONFIRMING, step="timing on the device", studies=asked,
+          fraction=0.85)  # fmt: skip
+    desired.publish(context, device.name)
+
+
+def _confirming(context: Context, job: fleet.FitJob) -> None:
+    if not _pending(context, job):
+        _choose(context, job)
+
+
+def _choose(context: Context, job: fleet.FitJob) -> None:
+    chosen = choice.choose(job.variants, _budget(context, job), measured(context, job))
+    with context.store.transaction():
+        _move(context, job, JobStatus.DONE, step="done", fraction=1.0, choice=chosen,
+              finished_at=context.clock())  # fmt: skip
+        names = {v.bundle.variant: v.name for v in job.variants}
+        details = {"chosen": names.get(chosen.chosen, ""), "reason": chosen.reason}
+        context.record("controller", "variant_chosen", job.id, details)
+
+
+STEPS: Mapping[JobStatus, Callable[[Context, fleet.FitJob], None]] = {
+    JobStatus.CONFIRMING: _confirming,
+    JobStatus.RUNNING: _running,
+    JobStatus.PROBING: _probing,
+    JobStatus.QUEUED: _queued,
+}
+"""Each state that is not an end, latest first, so that a job takes one step a round."""
+
+
+def measured(context: Context, job: fleet.FitJob) -> dict[str, Measurement]:
+    """What devices of the cohort measured for the job, by variant digest."""
+    studies = [context.store.studies.get(study) for study in job.studies]
+    return {
+        s.bundle.variant: s.measurement for s in studies if s is not None and s.measurement
+    }
+
+
+def _move(context: Context, job: fleet.FitJob, status: JobStatus, **changes: Any) -> None:
+    transitions.check_job(job.status, status)
+    context.store.jobs.put(replace(job, status=status, **changes))
+
+
+def _note(context: Context, job: fleet.FitJob, step: str, fraction: float | None = None) -> None:
+    changed = replace(job, step=step, fraction=job.fraction if fraction is None else fraction)
+    if changed != job:
+        context.store.jobs.put(changed)
+
+
+def _pending(context: Context, job: fleet.FitJob) -> bool:
+    """Whether a study of the job is still open; one that took too long is closed as failed."""
+    now = context.clock()
+    pending = False
+    for study in filter(None, (context.store.studies.get(s) for s in job.studies)):
+        if study.done_at:
+            continue
+        if now - study.created_at > context.settings.study_timeout_s:
+            failed = replace(study, done_at=now, failed="no answer in time")
+            context.store.studies.put(failed)
+            desired.publish(context, study.device)
+        else:
+            pending = True
+    return pending
+
+
+def _ask(
+    context: Context, job: fleet.FitJob, device: fleet.Device, kind: StudyKind, ref: BundleRef
+) -> str:
+    study = fleet.StudyRecord(
+        id=context.new_id(), kind=kind, device=device.name, cohort=job.cohort, bundle=ref,
+        created_at=context.clock(),
+    )  # fmt: skip
+    context.store.studies.add(study)
+    return study.id
+
+
+def _offer(context: Context, archives: list[tuple[BundleRef, Path]]) -> None:
+    """Make transport files fetchable: into the blobs, and into the signed metadata at once."""
+    new = [
+        (ref.target, path)
+        for ref, path in archives
+        if not context.blobs.has(ref.archive)
+    ]
+    for _, path in new:
+        context.blobs.put_file(path)
+    if new:
+        context.trust.repository.add_bundles(new)
+
+
+def _online(context: Context, cohort: fleet.Cohort) -> fleet.Device | None:
+    return next((d for d in members(context, cohort) if d.online), None)
+
+
+def _profile(context: Context, job: fleet.FitJob) -> Profile:
+    for profile in context.profiles:
+        if profile.name == job.cohort.profile:
+            return profile
+    raise FitError(f"the profile '{job.cohort.profile}' is not installed here any more")
+
+
+def _runtimes(context: Context, job: fleet.FitJob) -> list[str]:
+    """Runtimes that the profile supports and a device of the cohort has."""
+    present: set[str] = set()
+    for device in members(context, job.cohort):
+        if device.reported is not None:
+            present.update(device.reported.fingerprint.runtimes())
+    names = [r.name for r in _profile(context, job).runtimes if r.name in present]
+    if not names:
+        have = ", ".join(sorted(present)) or "none"
+        raise FitError(
+            f"no runtime in common: the profile '{job.cohort.profile}' can use"
+            f" {', '.join(r.name for r in _profile(context, job).runtimes)};"
+            f" the device has {have}: pip install 'fitment[onnx]' on it"
+        )
+    return names
+
+
+def _table(context: Context, cohort: fleet.Cohort, runtime: str) -> KernelTable | None:
+    """The newest kernel table of a cohort, or None."""
+    for study in reversed(context.store.studies.find(kind=StudyKind.PROBE)):
+        table = study.kernels
+        if table is not None and study.cohort == cohort and table.runtime == runtime:
+            return table
+    return None
+
+
+def _budget(context: Context, job: fleet.FitJob) -> fleet.Budget:
+    model = context.store.models.get(job.model)
+    if model is None:
+        raise FitError("its model version is gone")
+    return budget_of(model, job.cohort.profile)
+
+
+def budget_of(model: fleet.ModelVersion, profile: str) -> fleet.Budget:
+    """The model's budget, with the profile's own limits over it."""
+    own = model.profile_budgets.get(profile)
+    if own is None:
+        return model.budget
+    given = {k: v for k, v in plain.to_plain(own).items() if v is not None}
+    return replace(model.budget, **given)
+
+
+def _request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
+    """A plain `controller.compress.fit.FitRequest`; the runner adds its folders."""
+    model = context.store.models.get(job.model)
+    if model is None:
+        raise FitError("its model version is gone")
+    profile = _profile(context, job)
+    names = _runtimes(context, job)
+    tables = [_table(context, job.cohort, name) for name in names]
+    devices = members(context, job.cohort)
+    facts = devices[0].reported.fingerprint.hardware.facts if devices[0].reported else {}
+    targets = [
+        {"name": r.name, "format": r.format, "schemes": list(r.schemes)}
+        for r in profile.runtimes
+        if r.name in names
+    ]
+    return {
+        "workload_folder": model.snapshot,
+        "runtimes": targets,
+        "model_id": model.id,
+        "profile": profile.name,
+        "kernel_tables": [plain.to_plain(t) for t in tables if t is not None],
+        "budget": plain.to_plain(budget_of(model, profile.name)),
+        "effort": job.effort,
+        "calibratable": profile.name in model.calibrate_profiles,
+        "channels_multiple_of": profile.channels_multiple_of,
+        "machine": str(facts.get("machine", "")),
+    }

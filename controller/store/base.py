@@ -1,0 +1,99 @@
+"""The store's seam: collections of frozen records, and telemetry.
+
+Implementations (`memory`, `sql`) pass one contract suite. Constraints they keep:
+
+- ``put`` inserts or replaces by key; ``add`` refuses a key that is there (`Conflict`).
+- ``find`` filters on the indexed fields of the record, by equality, and returns records in
+  insertion order.
+- everything inside ``with store.transaction():`` becomes durable together or not at all;
+  calls outside of one are transactions of their own. One writer at a time; the caller is the
+  controller's single writer thread.
+- a tenant is part of every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Generic, Protocol, TypeVar
+
+from controller.domain import fleet
+from fitment.core.telemetry import Ack, TelemetryBatch
+
+R = TypeVar("R")
+
+
+class Collection(Protocol, Generic[R]):
+    """Records of one type, by key."""
+
+    def get(self, key: str) -> R | None: ...
+    def put(self, record: R) -> None: ...
+    def add(self, record: R) -> None: ...
+    def find(self, **equal: object) -> tuple[R, ...]: ...
+    def delete(self, key: str) -> bool: ...
+
+
+class Telemetry(Protocol):
+    """Samples, stored exactly once by (device, outbox, sequence)."""
+
+    def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
+        """Store a batch unless it is there; the ack names the highest contiguous sequence."""
+        ...
+
+    def latest(self, device: str, column: str, limit: int) -> tuple[tuple[float, float], ...]:
+        """(wall seconds, value) pairs, newest first."""
+        ...
+
+    def count(self, device: str) -> int:
+        """Rows stored for a device."""
+        ...
+
+
+class Store(Protocol):
+    """Everything the controller remembers for one tenant."""
+
+    devices: Collection[fleet.Device]
+    tokens: Collection[fleet.Token]
+    models: Collection[fleet.ModelVersion]
+    jobs: Collection[fleet.FitJob]
+    studies: Collection[fleet.StudyRecord]
+    releases: Collection[fleet.Release]
+    rollouts: Collection[fleet.Rollout]
+    deployments: Collection[fleet.Deployment]
+    triggers: Collection[fleet.Trigger]
+    audit: Collection[fleet.AuditEntry]
+    telemetry: Telemetry
+
+    def transaction(self) -> AbstractContextManager[None]: ...
+    def setting(self, key: str) -> str | None: ...
+    def set_setting(self, key: str, value: str) -> None: ...
+    def close(self) -> None: ...
+
+
+KEYS: Mapping[type, str] = {
+    fleet.Device: "name",
+    fleet.Token: "hash",
+    fleet.ModelVersion: "id",
+    fleet.FitJob: "id",
+    fleet.StudyRecord: "id",
+    fleet.Release: "id",
+    fleet.Rollout: "id",
+    fleet.Deployment: "id",
+    fleet.Trigger: "id",
+    fleet.AuditEntry: "id",
+}
+"""Field that is a record's key."""
+
+INDEXED: Mapping[type, tuple[str, ...]] = {
+    fleet.Device: ("profile", "revoked"),
+    fleet.Token: ("used_by",),
+    fleet.ModelVersion: ("name", "digest"),
+    fleet.FitJob: ("model", "status"),
+    fleet.StudyRecord: ("device", "kind"),
+    fleet.Release: ("model", "slot"),
+    fleet.Rollout: ("release", "state"),
+    fleet.Deployment: ("rollout", "device", "release"),
+    fleet.Trigger: ("device", "model"),
+    fleet.AuditEntry: ("action", "subject"),
+}
+"""Fields that ``find`` may filter on."""

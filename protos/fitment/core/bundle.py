@@ -1,0 +1,105 @@
+"""The bundle: what is shipped, signed and installed as one.
+
+A bundle is a folder with ``bundle.json`` (canonical JSON of `BundleManifest`) and the files it
+lists. The variant digest is the digest of that manifest, so that it covers every file. The
+transport form is a deterministic ``tar`` compressed with ``xz``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MANIFEST_NAME = "bundle.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One input or output of the runtime file."""
+
+    name: str
+    dtype: str  # numpy name: "float32", "int8"
+    shape: tuple[int, ...]  # -1 where any size goes
+    scale: float | None = None  # set when the tensor is quantized: real = scale*(q - zero_point)
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoSpec:
+    """What an application must feed and will get."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layout: str = "NCHW"  # of image inputs; free text otherwise
+    preprocessing: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of a bundle."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenSpec:
+    """Inputs with known answers: ``inputs.npy`` and ``outputs.npy``, the same first axis.
+
+    The model answers correctly when every output is within ``tolerance`` (absolute, in the
+    units of the output) of the variant's own recorded one and the top-1 is the same.
+    ``reference`` holds fp32 outputs of the same inputs, for agreement and SQNR.
+    """
+
+    inputs: str
+    outputs: str
+    reference: str
+    tolerance: float
+    inputs_scale: float = 1.0  # inputs may be stored as uint8: real = scale * stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleManifest:
+    """``bundle.json``."""
+
+    schema: int = 1
+    kind: str = "model"  # "model" or "probe"
+    name: str = ""  # variant name; begins with its precision
+    model: str = ""
+    version: str = ""
+    format: str = "onnx"  # "onnx", "tflite"
+    runtime: str = "onnx"  # adapter on the agent: "onnx", "litert"
+    runtime_min: str = ""  # lowest runtime version, inclusive; empty: any
+    scheme: str = "fp32"  # "fp32", "u8s8", …
+    artifact: str = ""  # path of the runtime file
+    io: IoSpec | None = None
+    files: tuple[FileEntry, ...] = ()
+    golden: GoldenSpec | None = None
+    calibration: str = ""  # path of the patch manifest, empty when the variant has none
+    probes: tuple[ProbeGraph, ...] = ()
+    lineage: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeGraph:
+    """One tiny graph of a probe bundle."""
+
+    path: str
+    kernel: str
+    scheme: str
+    macs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseManifest:
+    """``releases/<id>.json``: a signed target that names what may run in which slot."""
+
+    release: str
+    model: str
+    version: str
+    slot: str
+    counter: int
+    variants: Mapping[str, str] = field(default_factory=dict)  # cohort or profile -> digest
+    created: str = ""

@@ -1,0 +1,180 @@
+"""Shared types to and from generated messages, by one rule instead of one function a type.
+
+A message and its dataclass have the same field names; enum members have the same names behind
+the enum's prefix. A contract test walks every pair and fails on a field that only one has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from fitment.core import deployment, kernels, link, measurement
+from fitment.v1 import deployment_pb2, device_pb2, measurement_pb2
+
+T = TypeVar("T")
+
+FieldDescriptor = Any
+"""A field of a descriptor; its class differs between protobuf's implementations."""
+EnumDescriptor = Any
+_LABEL_REPEATED = 3  # FieldDescriptor.LABEL_REPEATED, which newer releases drop
+
+PAIRS: Mapping[type, type[Message]] = {
+    link.Uplink: device_pb2.Uplink,
+    link.Downlink: deployment_pb2.Downlink,
+    measurement.Measurement: measurement_pb2.Measurement,
+    kernels.KernelTable: measurement_pb2.KernelTable,
+    deployment.CalibrationReport: deployment_pb2.CalibrationReport,
+}
+"""The types that travel on their own; what they hold is found from them."""
+
+
+class WireError(ValueError):
+    """Bytes from the other side do not make sense."""
+
+
+def encode(value: object) -> bytes:
+    """Serialize one of the types in `PAIRS`."""
+    return bytes(to_message(value).SerializeToString())
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    """Parse bytes into ``kind``.
+
+    Raises:
+        WireError: the bytes are no such message, or hold an enum value unknown to this side.
+    """
+    message = PAIRS[kind]()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise WireError(f"not a {kind.__name__}: {error}") from error
+    return from_message(kind, message)
+
+
+def to_message(value: object) -> Message:
+    """The generated message that says the same as ``value``."""
+    message = PAIRS[type(value)]()
+    _fill(message, value)
+    return message
+
+
+def from_message(kind: type[T], message: Message) -> T:
+    """The ``kind`` that says the same as ``message``."""
+    return typing.cast("T", _read(kind, message))
+
+
+def _fill(message: Message, value: Any) -> None:
+    for field in message.DESCRIPTOR.fields:
+        item = getattr(value, field.name)
+        if item is None:
+            continue
+        if _is_map(field):
+            _fill_map(getattr(message, field.name), field, item)
+        elif _is_repeated(field):
+            _fill_repeated(getattr(message, field.name), field, item)
+        elif field.message_type is not None:
+            getattr(message, field.name).SetInParent()
+            _fill(getattr(message, field.name), item)
+        else:
+            setattr(message, field.name, _to_scalar(field, item))
+
+
+def _fill_map(target: Any, field: FieldDescriptor, items: Mapping[str, Any]) -> None:
+    value_field = field.message_type.fields_by_name["value"]
+    for key, item in items.items():
+        if value_field.message_type is not None:
+            target[key].SetInParent()
+            _fill(target[key], item)
+        else:
+            target[key] = item
+
+
+def _fill_repeated(target: Any, field: FieldDescriptor, items: Any) -> None:
+    for item in items:
+        if field.message_type is not None:
+            _fill(target.add(), item)
+        else:
+            target.append(_to_scalar(field, item))
+
+
+def _to_scalar(field: FieldDescriptor, item: Any) -> Any:
+    if field.enum_type is not None:
+        return field.enum_type.values_by_name[_prefix(field.enum_type) + item.name].number
+    return item
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _read(kind: type, message: Message) -> Any:
+    hints = _hints(kind)
+    arguments = {}
+    for field in dataclasses.fields(kind):
+        descriptor = message.DESCRIPTOR.fields_by_name[field.name]
+        arguments[field.name] = _read_field(hints[field.name], message, descriptor)
+    return kind(**arguments)
+
+
+def _read_field(hint: Any, message: Message, field: FieldDescriptor) -> Any:
+    inner = _without_none(hint)
+    if field.has_presence and inner is not hint and not message.HasField(field.name):
+        return None
+    item = getattr(message, field.name)
+    if _is_map(field):
+        item_type = typing.get_args(hint)[1]
+        return {key: _read_value(item_type, item[key], None) for key in item}
+    if _is_repeated(field):
+        item_type = typing.get_args(hint)[0]
+        return tuple(_read_value(item_type, part, field.enum_type) for part in item)
+    return _read_value(inner, item, field.enum_type)
+
+
+def _read_value(kind: Any, item: Any, enum_type: EnumDescriptor | None) -> Any:
+    if enum_type is not None:
+        return _read_enum(kind, item, enum_type)
+    if isinstance(item, Message):
+        return _read(kind, item)
+    return item
+
+
+def _read_enum(kind: type[enum.Enum], number: int, enum_type: EnumDescriptor) -> enum.Enum:
+    value = enum_type.values_by_number.get(number)
+    name = value.name.removeprefix(_prefix(enum_type)) if value else ""
+    if name not in kind.__members__:
+        raise WireError(f"{enum_type.name}: value {number} is unknown to this side")
+    return kind[name]
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    message_type = field.message_type
+    return message_type is not None and bool(message_type.GetOptions().map_entry)
+
+
+def _is_repeated(field: FieldDescriptor) -> bool:
+    # Newer protobuf has `is_repeated` and drops `label`; 5.29 has only the latter.
+    if hasattr(field, "is_repeated"):
+        return bool(field.is_repeated)
+    return bool(field.label == _LABEL_REPEATED)
+
+
+@functools.cache
+def _prefix(enum_type: EnumDescriptor) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", enum_type.name).upper() + "_"
+
+
+def _without_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        inner = [a for a in typing.get_args(hint) if a is not type(None)]
+        return inner[0] if len(inner) == 1 else hint
+    return hint

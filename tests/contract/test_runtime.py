@@ -1,0 +1,131 @@
+"""What every runtime adapter keeps: one suite for onnxruntime, LiteRT and the in-memory twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.jobs import RuntimeOptions
+from agent.workers import installed
+from agent.workers.child import JobError
+from agent.workers.runtimes import registry
+from agent.workers.runtimes.base import Session
+from fitment.core.bundle import IoSpec, TensorSpec
+from tests.integration import worker_models as models
+from tests.integration.worker_models import Affine
+
+_MODELS = models.affine_models()
+_OPTIONS = RuntimeOptions()
+
+
+@pytest.fixture(params=_MODELS, ids=lambda model: f"{model.runtime}-{model.name}")
+def model(request: pytest.FixtureRequest) -> Affine:
+    return request.param
+
+
+@pytest.fixture
+def session(model: Affine) -> Session:
+    return registry.get(model.runtime).load(model.data, _OPTIONS)
+
+
+def test_real_values_go_in_and_come_out(model: Affine, session: Session) -> None:
+    inputs = models.affine_inputs()
+    outputs = installed.answers(session, inputs)
+    assert outputs.dtype == np.float32
+    assert outputs.shape == (16, 3)
+    assert np.abs(outputs - models.affine(inputs)).max() < model.tolerance
+
+
+def test_raw_takes_what_prepare_made_and_says_the_same(session: Session) -> None:
+    inputs = models.affine_inputs(session.inputs[0].batch)
+    feeds = session.prepare([inputs])
+    assert [feed.dtype.name for feed in feeds] == [tensor.dtype for tensor in session.inputs]
+    (raw,) = session.raw(feeds)
+    assert raw.dtype.name == session.outputs[0].dtype
+    (real,) = session.run([inputs])
+    tensor = session.outputs[0]
+    expected = (
+        raw if tensor.scale is None else (raw.astype(float) - tensor.zero_point) * tensor.scale
+    )
+    assert np.allclose(real, expected)
+
+
+def test_raw_does_not_hand_out_memory_that_the_next_run_overwrites(session: Session) -> None:
+    inputs = models.affine_inputs(2)
+    (first,) = session.raw(session.prepare([inputs[:1]]))
+    kept = first.copy()
+    session.raw(session.prepare([inputs[1:]]))
+    assert np.array_equal(first, kept)
+
+
+def test_values_beyond_the_range_are_clipped(session: Session) -> None:
+    (feed,) = session.prepare([np.full((1, 4), 1e6, dtype=np.float32)])
+    if feed.dtype.kind == "i":
+        assert (feed == np.iinfo(feed.dtype).max).all()
+
+
+def test_integer_coverage(model: Affine, session: Session) -> None:
+    assert session.integer_coverage() == model.coverage
+
+
+def test_a_path_and_its_bytes_are_the_same_model(
+    model: Affine, session: Session, tmp_path: Path
+) -> None:
+    path = tmp_path / f"model.{model.format}"
+    path.write_bytes(model.data)
+    from_path = registry.get(model.runtime).load(path, _OPTIONS)
+    inputs = models.affine_inputs(1)
+    assert np.array_equal(from_path.run([inputs])[0], session.run([inputs])[0])
+
+
+def test_a_damaged_file_is_refused_for_good(model: Affine) -> None:
+    with pytest.raises(JobError, match="cannot load the model") as caught:
+        registry.get(model.runtime).load(b"\x00 not a model", _OPTIONS)
+    assert caught.value.code == "load_failed"
+    assert caught.value.permanent
+
+
+def test_a_wrong_shape_is_refused(session: Session) -> None:
+    with pytest.raises(JobError, match="shape") as caught:
+        session.run([np.zeros((1, 5), dtype=np.float32)])
+    assert caught.value.code == "input_mismatch"
+
+
+def test_the_version_is_told(model: Affine, session: Session) -> None:
+    assert session.version == registry.get(model.runtime).version
+    assert session.version[0].isdigit()
+
+
+def test_an_unknown_runtime_names_the_known_ones() -> None:
+    with pytest.raises(JobError, match="onnx, litert, memory"):
+        registry.get("abacus")
+
+
+def test_a_missing_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_name: str) -> None:
+        raise ImportError("No module named 'onnxruntime'")
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    with pytest.raises(JobError, match=r"pip install 'fitment\[onnx\]'") as caught:
+        registry.get("onnx")
+    assert (caught.value.code, caught.value.permanent) == ("runtime_missing", True)
+
+
+def test_onnx_takes_scales_from_the_bundle_where_the_file_has_none() -> None:
+    spec = TensorSpec(name="x", dtype="int8", shape=(-1, 4), scale=0.5, zero_point=1)
+    io = IoSpec(inputs=(spec,), outputs=())
+    session = registry.get("onnx").load(models.onnx_int8_io(), _OPTIONS, io=io)
+    (feed,) = session.prepare([np.array([[0.0, 1.0, -1.0, 100.0]], dtype=np.float32)])
+    assert feed.tolist() == [[1, 3, -1, 127]]
+
+
+def test_onnx_honours_disabled_optimizers() -> None:
+    """Without the Q/DQ transformers the convolution stays in float, and coverage tells."""
+    data, _ = models.network_u8s8(models.pictures(32, seed=3))
+    plain = registry.get("onnx").load(data, _OPTIONS)
+    assert plain.integer_coverage() == 0.5  # the convolution; the head is left in float
+    options = RuntimeOptions(disabled_optimizers=("QDQSelectorActionTransformer",))
+    crippled = registry.get("onnx").load(data, options)
+    assert crippled.integer_coverage() == 0.0
