@@ -1,12 +1,10 @@
-# Two commands matter: `make demo` and `make test`. Both set up what they need, can be run again
-# and again in any order, and say what they do.
+# `make test` sets up what it needs, can be run again and again, and says what it does.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := deploy/locks/main.txt
 STAMP := $(VENV)/.fitment-installed
-OUT ?= demo-out
 # Extra arguments for installing torch, for machines whose index has a CPU build elsewhere.
 TORCH_ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -14,13 +12,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 2
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: help setup mosquitto demo test lint check bench lock clean
+.PHONY: help setup mosquitto test lint lock clean
 
 help:
-	@echo "make demo    set up and run the main job: fit, roll out, change a device, fit again"
 	@echo "make test    set up and run every check and test"
 	@echo "make lint    ruff, mypy, import contracts, generated code"
-	@echo "make bench   the measured comparisons (a table and JSON in bench-out/)"
 	@echo "make clean   remove the environment and what was built"
 
 $(VENV)/bin/python:
@@ -41,9 +37,6 @@ setup: $(STAMP) mosquitto
 mosquitto:
 	@sh deploy/setup/mosquitto.sh
 
-demo: setup
-	@$(BIN)/fitment demo --out $(OUT)
-
 lint: $(STAMP)
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy"; $(BIN)/mypy
@@ -52,9 +45,6 @@ lint: $(STAMP)
 
 test: setup lint
 	@echo "== tests"; $(BIN)/python -m pytest
-
-bench: setup
-	@$(BIN)/python -m tests.benchmarks --out bench-out
 
 lock: $(VENV)/bin/python
 	@echo "== Locking what is installed now"

@@ -32,6 +32,7 @@ class Stream:
     durations_ns: array.array[int] = field(default_factory=lambda: array.array("q"))
     warm: bool = False
     block_runs: int = 1  # runs of one block; `warm_up` finds how many
+    total_ns: int = 0
     _next: int = 0
 
     def run(self, count: int) -> None:
@@ -45,15 +46,17 @@ class Stream:
             durations.append(clock() - started)
         self._next += count
         self.durations_ns.extend(durations)
+        self.total_ns += sum(durations)
 
     def forget(self, since: int = 0) -> None:
         """Drop the durations from index ``since`` on."""
+        self.total_ns -= sum(self.durations_ns[since:])
         del self.durations_ns[since:]
 
     @property
     def seconds(self) -> float:
         """Time spent in runs."""
-        return sum(self.durations_ns) / 1e9
+        return self.total_ns / 1e9
 
 
 def warm_up(stream: Stream, *, max_seconds: float) -> None:

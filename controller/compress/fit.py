@@ -116,19 +116,19 @@ class _Climb:
 
     def run(self, asked: ladder.Ladder) -> FitResult:
         for index, rung in enumerate(asked.rungs):
-            self._progress(rung.name, 0.02 + 0.96 * index / len(asked.rungs))
+            self._progress(rung.label, 0.02 + 0.96 * index / len(asked.rungs))
             needless = self._needless(rung)
             if needless:
-                self._skipped[rung.name] = needless
+                self._skipped[rung.label] = needless
                 continue
             started = time.perf_counter()
             try:
-                self._built[rung.name] = self._one(rung)
+                self._built[rung.label] = self._one(rung)
             except WorkloadError:
                 raise
             except FitmentError as error:
-                self._failed[rung.name] = str(error)
-            self.steps.append((rung.name, time.perf_counter() - started))
+                self._failed[rung.label] = str(error)
+            self.steps.append((rung.label, time.perf_counter() - started))
         self._progress("done", 1.0)
         return self._result(asked)
 
@@ -156,23 +156,22 @@ class _Climb:
         if limit is None:
             return ""
         reserve = limit * (1.0 - RESERVE)
-        suffix = "-litert" if rung.runtime == "litert" else ""
         if rung.calibrator not in ("", "minmax"):
-            drop = self._drop(f"int8-{rung.scheme}{suffix}")
+            drop = self._drop(replace(rung, name=f"int8-{rung.scheme}"))
             if drop is not None and drop <= reserve:
                 return f"minmax ranges already keep the guard drop at {drop:.4f}"
         if rung.pruned and rung.scheme != "fp32":
-            drop = self._drop(f"fp32{rung.pruned}{suffix}")
+            drop = self._drop(replace(rung, name=f"fp32{rung.pruned}"))
             if drop is not None and drop > 2 * limit:
                 return f"its fp32 form already drops {drop:.4f} on the guard set"
         return ""
 
-    def _drop(self, name: str) -> float | None:
-        built = self._built.get(name)
+    def _drop(self, rung: ladder.Rung) -> float | None:
+        built = self._built.get(rung.label)
         return None if built is None else built.variant.guard_accuracy_drop
 
     def _result(self, asked: ladder.Ladder) -> FitResult:
-        fp32 = next((b for n, b in self._built.items() if n in ("fp32", "fp32-litert")), None)
+        fp32 = next((b for b in self._built.values() if b.variant.name == "fp32"), None)
         if fp32 is None:
             reasons = "; ".join(self._failed.values()) or "the ladder has no fp32 rung"
             raise FitError(f"not even fp32 could be made: {reasons}")
@@ -180,8 +179,8 @@ class _Climb:
         out = Path(self._request.out)
         out.mkdir(parents=True, exist_ok=True)
         archives = {
-            b.variant.bundle.archive: str(_copied(b.archive, out / f"{b.variant.name}.tar.xz"))
-            for b in self._built.values()
+            b.variant.bundle.archive: str(_copied(b.archive, out / f"{label}.tar.xz"))
+            for label, b in self._built.items()
         }
         return FitResult(
             variants=variants,

@@ -28,9 +28,7 @@ def create_token(
         raise UserError(f"a token's lifetime must be more than 0 s, not {ttl_s:g}")
     made = tokens.make_token(context.trust.ca.fingerprint())
     now = context.clock()
-    token = fleet.Token(
-        hash=made.hash, created_at=now, expires_at=now + ttl_s, labels=dict(labels)
-    )
+    token = fleet.Token(hash=made.hash, created_at=now, expires_at=now + ttl_s, labels=dict(labels))
     with context.store.transaction():
         context.store.tokens.add(token)
         context.record("operator", "token_created", token.hash, {"ttl_s": f"{ttl_s:g}"})
@@ -88,17 +86,13 @@ def renew(context: Context, name: str, csr_pem: bytes) -> bytes:
     return certificate.pem
 
 
-def recover(
-    context: Context, name: str, csr_pem: bytes, expired_pem: bytes, proof: bytes
-) -> bytes:
+def recover(context: Context, name: str, csr_pem: bytes, expired_pem: bytes, proof: bytes) -> bytes:
     """A new certificate for a device whose old one ran out, by proof that it holds the key.
 
     Raises:
         TrustError: the proof does not hold, or the device was revoked.
     """
-    proven = context.trust.ca.check_proof(
-        certificate_pem=expired_pem, csr_pem=csr_pem, proof=proof
-    )
+    proven = context.trust.ca.check_proof(certificate_pem=expired_pem, csr_pem=csr_pem, proof=proof)
     if proven != name:
         raise TrustError("the certificate belongs to another device")
     if _device(context, name).revoked:

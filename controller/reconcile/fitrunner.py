@@ -1,26 +1,24 @@
 """Runs fit jobs in worker processes, one at a time, in folders that survive a restart.
 
 A job's folder holds what the worker needs and leaves; the worker dies with the controller, and
-starting the same folder again goes on after the last finished rung. Nothing of this module
-imports torch: it speaks to the worker through files.
+starting the same folder again goes on after the last finished rung (its results are in the
+cache that all jobs share). Nothing of this module imports torch: it speaks through files.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from controller.errors import FitError
+from controller.catalog import process
+from controller.errors import FitError, UserError
 from fitment.core.deployment import BundleRef
 
-_WORKER = "controller.compress.worker"
-_PROBE_WORKER = "controller.compress.probe_worker"
+FIT_WORKER = "controller.compress.worker"
+PROBE_WORKER = "controller.compress.probe_worker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,143 +34,107 @@ class FitProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltProbe:
-    """A probe bundle that devices can fetch."""
+    """A probe bundle that devices can fetch; the result of the probe worker."""
 
     ref: BundleRef
-    archive: Path
+    archive: str  # path
 
 
 class FitRunner(Protocol):
     """What the loop asks of the fit side."""
 
-    def start(self, job: str, request: Mapping[str, Any]) -> None: ...
-    def poll(self, job: str) -> FitProgress: ...
-    def probe_bundle(self, runtime: str) -> BuiltProbe | None: ...
-    def stop(self) -> None: ...
+    def start(self, job: str, request: Mapping[str, Any]) -> None:
+        """Queue a job; starting one again changes nothing."""
+        ...
+
+    def poll(self, job: str) -> FitProgress:
+        """Look at one job."""
+        ...
+
+    def probe_bundle(self, runtime: str) -> BuiltProbe | None:
+        """The probe bundle of a runtime; None while it is still made."""
+        ...
+
+    def stop(self) -> None:
+        """End what runs; it goes on at the last rung next time."""
+        ...
 
 
 class WorkerFitRunner:
-    """Worker processes below one folder; at most one runs, the others wait their turn."""
+    """Worker processes below one folder; at most one fit runs, the others wait their turn."""
 
     def __init__(self, folder: Path, *, threads: int = 2) -> None:
         self._folder = folder
         self._threads = threads
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._waiting: list[str] = []
+        self._waiting: dict[str, Mapping[str, Any]] = {}
 
     def start(self, job: str, request: Mapping[str, Any]) -> None:
-        """Queue a job; one whose folder has a result already costs nothing."""
-        folder = self._folder / job
-        folder.mkdir(parents=True, exist_ok=True)
+        if job in self._waiting or job in self._running or self._done(job):
+            return
         defaults = {
-            "out": str(folder / "out"), "cache": str(self._folder / "cache"),
+            "out": str(self._folder / job / "out"),
+            "cache": str(self._folder / "cache"),
             "threads": self._threads,
-        }  # fmt: skip
-        _write(folder / "job.json", {**defaults, **request})
-        if job not in self._waiting and job not in self._running:
-            self._waiting.append(job)
+        }
+        self._waiting[job] = {**defaults, **request}
         self._next()
 
     def poll(self, job: str) -> FitProgress:
-        """Look at one job; a worker that died without a word is an error."""
         self._next()
         folder = self._folder / job
-        if (folder / "result.json").exists():
-            return FitProgress(step="done", fraction=1.0, done=True, result=_result(folder))
-        if (folder / "error.json").exists():
-            return FitProgress(done=True, error=_error(_read(folder / "error.json")))
-        process = self._running.get(job)
-        if process is not None and process.poll() is not None:
-            return FitProgress(done=True, error=f"the worker died: {_tail(folder / 'worker.log')}")
-        if process is None and job not in self._waiting:
-            if not (folder / "job.json").exists():
-                return FitProgress(done=True, error=f"the job's folder {folder} is gone")
-            self._waiting.append(job)  # the controller was restarted: go on
-            self._next()
-        progress = _read(folder / "progress.json")
-        return FitProgress(
-            step=str(progress.get("step", "waiting")), fraction=float(progress.get("fraction", 0))
-        )
+        worker = self._running.get(job)
+        if job in self._waiting:
+            return FitProgress(step="waiting for another fit")
+        if worker is not None and worker.poll() is None:
+            newest = process.progress(folder)
+            return FitProgress(
+                step=newest.step if newest else "starting",
+                fraction=newest.fraction if newest else 0.0,
+            )
+        return self._outcome(job, folder)
+
+    def _outcome(self, job: str, folder: Path) -> FitProgress:
+        self._running.pop(job, None)
+        try:
+            result = process.outcome(folder, dict[str, Any])
+        except (FitError, UserError) as error:
+            return FitProgress(done=True, error=str(error))
+        return FitProgress(step="done", fraction=1.0, done=True, result=result)
+
+    def known(self, job: str) -> bool:
+        """Whether this process has started the job (a restarted controller has not)."""
+        return job in self._waiting or job in self._running or self._done(job)
 
     def probe_bundle(self, runtime: str) -> BuiltProbe | None:
-        """The probe bundle of a runtime; None while a worker still makes it.
-
-        Raises:
-            FitError: it cannot be made.
-        """
-        folder = self._folder / f"probe-{runtime}"
-        found = _read(folder / "result.json")
-        if found:
-            ref = BundleRef(**found["ref"])
-            return BuiltProbe(ref=ref, archive=Path(found["archive"]))
-        process = self._running.get(folder.name)
-        if process is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / "job.json", {"runtime": runtime, "out": str(folder / "out")})
-            self._running[folder.name] = self._spawn(_PROBE_WORKER, folder)
-        elif process.poll() is not None and not (folder / "result.json").exists():
-            del self._running[folder.name]
-            raise FitError(f"no probe for '{runtime}': {_tail(folder / 'worker.log')}")
-        return None
+        name = f"probe-{runtime}"
+        folder = self._folder / name
+        worker = self._running.get(name)
+        if worker is None and not self._done(name):
+            request = {"runtime": runtime, "out": str(folder / "out")}
+            self._running[name] = process.start(PROBE_WORKER, folder, request, threads=1)
+            return None
+        if worker is not None and worker.poll() is None:
+            return None
+        self._running.pop(name, None)
+        built: BuiltProbe = process.outcome(folder, BuiltProbe)
+        return built
 
     def stop(self) -> None:
-        """Kill what runs; it goes on at the last rung next time."""
-        for process in self._running.values():
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        for worker in self._running.values():
+            if worker.poll() is None:
+                worker.kill()
+                worker.wait()
         self._running.clear()
 
+    def _done(self, job: str) -> bool:
+        return (self._folder / job / process.RESULT).exists()
+
     def _next(self) -> None:
-        busy = any(
-            process.poll() is None and not name.startswith("probe-")
-            for name, process in self._running.items()
-        )
-        if busy or not self._waiting:
-            return
-        job = self._waiting.pop(0)
-        folder = self._folder / job
-        if not (folder / "result.json").exists():
-            (folder / "error.json").unlink(missing_ok=True)
-            self._running[job] = self._spawn(_WORKER, folder)
-
-    def _spawn(self, module: str, folder: Path) -> subprocess.Popen[bytes]:
-        threads = str(self._threads)
-        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, threads)}
-        with (folder / "worker.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", module, str(folder / "job.json")],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-            )  # fmt: skip
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(value, sort_keys=True))
-    partial.replace(path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value
-
-
-def _result(folder: Path) -> Mapping[str, Any]:
-    return _read(folder / "result.json")
-
-
-def _error(document: Mapping[str, Any]) -> str:
-    return str(document.get("message") or document.get("error") or document)
-
-
-def _tail(path: Path) -> str:
-    if not path.exists():
-        return "it left no log"
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return " / ".join(lines[-3:]) or "its log is empty"
-
-
+        fits = [w for name, w in self._running.items() if not name.startswith("probe-")]
+        if self._waiting and all(worker.poll() is not None for worker in fits):
+            job = next(iter(self._waiting))
+            request = self._waiting.pop(job)
+            self._running[job] = process.start(
+                FIT_WORKER, self._folder / job, request, threads=self._threads
+            )

@@ -69,10 +69,16 @@ def advance(context: Context) -> None:
     """Take each unfinished job one step further."""
     for status, step in STEPS.items():
         for job in context.store.jobs.find(status=status):
-            try:
-                step(context, job)
-            except FitError as error:
-                fail(context, job, str(error))
+            _guarded(context, job, step)
+
+
+def _guarded(
+    context: Context, job: fleet.FitJob, step: Callable[[Context, fleet.FitJob], None]
+) -> None:
+    try:
+        step(context, job)
+    except FitError as error:
+        fail(context, job, str(error))
 
 
 def fail(context: Context, job: fleet.FitJob, reason: str) -> None:
@@ -99,11 +105,9 @@ def _queued(context: Context, job: fleet.FitJob) -> None:
     if any(probe is None for probe in probes.values()):
         _note(context, job, "making the kernel probe")
         return
-    refs = [(probe.ref, probe.archive) for probe in probes.values() if probe is not None]
+    refs = [(probe.ref, Path(probe.archive)) for probe in probes.values() if probe is not None]
     _offer(context, refs)
-    asked = tuple(
-        _ask(context, job, device, StudyKind.PROBE, ref) for ref, _ in refs
-    )
+    asked = tuple(_ask(context, job, device, StudyKind.PROBE, ref) for ref, _ in refs)
     _move(context, job, JobStatus.PROBING, step="probing kernels", studies=asked)
     desired.publish(context, device.name)
 
@@ -115,7 +119,7 @@ def _probing(context: Context, job: fleet.FitJob) -> None:
 
 
 def _run(context: Context, job: fleet.FitJob) -> None:
-    context.fits.start(job.id, _request(context, job))
+    context.fits.start(job.id, request(context, job))
     _move(context, job, JobStatus.RUNNING, step="making variants", fraction=0.05)
 
 
@@ -186,9 +190,7 @@ STEPS: Mapping[JobStatus, Callable[[Context, fleet.FitJob], None]] = {
 def measured(context: Context, job: fleet.FitJob) -> dict[str, Measurement]:
     """What devices of the cohort measured for the job, by variant digest."""
     studies = [context.store.studies.get(study) for study in job.studies]
-    return {
-        s.bundle.variant: s.measurement for s in studies if s is not None and s.measurement
-    }
+    return {s.bundle.variant: s.measurement for s in studies if s is not None and s.measurement}
 
 
 def _move(context: Context, job: fleet.FitJob, status: JobStatus, **changes: Any) -> None:
@@ -231,11 +233,7 @@ def _ask(
 
 def _offer(context: Context, archives: list[tuple[BundleRef, Path]]) -> None:
     """Make transport files fetchable: into the blobs, and into the signed metadata at once."""
-    new = [
-        (ref.target, path)
-        for ref, path in archives
-        if not context.blobs.has(ref.archive)
-    ]
+    new = [(ref.target, path) for ref, path in archives if not context.blobs.has(ref.archive)]
     for _, path in new:
         context.blobs.put_file(path)
     if new:
@@ -295,7 +293,7 @@ def budget_of(model: fleet.ModelVersion, profile: str) -> fleet.Budget:
     return replace(model.budget, **given)
 
 
-def _request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
+def request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
     """A plain `controller.compress.fit.FitRequest`; the runner adds its folders."""
     model = context.store.models.get(job.model)
     if model is None:
@@ -306,7 +304,7 @@ def _request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
     devices = members(context, job.cohort)
     facts = devices[0].reported.fingerprint.hardware.facts if devices[0].reported else {}
     targets = [
-        {"name": r.name, "format": r.format, "schemes": list(r.schemes)}
+        {"runtime": r.name, "format": r.format, "schemes": list(r.schemes)}
         for r in profile.runtimes
         if r.name in names
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import profiles
 from controller.domain import fleet, triggers
 from controller.errors import NotFound
 from controller.reconcile import desired
@@ -21,8 +22,6 @@ from fitment.core.kernels import KernelTable
 from fitment.core.link import Downlink, Uplink
 from fitment.core.measurement import Measurement
 from fitment.core.telemetry import TelemetryBatch
-from profiles import ProfileError
-from profiles import match as matching
 
 
 def on_uplink(context: Context, name: str, uplink: Uplink) -> tuple[Downlink, ...]:
@@ -70,8 +69,8 @@ def _reported(context: Context, device: fleet.Device, reported: ReportedState) -
 
 def _matched(context: Context, device: fleet.Device, seen_now: Fingerprint) -> fleet.Device:
     try:
-        matched = matching.match(seen_now, context.profiles)
-    except ProfileError as error:
+        matched = profiles.match(seen_now, context.profiles)
+    except profiles.ProfileError as error:
         return replace(device, profile="", profile_reason=str(error))
     if matched.profile.name != device.profile:
         details = {"profile": matched.profile.name, "reason": matched.reason}

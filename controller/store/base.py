@@ -14,8 +14,9 @@ Implementations (`memory`, `sql`) pass one contract suite. Constraints they keep
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
 from fitment.core.telemetry import Ack, TelemetryBatch
@@ -52,17 +53,28 @@ class Telemetry(Protocol):
 class Store(Protocol):
     """Everything the controller remembers for one tenant."""
 
-    devices: Collection[fleet.Device]
-    tokens: Collection[fleet.Token]
-    models: Collection[fleet.ModelVersion]
-    jobs: Collection[fleet.FitJob]
-    studies: Collection[fleet.StudyRecord]
-    releases: Collection[fleet.Release]
-    rollouts: Collection[fleet.Rollout]
-    deployments: Collection[fleet.Deployment]
-    triggers: Collection[fleet.Trigger]
-    audit: Collection[fleet.AuditEntry]
-    telemetry: Telemetry
+    @property
+    def devices(self) -> Collection[fleet.Device]: ...
+    @property
+    def tokens(self) -> Collection[fleet.Token]: ...
+    @property
+    def models(self) -> Collection[fleet.ModelVersion]: ...
+    @property
+    def jobs(self) -> Collection[fleet.FitJob]: ...
+    @property
+    def studies(self) -> Collection[fleet.StudyRecord]: ...
+    @property
+    def releases(self) -> Collection[fleet.Release]: ...
+    @property
+    def rollouts(self) -> Collection[fleet.Rollout]: ...
+    @property
+    def deployments(self) -> Collection[fleet.Deployment]: ...
+    @property
+    def triggers(self) -> Collection[fleet.Trigger]: ...
+    @property
+    def audit(self) -> Collection[fleet.AuditEntry]: ...
+    @property
+    def telemetry(self) -> Telemetry: ...
 
     def transaction(self) -> AbstractContextManager[None]: ...
     def setting(self, key: str) -> str | None: ...
@@ -89,11 +101,33 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Token: ("used_by",),
     fleet.ModelVersion: ("name", "digest"),
     fleet.FitJob: ("model", "status"),
-    fleet.StudyRecord: ("device", "kind"),
+    fleet.StudyRecord: ("device", "kind", "done_at"),
     fleet.Release: ("model", "slot"),
     fleet.Rollout: ("release", "state"),
-    fleet.Deployment: ("rollout", "device", "release"),
-    fleet.Trigger: ("device", "model"),
+    fleet.Deployment: ("rollout", "device", "release", "outcome"),
+    fleet.Trigger: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
 }
 """Fields that ``find`` may filter on."""
+
+
+def check_filters(kind: type[Any], equal: Mapping[str, object]) -> None:
+    """Refuse a filter on a field that has no index.
+
+    Raises:
+        ValueError: it would be a slow scan in another implementation.
+    """
+    unknown = sorted(set(equal) - set(INDEXED[kind]))
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no index on '{unknown[0]}'")
+
+
+def contiguous(sequences: AbstractSet[int], first_available: int) -> int:
+    """Highest sequence up to which nothing that the device still holds is missing.
+
+    What lies below ``first_available`` is gone for good and blocks nothing.
+    """
+    reached = first_available - 1
+    while reached + 1 in sequences:
+        reached += 1
+    return reached

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from controller.domain import fleet
 from controller.errors import Conflict
-from controller.store.base import INDEXED, KEYS
+from controller.store.base import KEYS, check_filters, contiguous
 from fitment.core.telemetry import Ack, TelemetryBatch
 
 R = TypeVar("R")
@@ -48,13 +48,14 @@ class MemoryCollection(Generic[R]):
     def _key(self, record: R) -> str:
         return str(getattr(record, KEYS[self._kind]))
 
-    def snapshot(self) -> dict[str, R]:
-        """A copy, for undoing a failed transaction."""
-        return dict(self._records)
+    def undo(self) -> Callable[[], None]:
+        """What puts everything back as it is now."""
+        records = dict(self._records)
 
-    def restore(self, records: dict[str, R]) -> None:
-        """Back to a copy."""
-        self._records = records
+        def put_back() -> None:
+            self._records = records
+
+        return put_back
 
 
 class MemoryTelemetry:
@@ -64,6 +65,8 @@ class MemoryTelemetry:
         self._batches: dict[tuple[str, str], dict[int, TelemetryBatch]] = {}
 
     def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
+        if any(len(c.values) != len(batch.wall_unix_ns) for c in batch.columns.values()):
+            raise ValueError("a telemetry batch has columns of different lengths")
         held = self._batches.setdefault((device, batch.outbox), {})
         held.setdefault(batch.sequence, batch)
         return Ack(outbox=batch.outbox, sequence=contiguous(set(held), batch.first_available))
@@ -88,11 +91,20 @@ class MemoryTelemetry:
             for batch in held.values()
         )
 
+    def undo(self) -> Callable[[], None]:
+        """What puts everything back as it is now."""
+        batches = {key: dict(held) for key, held in self._batches.items()}
+
+        def put_back() -> None:
+            self._batches = batches
+
+        return put_back
+
 
 class MemoryStore:
     """Everything the controller remembers, until it stops."""
 
-    def __init__(self, tenant: str = "default") -> None:
+    def __init__(self, tenant: str) -> None:
         self.tenant = tenant
         self.devices = MemoryCollection(fleet.Device)
         self.tokens = MemoryCollection(fleet.Token)
@@ -110,20 +122,24 @@ class MemoryStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        collections = [v for v in vars(self).values() if isinstance(v, MemoryCollection)]
-        before = [(c, c.snapshot()) for c in collections] if self._depth == 0 else []
+        if self._depth:  # inner ones join the outer
+            yield
+            return
+        parts = [
+            v for v in vars(self).values() if isinstance(v, MemoryCollection | MemoryTelemetry)
+        ]
+        undo = [part.undo() for part in parts]
         settings = dict(self._settings)
-        self._depth += 1
-        done = False
+        self._depth, done = 1, False
         try:
             yield
             done = True
         finally:
-            self._depth -= 1
-            if not done and self._depth == 0:
-                for collection, records in before:
-                    collection.restore(records)
+            self._depth = 0
+            if not done:
                 self._settings = settings
+                for put_back in undo:
+                    put_back()
 
     def setting(self, key: str) -> str | None:
         return self._settings.get(key)
@@ -133,25 +149,3 @@ class MemoryStore:
 
     def close(self) -> None:
         return None
-
-
-def check_filters(kind: type[Any], equal: dict[str, object]) -> None:
-    """Refuse a filter on a field that has no index.
-
-    Raises:
-        ValueError: which would be a slow scan in another implementation.
-    """
-    unknown = sorted(set(equal) - set(INDEXED[kind]))
-    if unknown:
-        raise ValueError(f"{kind.__name__} has no index on '{unknown[0]}'")
-
-
-def contiguous(sequences: set[int], first_available: int) -> int:
-    """Highest sequence up to which nothing that the device still holds is missing.
-
-    What lies below ``first_available`` is gone for good and blocks nothing.
-    """
-    reached = first_available - 1
-    while reached + 1 in sequences:
-        reached += 1
-    return reached

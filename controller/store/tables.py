@@ -1,71 +1,180 @@
-"""Tables: a key, the indexed fields as columns, and the record as a document.
+"""Tables: one a record type, with its key, its indexed fields as columns, and the document.
 
 Rows are not domain types: a record's new optional field needs no migration, since the document
 takes it and old documents get the default (`fitment.core.plain`). Only an index needs one.
+Indexed columns hold text (see `sql.as_text`), because they are only ever compared for equality.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Float, Index, Integer, String, Text
+from collections.abc import Mapping
+
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION = 1
+from controller.domain import fleet
 
 
-class Record(SQLModel, table=True):
-    """One record of any collection."""
-
-    __tablename__ = "record"
-    __table_args__ = (
-        Index("record_first", "tenant", "collection", "first"),
-        Index("record_second", "tenant", "collection", "second"),
-        Index("record_third", "tenant", "collection", "third"),
-    )
+class Row(SQLModel):
+    """What every record's row has. ``position`` keeps the order of insertion."""
 
     position: int | None = Field(default=None, primary_key=True)
-    tenant: str = Field(sa_type=String, index=False)
-    collection: str = Field(sa_type=String)
-    key: str = Field(sa_type=String)
-    first: str = Field(default="", sa_type=String)
-    second: str = Field(default="", sa_type=String)
-    third: str = Field(default="", sa_type=String)
+    tenant: str
+    key: str
     document: str = Field(sa_type=Text)
 
 
-class Setting(SQLModel, table=True):
-    """A named text, the schema's version among them."""
+def _keyed(table: str, *indexed: str) -> tuple[UniqueConstraint | Index, ...]:
+    """A key unique within its tenant, and an index for each field that ``find`` takes."""
+    return (
+        UniqueConstraint("tenant", "key", name=f"{table}_key"),
+        *(Index(f"{table}_{name}", "tenant", name) for name in indexed),
+    )
+
+
+class DeviceRow(Row, table=True):
+    """`fleet.Device`."""
+
+    __tablename__ = "device"
+    __table_args__ = _keyed("device", "profile", "revoked")
+    profile: str
+    revoked: str
+
+
+class TokenRow(Row, table=True):
+    """`fleet.Token`."""
+
+    __tablename__ = "token"
+    __table_args__ = _keyed("token", "used_by")
+    used_by: str
+
+
+class ModelRow(Row, table=True):
+    """`fleet.ModelVersion`."""
+
+    __tablename__ = "model"
+    __table_args__ = _keyed("model", "name", "digest")
+    name: str
+    digest: str
+
+
+class JobRow(Row, table=True):
+    """`fleet.FitJob`."""
+
+    __tablename__ = "job"
+    __table_args__ = _keyed("job", "model", "status")
+    model: str
+    status: str
+
+
+class StudyRow(Row, table=True):
+    """`fleet.StudyRecord`."""
+
+    __tablename__ = "study"
+    __table_args__ = _keyed("study", "device", "kind", "done_at")
+    device: str
+    kind: str
+    done_at: str
+
+
+class ReleaseRow(Row, table=True):
+    """`fleet.Release`."""
+
+    __tablename__ = "release_"  # `release` is a keyword of SQL
+    __table_args__ = _keyed("release_", "model", "slot")
+    model: str
+    slot: str
+
+
+class RolloutRow(Row, table=True):
+    """`fleet.Rollout`."""
+
+    __tablename__ = "rollout"
+    __table_args__ = _keyed("rollout", "release", "state")
+    release: str
+    state: str
+
+
+class DeploymentRow(Row, table=True):
+    """`fleet.Deployment`."""
+
+    __tablename__ = "deployment"
+    __table_args__ = _keyed("deployment", "rollout", "device", "release", "outcome")
+    rollout: str
+    device: str
+    release: str
+    outcome: str
+
+
+class TriggerRow(Row, table=True):
+    """`fleet.Trigger`."""
+
+    __tablename__ = "trigger_"  # `trigger` is a keyword of SQL
+    __table_args__ = _keyed("trigger_", "device", "model", "closed_at")
+    device: str
+    model: str
+    closed_at: str
+
+
+class AuditRow(Row, table=True):
+    """`fleet.AuditEntry`."""
+
+    __tablename__ = "audit"
+    __table_args__ = _keyed("audit", "action", "subject")
+    action: str
+    subject: str
+
+
+ROWS: Mapping[type, type[Row]] = {
+    fleet.Device: DeviceRow,
+    fleet.Token: TokenRow,
+    fleet.ModelVersion: ModelRow,
+    fleet.FitJob: JobRow,
+    fleet.StudyRecord: StudyRow,
+    fleet.Release: ReleaseRow,
+    fleet.Rollout: RolloutRow,
+    fleet.Deployment: DeploymentRow,
+    fleet.Trigger: TriggerRow,
+    fleet.AuditEntry: AuditRow,
+}
+"""Record type to row type."""
+
+
+class SettingRow(SQLModel, table=True):
+    """A named text; the schema's version is the one of no tenant."""
 
     __tablename__ = "setting"
-
     tenant: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     value: str
 
 
-class Batch(SQLModel, table=True):
-    """A telemetry batch that was stored."""
+class BatchRow(SQLModel, table=True):
+    """A telemetry batch that was stored, once by (device, outbox, sequence)."""
 
     __tablename__ = "batch"
-
-    tenant: str = Field(primary_key=True)
-    device: str = Field(primary_key=True)
-    outbox: str = Field(primary_key=True)
-    sequence: int = Field(primary_key=True, sa_type=Integer)
-    rows: int = Field(sa_type=Integer)
-    tags: str = Field(default="{}", sa_type=Text)
-
-
-class Sample(SQLModel, table=True):
-    """One value of one quantity; what a sensor had nothing to say about has no row."""
-
-    __tablename__ = "sample"
-    __table_args__ = (Index("sample_series", "tenant", "device", "quantity", "wall_s"),)
-
+    __table_args__ = (UniqueConstraint("tenant", "device", "outbox", "sequence", name="batch_key"),)
     id: int | None = Field(default=None, primary_key=True)
     tenant: str
     device: str
-    quantity: str
-    wall_s: float = Field(sa_type=Float)
-    value: float = Field(sa_type=Float)
     outbox: str
-    sequence: int = Field(sa_type=Integer)
+    sequence: int
+    rows: int
+    boot_id: str
+    tags: str = Field(sa_type=Text)
+
+
+class SampleRow(SQLModel, table=True):
+    """One value of one quantity; null where a sensor had nothing to say."""
+
+    __tablename__ = "sample"
+    __table_args__ = (Index("sample_series", "tenant", "device", "quantity", "wall_s"),)
+    id: int | None = Field(default=None, primary_key=True)
+    batch: int = Field(
+        sa_column=Column(Integer, ForeignKey("batch.id", ondelete="CASCADE"), nullable=False)
+    )
+    tenant: str = Field(sa_type=String)
+    device: str = Field(sa_type=String)
+    quantity: str = Field(sa_type=String)
+    wall_s: float = Field(sa_type=Float)
+    value: float | None = Field(default=None, sa_type=Float)

@@ -3,143 +3,21 @@
 from __future__ import annotations
 
 import os
-import queue
 import signal
-import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import paho.mqtt.client as paho
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from paho.mqtt.enums import CallbackAPIVersion
 
-from controller.gateway.broker import Broker, Identity, find_mosquitto
-from controller.trust.ca import CertificateAuthority
+from controller.errors import FitmentError
+from controller.gateway.broker import Broker, find_mosquitto
+from tests.integration.gateway_peers import Papers, Peer, wait_for
 
 FOUND = find_mosquitto()
 pytestmark = pytest.mark.skipif(FOUND.program is None, reason=FOUND.reason)
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
-
-
-@dataclass
-class Papers:
-    """A CA and what it issued, as files."""
-
-    folder: Path
-    ca: CertificateAuthority
-    serials: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def make(cls, folder: Path, name: str = "Fitment test") -> Papers:
-        papers = cls(folder=folder, ca=CertificateAuthority.create(folder / "ca", name))
-        key, chain = papers.ca.issue_server(["localhost"])
-        papers.write("server.key", key)
-        papers.write("server.crt", chain)
-        papers.write("ca.crt", papers.ca.certificate_pem)
-        papers.write("crl.pem", papers.ca.crl_pem())
-        key, certificate = papers.ca.issue_controller("ctl.1")
-        papers.write("ctl.1.key", key)
-        papers.write("ctl.1.crt", certificate)
-        return papers
-
-    def write(self, name: str, data: bytes) -> None:
-        (self.folder / name).write_bytes(data)
-
-    def identity(self) -> Identity:
-        return Identity(
-            ca=self.folder / "ca.crt", certificate=self.folder / "server.crt",
-            key=self.folder / "server.key", crl=self.folder / "crl.pem",
-        )  # fmt: skip
-
-    def device(self, name: str) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        request = (
-            x509.CertificateSigningRequestBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .sign(key, hashes.SHA256())
-        )
-        issued = self.ca.issue_device(
-            request.public_bytes(serialization.Encoding.PEM), name, days=1
-        )
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )  # fmt: skip
-        self.write(f"{name}.key", private)
-        self.write(f"{name}.crt", issued.pem)
-        self.serials[name] = issued.serial
-
-
-class Peer:
-    """A device's (or a thief's) MQTT client."""
-
-    def __init__(
-        self, papers: Papers, name: str, port: int, *, client_id: str = "", clean: bool = True,
-        trust: Papers | None = None,
-    ) -> None:  # fmt: skip
-        self.received: queue.Queue[tuple[str, bytes]] = queue.Queue()
-        self.connects = 0
-        self.disconnects = 0
-        self._port = port
-        self.client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id or name, clean_session=clean,
-            protocol=paho.MQTTv311,
-        )  # fmt: skip
-        context = ssl.create_default_context(
-            cafile=str((trust or papers).folder / "ca.crt")
-        )
-        if name:
-            certificate = papers.folder / f"{name}.crt"
-            context.load_cert_chain(str(certificate), str(papers.folder / f"{name}.key"))
-        self.client.tls_set_context(context)
-        self.client.on_message = self._on_message
-        self.client.on_connect = self._on_connect
-        self.client.on_disconnect = self._on_disconnect
-
-    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
-        self.received.put((message.topic, bytes(message.payload)))
-
-    def _on_connect(self, _c: Any, _d: Any, _f: Any, reason: Any, _p: Any) -> None:
-        self.connects += 0 if reason.is_failure else 1
-
-    def _on_disconnect(self, *_arguments: Any) -> None:
-        self.disconnects += 1
-
-    def connect(self) -> bool:
-        """Whether the broker let it in."""
-        try:
-            self.client.connect("127.0.0.1", self._port, keepalive=10)
-        except (OSError, ssl.SSLError):
-            return False
-        self.client.loop_start()
-        return wait_for(lambda: self.connects > 0 or self.disconnects > 0) and self.connects > 0
-
-    def drain(self, pause_s: float = 0.4) -> list[tuple[str, bytes]]:
-        time.sleep(pause_s)
-        return [self.received.get() for _ in range(self.received.qsize())]
-
-    def close(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
-        # Without this cycle paho closes its wake-up sockets at once.
-        self.client.on_message = self.client.on_connect = self.client.on_disconnect = None
 
 
 @pytest.fixture
@@ -266,7 +144,7 @@ def test_a_bad_configuration_says_why(papers: Papers, tmp_path: Path) -> None:
     broken = Broker(
         FOUND.program, tmp_path / "broken", host="127.0.0.1", port=0, identity=papers.identity()
     )
-    with pytest.raises(Exception, match="mosquitto does not start"):
+    with pytest.raises(FitmentError, match="mosquitto does not start"):
         broken.start()
     assert broken.pid == 0
 

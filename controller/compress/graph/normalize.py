@@ -81,9 +81,7 @@ def _pool_globally(model: onnx.ModelProto) -> None:
         )
         if not keeps:
             name = f"{node.name}_flat" if node.name else ""
-            nodes.append(
-                helper.make_node("Flatten", [pooled], [node.output[0]], name=name, axis=1)
-            )
+            nodes.append(helper.make_node("Flatten", [pooled], [node.output[0]], name=name, axis=1))
     replace_nodes(model.graph, nodes)
 
 

@@ -76,9 +76,7 @@ def symmetric(
 
 def asymmetric(weights: NDArray[np.float32]) -> Weights:
     """Uint8 weights with one scale and zero point for all."""
-    chosen = affine(
-        Range(low=float(weights.min()), high=float(weights.max())), np.dtype(np.uint8)
-    )
+    chosen = affine(Range(low=float(weights.min()), high=float(weights.max())), np.dtype(np.uint8))
     values = np.clip(np.rint(weights / chosen.scale) + float(chosen.zero_point), 0, 255)
     return Weights(
         values=values.astype(np.uint8),

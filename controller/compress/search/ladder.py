@@ -31,7 +31,7 @@ class RuntimeTarget:
     """One runtime of the target: which format it reads, and in which schemes."""
 
     runtime: str  # "onnx", "litert"
-    format: str  # "onnx", "tflite"
+    format: str  # what it reads: "onnx", "tflite"
     schemes: tuple[str, ...] = ("fp32", "u8s8", "s8s8")
 
 
@@ -46,6 +46,11 @@ class Rung:
     scheme: str
     pruned: str = ""  # the part of the name that says how it was pruned, "-pruned50-kd"
     calibrator: str = ""  # of static int8
+
+    @property
+    def label(self) -> str:
+        """The name, with the runtime where it is not the usual one: unique in a ladder."""
+        return self.name if self.runtime == "onnx" else f"{self.name}@{self.runtime}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +118,6 @@ def pruned_head(plan: Plan, ratio: float) -> Recipe:
 
 
 def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> Iterable[Rung]:
-    suffix = "-litert" if target.runtime == "litert" else ""
     heads = [("", plain_head(plan))]
     if plan.torch_source:
         ratios = QUICK_RATIOS if plan.effort == "quick" else THOROUGH_RATIOS
@@ -121,7 +125,7 @@ def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> It
     schemes = static[:1] if plan.effort == "quick" else static[:2]
     for pruned, head in heads:
         bare = Rung(
-            name=f"fp32{pruned}{suffix}",
+            name=f"fp32{pruned}",
             recipe=head,
             runtime=target.runtime,
             format=target.format,
@@ -130,12 +134,12 @@ def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> It
         )
         yield _with_tail(bare, bare.name, "fp32", ())
         for scheme in schemes:
-            yield _static(bare, scheme, "minmax", f"int8-{scheme}{pruned}{suffix}")
+            yield _static(bare, scheme, "minmax", f"int8-{scheme}{pruned}")
         if "dynamic" in target.schemes and target.format == "onnx" and not pruned:
             yield _with_tail(bare, "int8-dynamic", "dynamic", (QuantizeDynamic(),))
         if plan.effort == "thorough" and static and not pruned:
             for calibrator in CALIBRATORS:
-                name = f"int8-{static[0]}-{calibrator}{suffix}"
+                name = f"int8-{static[0]}-{calibrator}"
                 yield _static(bare, static[0], calibrator, name)
 
 

@@ -1,0 +1,130 @@
+"""``fitment-agent``: what people type on a device.
+
+Every command answers people by default and scripts with ``--json``. Exit codes are those of
+`agent.errors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent import config
+from agent.errors import AgentError, NotEnrolledError, WorkerError
+from fitment import __version__
+from fitment.core import plain
+
+_ENROLL_DEADLINE_S = 60.0
+_PERMANENT_EXIT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn errors of ours into one line and an exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace, config.Settings], int] = arguments.command
+    try:
+        settings = config.load(arguments.data_dir, file=arguments.config, environment=os.environ)
+        return command(arguments, settings)
+    except AgentError as error:
+        print(f"fitment-agent: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--data-dir", type=Path, help="where the agent keeps its data")
+    common.add_argument("--config", type=Path, help="settings file (default: DATA_DIR/config.toml)")
+    common.add_argument("--json", action="store_true", help="answer as JSON")
+    parser = argparse.ArgumentParser(prog="fitment-agent", description="Fitment on the device.")
+    parser.add_argument("--version", action="version", version=f"fitment-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    doctor = commands.add_parser("doctor", parents=[common], help="say what is right and wrong")
+    doctor.set_defaults(command=_doctor)
+    enroll = commands.add_parser("enroll", parents=[common], help="join a fleet with a token")
+    enroll.add_argument("--controller", required=True, metavar="HOST:PORT")
+    enroll.add_argument("--token", required=True, help="one-time token of the controller")
+    enroll.add_argument("--device", default="", help="wished name; empty: the controller chooses")
+    enroll.set_defaults(command=_enroll)
+    status = commands.add_parser("status", parents=[common], help="what the slots hold")
+    status.set_defaults(command=_status)
+    return parser
+
+
+def _doctor(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    from agent import doctor
+
+    found = doctor.diagnose(
+        Path(settings.hardware.root), settings.hardware, settings.options, settings.data_dir
+    )
+    _answer(arguments, plain.to_plain(found), doctor.render(found))
+    return 0 if found.healthy else 1
+
+
+def _enroll(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    from agent.desk import Folders
+    from agent.jobs import EnrollJob, EnrollResult
+
+    folders = Folders(data_dir=settings.data_dir.absolute())
+    folders.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    job = EnrollJob(
+        result="", controller=arguments.controller, token=arguments.token,
+        device=arguments.device or settings.device, keys=str(folders.keys),
+    )  # fmt: skip
+    result: EnrollResult = _run_worker(folders.jobs, "enroll", job)
+    link = f"MQTT at {result.mqtt}" if result.mqtt else "the gRPC session"
+    _answer(
+        arguments,
+        plain.to_plain(result),
+        f"Enrolled as '{result.device}', over {link}. Keys are in {folders.keys}.",
+    )
+    return 0
+
+
+def _run_worker(folder: Path, worker: str, job: Any) -> Any:
+    """Run a worker to its end.
+
+    Raises:
+        WorkerError: it failed; the message is the worker's.
+    """
+    from agent.runner import ProcessRunner
+
+    started = ProcessRunner(folder).start(
+        worker, job, deadline_s=time.monotonic() + _ENROLL_DEADLINE_S
+    )
+    while True:
+        finished = started.poll(time.monotonic())
+        if finished is None:
+            time.sleep(0.02)
+            continue
+        if finished.failure is not None:
+            error = WorkerError(finished.failure.message)
+            error.exit_code = _PERMANENT_EXIT if finished.failure.permanent else 1
+            raise error
+        return finished.result
+
+
+def _status(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    from agent.desk import Folders
+    from agent.journal import open_journal
+
+    folders = Folders(data_dir=settings.data_dir)
+    if not folders.journal.exists():
+        raise NotEnrolledError(
+            f"no agent has run in {settings.data_dir}; enrol first: fitment-agent enroll"
+        )
+    journal = open_journal(folders.journal)
+    slots = journal.slots()
+    journal.close()
+    lines = [f"{s.slot}: {s.name or 'nothing'} (release counter {s.counter})" for s in slots]
+    _answer(arguments, [plain.to_plain(s) for s in slots], "\n".join(lines) or "no slot yet")
+    return 0
+
+
+def _answer(arguments: argparse.Namespace, value: object, words: str) -> None:
+    print(json.dumps(value, indent=2) if arguments.json else words)

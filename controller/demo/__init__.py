@@ -1,1 +1,0 @@
-"""The demonstration: the whole loop on one machine, every process real."""

@@ -1,0 +1,201 @@
+"""The controller's façade: everything that the gateway and the consoles may ask for.
+
+All methods run on the engine's one thread. What happens behind them is in the modules of this
+room; `tick` looks at the world and takes every step that is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from controller.domain import fleet
+from controller.errors import Conflict, NotFound, UserError
+from controller.reconcile import (
+    desired,
+    enrolment,
+    fitting,
+    ingest,
+    optimising,
+    releasing,
+    rolling,
+)
+from controller.reconcile.context import Context
+from controller.reconcile.enrolment import Admission
+from controller.reconcile.rolling import RolloutPlan
+from fitment.core.deployment import CalibrationReport
+from fitment.core.kernels import KernelTable
+from fitment.core.link import Downlink, Uplink
+from fitment.core.measurement import Measurement
+
+_BUSY = frozenset({fleet.JobStatus.DONE, fleet.JobStatus.FAILED})
+
+
+class Controller:
+    """One controller, on one store."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.store = context.store
+        self._refreshed_at = 0.0
+        self._resume()
+
+    def _resume(self) -> None:
+        """Start again what a restart interrupted; nobody is known to be online."""
+        for device in self.store.devices.find():
+            if device.online:
+                ingest.seen(self.context, device.name, online=False)
+        for job in self.store.jobs.find(status=fleet.JobStatus.RUNNING):
+            self.context.fits.start(job.id, fitting.request(self.context, job))
+
+    # devices
+
+    def create_token(
+        self, ttl_s: float = 3600.0, labels: Mapping[str, str] | None = None
+    ) -> tuple[str, fleet.Token]:
+        return enrolment.create_token(self.context, ttl_s, labels or {})
+
+    def admit(self, token_text: str, wished_name: str, csr_pem: bytes) -> Admission:
+        return enrolment.admit(self.context, token_text, wished_name, csr_pem)
+
+    def renew(self, device: str, csr_pem: bytes) -> bytes:
+        return enrolment.renew(self.context, device, csr_pem)
+
+    def recover(self, device: str, csr_pem: bytes, expired_pem: bytes, proof: bytes) -> bytes:
+        return enrolment.recover(self.context, device, csr_pem, expired_pem, proof)
+
+    def revoke(self, device: str) -> None:
+        enrolment.revoke(self.context, device)
+
+    def is_allowed(self, device: str, serial: str) -> bool:
+        return enrolment.is_allowed(self.context, device, serial)
+
+    def on_link_up(self, device: str) -> None:
+        """A device listens: it gets its desired state, whatever it saw before."""
+        ingest.seen(self.context, device, online=True)
+        desired.publish(self.context, device, again=True)
+
+    def on_link_down(self, device: str) -> None:
+        ingest.seen(self.context, device, online=False)
+
+    def on_uplink(self, device: str, uplink: Uplink) -> tuple[Downlink, ...]:
+        answers = ingest.on_uplink(self.context, device, uplink)
+        if uplink.telemetry is None:
+            desired.publish(self.context, device)
+        return answers
+
+    def on_measurement(
+        self,
+        device: str,
+        study: str,
+        measurement: Measurement | None,
+        kernels: KernelTable | None,
+    ) -> None:
+        ingest.on_measurement(self.context, device, study, measurement, kernels)
+
+    def on_calibration(
+        self, device: str, deployment: str, report: CalibrationReport, overlay: bytes
+    ) -> None:
+        ingest.on_calibration(self.context, device, deployment, report, overlay)
+
+    # operators
+
+    def register_model(self, model: fleet.ModelVersion) -> fleet.ModelVersion:
+        """Keep a validated snapshot; the same content twice is one version."""
+        same = self.store.models.find(digest=model.digest)
+        if same:
+            return same[0]
+        taken = [m for m in self.store.models.find(name=model.name) if m.version == model.version]
+        if taken:
+            raise Conflict(
+                f"{model.name} {model.version} is registered with other content;"
+                " raise `version` in the workload"
+            )
+        with self.store.transaction():
+            self.store.models.add(model)
+            details = {"name": model.name, "version": model.version, "digest": model.digest}
+            self.context.record("operator", "model_registered", model.id, details)
+        return model
+
+    def find_model(self, name_or_id: str) -> fleet.ModelVersion:
+        """A model version by id, or the newest of a name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = self.store.models.get(name_or_id)
+        named = self.store.models.find(name=name_or_id)
+        if found is None and not named:
+            raise NotFound(
+                f"no model '{name_or_id}' is registered; run: fitment model register {name_or_id}"
+            )
+        return found or named[-1]
+
+    def start_fits(
+        self, model_id: str, *, device: str = "", effort: str = ""
+    ) -> tuple[fleet.FitJob, ...]:
+        """A fit for each cohort of the fleet, or for one device's."""
+        cohorts: dict[str, fleet.Cohort] = {}
+        for found in self.store.devices.find(revoked=False):
+            if found.cohort is not None and device in ("", found.name):
+                cohorts[found.cohort.key] = found.cohort
+        if not cohorts:
+            who = f"'{device}'" if device else "any device"
+            raise UserError(
+                f"{who} has not reported a profile yet; enrol and run an agent first:"
+                " fitment-agent enroll … && fitment-agent run"
+            )
+        context = self.context
+        return tuple(fitting.start(context, model_id, c, effort=effort) for c in cohorts.values())
+
+    def create_release(self, model_id: str) -> fleet.Release:
+        release = releasing.create(self.context, model_id)
+        if self.context.settings.auto_approve:
+            return self.approve_release(release.id, actor="controller")
+        return release
+
+    def approve_release(self, release_id: str, *, actor: str = "operator") -> fleet.Release:
+        approved = releasing.approve(self.context, release_id, actor=actor)
+        rolling.approved(self.context, release_id)
+        return approved
+
+    def create_rollout(self, release_id: str, plan: RolloutPlan) -> fleet.Rollout:
+        return rolling.create(self.context, release_id, plan)
+
+    def pause(self, rollout_id: str) -> fleet.Rollout:
+        return rolling.pause(self.context, rollout_id)
+
+    def resume(self, rollout_id: str) -> fleet.Rollout:
+        return rolling.resume(self.context, rollout_id)
+
+    def cancel(self, rollout_id: str) -> fleet.Rollout:
+        return rolling.cancel(self.context, rollout_id)
+
+    def revert(self, rollout_id: str) -> fleet.Rollout:
+        return rolling.revert(self.context, rollout_id)
+
+    # the loop
+
+    def tick(self) -> float:
+        """Take every step that is due; returns seconds until it is worth looking again."""
+        now = self.context.clock()
+        if now - self._refreshed_at > 3600.0:
+            self.context.trust.repository.refresh()
+            self._refreshed_at = now
+        fitting.advance(self.context)
+        optimising.advance(self.context)
+        rolling.advance(self.context)
+        for device in self.store.devices.find(revoked=False):
+            desired.publish(self.context, device.name)
+        busy = any(job.status not in _BUSY for job in self.store.jobs.find())
+        return 0.2 if busy else 0.5
+
+    def close(self) -> None:
+        """End the workers and the store."""
+        self.context.fits.stop()
+        self.store.close()
+
+
+def work_folder(data_dir: Path) -> Path:
+    """Where jobs are."""
+    return data_dir / "jobs"

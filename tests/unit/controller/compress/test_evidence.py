@@ -1,0 +1,75 @@
+"""Evidence: intervals, agreement and noise are the textbook's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from controller.compress import evidence, golden
+from controller.errors import FitError
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [
+        (9371, 10_000, 0.93217, 0.94169),
+        (0, 10, 0.0, 0.27753),
+        (10, 10, 0.72247, 1.0),
+        (81, 263, 0.25525, 0.36623),  # Newcombe 1998, method 3
+    ],
+)
+def test_wilson(right: int, count: int, low: float, high: float) -> None:
+    assert evidence.wilson(right, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    outputs = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0, 1]]
+    labels = np.array([0, 1, 2, 3, 1, 1])
+    found = evidence.interval(
+        lambda o, a: (o.argmax(1) == a).mean(), outputs, labels, 5 / 6, seed=0
+    )
+    assert found == evidence.wilson(5, 6)
+
+
+def test_any_other_metric_gets_a_seeded_bootstrap() -> None:
+    random = np.random.default_rng(0)
+    outputs = random.normal(size=(200, 1)).astype(np.float32)
+
+    def metric(found: np.ndarray, _: np.ndarray) -> float:
+        return float(found.mean())
+
+    low, high = evidence.interval(metric, outputs, np.zeros(200), 0.0, seed=3)
+    assert (low, high) == evidence.interval(metric, outputs, np.zeros(200), 0.0, seed=3)
+    assert low < outputs.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 / math.sqrt(200), rel=0.3)
+
+
+def test_agreement_of_classes_and_of_values() -> None:
+    one = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
+    other = np.array([[9, 0], [0, 9], [0, 1], [0, 1]], np.float32)
+    assert evidence.agreement(one, other) == 0.75
+    line = np.linspace(0, 1, 5, dtype=np.float32)[:, None]
+    shifted = line + np.array([[0.04], [0.06], [0], [0], [0]], np.float32)
+    assert evidence.agreement(line, shifted) == 0.8
+
+
+def test_noise() -> None:
+    reference = np.full((4, 2), 2.0, np.float32)
+    assert evidence.sqnr_db(reference, reference + np.float32(0.2)) == pytest.approx(20.0, abs=1e-3)
+    assert evidence.sqnr_db(reference, reference) is None
+
+
+def test_goldens_leave_out_what_cannot_be_told() -> None:
+    outputs = np.array([[10, 0], [5, 4.99], [0, 10]] * 10, np.float32)
+    stored = np.arange(30, dtype=np.uint8)[:, None]
+    found = golden.choose(stored, outputs, outputs, scheme="u8s8")
+    assert len(found.inputs) == 20
+    assert 1 not in found.inputs
+    assert found.tolerance == pytest.approx(0.3)
+
+
+def test_a_variant_that_is_never_sure_is_refused() -> None:
+    with pytest.raises(FitError, match="only 0 of 30"):
+        golden.choose(np.zeros((30, 1)), np.ones((30, 2)), np.ones((30, 2)), scheme="fp32")

@@ -1,0 +1,111 @@
+"""Structured pruning: removing dead channels changes nothing, and unknowns are left alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from controller.compress.passes.channels import ChannelTracer
+from controller.compress.passes.prune_structured import CRITERIA, PruneStructured, remove
+from controller.errors import FitError
+
+from .torch_side import Chain, Residual, candidate, context, trained
+
+INPUTS = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def _answers(module: nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        return module.eval()(INPUTS)
+
+
+@pytest.mark.parametrize("kind", [Chain, Residual])
+def test_removing_channels_that_say_nothing_changes_no_output(kind: type[nn.Module]) -> None:
+    """Silence the last channels of each free space, remove them, compare."""
+    module = trained(kind())
+    spaces = [s for s in ChannelTracer(module, INPUTS).spaces() if s.producers and not s.frozen]
+    assert len(spaces) == 2
+    for space in spaces:
+        dead = slice(space.size // 2, space.size)
+        for name in (*space.producers, *space.norms, *space.depthwise):
+            layer = module.get_submodule(name)
+            layer.weight.data[dead] = 0.0
+            if layer.bias is not None:
+                layer.bias.data[dead] = 0.0
+            if hasattr(layer, "running_mean"):
+                layer.running_mean[dead] = 0.0
+    expected = _answers(module)
+    for space in spaces:
+        remove(module, space, torch.arange(space.size // 2))
+    assert torch.allclose(expected, _answers(module), atol=1e-5)
+
+
+def test_a_residual_sum_binds_its_branches() -> None:
+    spaces = ChannelTracer(trained(Residual()), INPUTS).spaces()
+    joined = next(s for s in spaces if "stem" in s.producers)
+    assert set(joined.producers) == {"stem", "down"}
+    assert {name for name, _ in joined.consumers} == {"up", "head"}
+    inner = next(s for s in spaces if "up" in s.producers)
+    assert (inner.depthwise, inner.consumers) == (["dw"], [("down", 1)])
+
+
+def test_a_flattened_channel_is_several_features() -> None:
+    spaces = ChannelTracer(trained(Chain()), INPUTS).spaces()
+    assert next(s for s in spaces if "b" in s.producers).consumers == [("head", 4)]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("kind", [Chain, Residual])
+def test_half_is_cut_and_rounded_up(kind: type[nn.Module], criterion: str) -> None:
+    module = trained(kind())
+    step = PruneStructured(ratio=0.5, multiple_of=8, criterion=criterion)
+    found = step.run(candidate(module), context())
+    convs = [m for m in found.payload.modules() if isinstance(m, nn.Conv2d)]
+    assert all(m.out_channels % 8 == 0 for m in convs)
+    numbers = found.evidence[0].numbers
+    assert numbers["parameters_after"] < 0.7 * numbers["parameters_before"]
+    assert _answers(found.payload).shape == _answers(module).shape
+    assert module.head.in_features != found.payload.head.in_features  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("size", "multiple", "ratio", "kept"),
+    [(24, 8, 0.5, 16), (16, 8, 0.5, 8), (10, 8, 0.5, 8), (6, 8, 0.5, 6), (100, 1, 0.3, 70)],
+)
+def test_what_is_kept(size: int, multiple: int, ratio: float, kept: int) -> None:
+    assert PruneStructured(ratio=ratio, multiple_of=multiple).kept(size) == kept
+
+
+def test_the_smallest_filters_go_first() -> None:
+    module = trained(Chain())
+    with torch.no_grad():
+        module.a.weight[1::2] *= 1e-3  # type: ignore[index,union-attr]
+    found = PruneStructured(ratio=0.5, multiple_of=8).run(candidate(module), context())
+    assert torch.equal(found.payload.a.weight, module.a.weight[::2])  # type: ignore[index,union-attr]
+
+
+def test_an_operation_that_is_not_known_freezes_what_it_touches() -> None:
+    class Odd(Chain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.na(self.a(x))).flip(1)
+            return self.head(self.pool(torch.relu(self.nb(self.b(x)))).flatten(1))
+
+    spaces = ChannelTracer(trained(Odd()), INPUTS).spaces()
+    assert "flip" in next(s for s in spaces if "a" in s.producers).frozen
+    assert not next(s for s in spaces if "b" in s.producers).frozen
+
+
+def test_a_network_without_free_channels_says_why() -> None:
+    module = trained(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)))
+    with pytest.raises(FitError, match="no channels can be removed: the model's output"):
+        PruneStructured().run(candidate(module), context())
+
+
+def test_control_flow_on_values_is_refused_with_a_reason() -> None:
+    class Branching(Chain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    with pytest.raises(FitError, match="cannot be traced for pruning"):
+        PruneStructured().run(candidate(trained(Branching())), context())

@@ -1,0 +1,109 @@
+"""Which variant a cohort gets, and the words that go with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.domain import choice, confirm
+from controller.domain.fleet import Budget, Variant
+from fitment.core.deployment import BundleRef
+from fitment.core.measurement import (
+    Cost,
+    CostKind,
+    Energy,
+    Latency,
+    Measurement,
+    ReadingStatus,
+    Verdict,
+)
+
+
+def variant(name: str, ms: float, *, drop: float = 0.0, kb: int = 100) -> Variant:
+    bundle = BundleRef(
+        variant=name, name=name, archive=f"a-{name}", archive_bytes=kb * 1000, target=name
+    )
+    return Variant(
+        name=name, bundle=bundle, model="m", format="onnx", runtime="onnx", scheme="fp32",
+        recipe=(), recipe_digest="", accuracy=None, accuracy_interval=None, agreement=0.99,
+        sqnr_db=None, guard_accuracy=0.9 - drop, guard_accuracy_drop=drop, guard_agreement=0.99,
+        integer_coverage=None, file_bytes=kb * 1000, wire_bytes=kb * 800, macs=1,
+        predicted=Cost(value=ms, unit="ms", kind=CostKind.INTERPOLATED),
+    )  # fmt: skip
+
+
+def measured(name: str, ms: float, verdict: Verdict = Verdict.VALID) -> Measurement:
+    latency = Latency(
+        count=200, mean_ms=ms, min_ms=ms, p50_ms=ms, p50_low_ms=ms, p50_high_ms=ms, p95_ms=ms
+    )
+    energy = Energy(status=ReadingStatus.UNAVAILABLE, reason="no sensor")
+    return Measurement(
+        id=name, bundle=name, runtime="onnx", threads=1, verdict=verdict, energy=energy,
+        latency=latency,
+    )  # fmt: skip
+
+
+FP32 = variant("fp32", 1.0, kb=1000)
+INT8 = variant("int8", 0.4, drop=0.002)
+PRUNED = variant("int8-pruned", 0.2, drop=0.012, kb=50)
+ALL = (FP32, INT8, PRUNED)
+
+
+@pytest.mark.parametrize(
+    ("budget", "chosen"),
+    [
+        (Budget(), "int8-pruned"),
+        (Budget(accuracy_drop_max=0.01), "int8"),
+        (Budget(accuracy_drop_max=0.001), "fp32"),
+        (Budget(file_bytes_max=60_000), "int8-pruned"),
+        (Budget(file_bytes_max=60_000, accuracy_drop_max=0.01), ""),
+        (Budget(latency_p95_max_ms=0.3), "int8-pruned"),
+        (Budget(agreement_min=0.999), ""),
+    ],
+)
+def test_the_fastest_within_the_budget(budget: Budget, chosen: str) -> None:
+    assert choice.choose(ALL, budget, {}).chosen == chosen
+
+
+def test_a_tenth_of_the_accuracy_budget_is_kept_back() -> None:
+    budget = Budget(accuracy_drop_max=0.0125)
+    assert choice.choose(ALL, budget, {}).chosen == "int8"
+    alone = choice.choose((PRUNED,), budget, {})
+    assert alone.chosen == "int8-pruned"
+    assert "spends the reserve" in alone.reason
+
+
+def test_measurements_beat_predictions() -> None:
+    taken = {"int8": measured("int8", 4.5), "int8-pruned": measured("int8-pruned", 2.0)}
+    found = choice.choose(ALL, Budget(), taken)
+    assert found.chosen == "fp32"
+    assert found.ranked == ("fp32", "int8-pruned", "int8")
+
+
+def test_a_disturbed_measurement_is_named() -> None:
+    taken = {"int8": measured("int8", 0.1, Verdict.CONTENDED)}
+    reason = choice.choose((FP32, INT8), Budget(), taken).reason
+    assert "0.100 ms p50 measured (contended), 10.0 times faster than fp32" in reason
+
+
+def test_near_ties_go_to_the_smaller_transfer() -> None:
+    twin = variant("twin", 0.205, kb=20)
+    assert choice.choose((PRUNED, twin), Budget(), {}).chosen == "twin"
+
+
+def test_nothing_fits_and_the_nearest_is_named() -> None:
+    found = choice.choose(ALL, Budget(file_bytes_max=40_000), {})
+    assert found.chosen == ""
+    assert "int8-pruned came closest: file bytes 5e+04 is above 4e+04 (25 % off)" in found.reason
+    assert set(found.rejected) == {"fp32", "int8", "int8-pruned"}
+
+
+def test_missing_readings_do_not_reject() -> None:
+    budget = Budget(energy_max_mj=1.0, peak_memory_max_bytes=1)
+    assert choice.choose(ALL, budget, {"int8": measured("int8", 0.1)}).chosen == "int8"
+
+
+def test_the_best_few_and_fp32_are_confirmed() -> None:
+    assert confirm.candidates(ALL, Budget(), top=1) == ("int8-pruned", "fp32")
+    assert confirm.candidates(ALL, Budget(latency_p95_max_ms=0.01), top=2) == (
+        "int8-pruned", "int8", "fp32",
+    )  # fmt: skip
