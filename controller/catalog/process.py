@@ -96,7 +96,7 @@ def start(module: str, folder: Path, job: object, *, threads: int = 1) -> subpro
     """Write the job and start its worker; thread variables are set before its imports."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / JOB, job)
-    for stale in (RESULT, ERROR):
+    for stale in (RESULT, ERROR, PROGRESS):
         (folder / stale).unlink(missing_ok=True)
     count = str(max(1, threads))
     environment = {

@@ -21,7 +21,7 @@ from controller.compress.predict import predict
 from controller.compress.rungs import Built, RungMaker, Settings
 from controller.compress.search import ladder
 from controller.compress.search.ladder import RuntimeTarget
-from controller.compress.search.scheme import best_table
+from controller.compress.search.scheme import best_table, dynamic_is_slow
 from controller.domain.fleet import Budget, Variant
 from controller.errors import FitError, FitmentError, WorkloadError
 from fitment.core.kernels import KernelTable
@@ -50,6 +50,7 @@ class FitRequest:
     calibratable: bool = False
     channels_multiple_of: int = 8
     machine: str = ""  # of the target, as uname says; empty: this one
+    static_schemes: int = 0  # how many static int8 schemes to build; 0: as the effort says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ def fit(request: FitRequest, progress: Progress) -> FitResult:
         multiple_of=request.channels_multiple_of,
         recover=maker.workload.recover,
         machine=request.machine,
+        static_schemes=request.static_schemes,
     )
     climb = _Climb(request, maker, plan, progress)
     climb.steps.append(("load", time.perf_counter() - started))
@@ -142,7 +144,7 @@ class _Climb:
         table = best_table(rung.runtime, self._request.kernel_tables)
         if table is None:
             return variant
-        layers = graph_model.conv_layers(self._maker.head(rung.recipe.split()[0]))
+        layers = graph_model.layers(self._maker.head(rung.recipe.split()[0]))
         predicted: Cost | None
         try:
             predicted = predict(layers, table, rung.scheme)
@@ -152,6 +154,9 @@ class _Climb:
 
     def _needless(self, rung: ladder.Rung) -> str:
         """Why a dear rung need not be tried: its cheaper relative already answers it."""
+        if rung.scheme == "dynamic" and self._request.effort == "quick":
+            tables = self._request.kernel_tables
+            return dynamic_is_slow(rung.runtime, tables, conv_share=self._conv_share(rung))
         limit = self._request.budget.accuracy_drop_max
         if limit is None:
             return ""
@@ -165,6 +170,11 @@ class _Climb:
             if drop is not None and drop > 2 * limit:
                 return f"its fp32 form already drops {drop:.4f} on the guard set"
         return ""
+
+    def _conv_share(self, rung: ladder.Rung) -> float:
+        layers = graph_model.layers(self._maker.head(rung.recipe.split()[0]))
+        convs = sum(layer.macs for layer in layers if layer.kind != "gemm")
+        return convs / max(sum(layer.macs for layer in layers), 1)
 
     def _drop(self, rung: ladder.Rung) -> float | None:
         built = self._built.get(rung.label)

@@ -109,7 +109,7 @@ class RungMaker:
     def reference(self, plain_head: Recipe) -> evidence.Outputs:
         """fp32 outputs of the user's own network on guard and test set."""
         if self._reference is None:
-            content = self.head(plain_head).SerializeToString()
+            content: bytes = self.head(plain_head).SerializeToString(deterministic=True)
             self._reference = self._outputs(content, "onnx")
         return self._reference
 
@@ -158,11 +158,21 @@ class RungMaker:
         )
 
     def _outputs(self, content: bytes, runtime: str) -> evidence.Outputs:
+        """Outputs on guard and test set; the same file is not run twice."""
+        key = f"outputs:{runtime}:{digest.digest_bytes(content)}"
+        if key not in self._memory:
+            self._memory[key] = self._run(content, runtime)
+        known: evidence.Outputs = self._memory[key]
+        return known
+
+    def _run(self, content: bytes, runtime: str) -> evidence.Outputs:
         def over(stored: NDArray[Any]) -> NDArray[np.float32]:
             parts = []
             for start in range(0, len(stored), CHUNK):
                 real = self.workload.real(stored[start : start + CHUNK])
-                parts.append(execute.outputs(content, runtime, real))
+                parts.append(
+                    execute.outputs(content, runtime, real, threads=self._settings.threads)
+                )
             return np.concatenate(parts)
 
         return evidence.Outputs(
@@ -228,7 +238,7 @@ class RungMaker:
                 scheme=rung.scheme,
                 artifact=made.content,
                 io=io,
-                golden_inputs=chosen.inputs,
+                golden_inputs=execute.to_layout(chosen.inputs, io.inputs[0].shape[1:]),
                 golden_outputs=chosen.outputs,
                 golden_reference=chosen.reference,
                 inputs_scale=workload.input_scale,
@@ -263,8 +273,14 @@ class RungMaker:
             calibratable=patch is not None,
             lineage=self._lineage(rung),
         )
-        write_json(into / "places.json", _places(built, into))
-        write_json(into / "steps.json", {"steps": plain.to_plain(made.candidate.evidence)})
+        places = {
+            "archive": built.archive_path.relative_to(into).as_posix(),
+            "folder": built.folder.relative_to(into).as_posix(),
+            "artifact": built.manifest.artifact,
+        }
+        write_json(into / "places.json", places)
+        steps = [plain.to_plain(e) for e in made.candidate.evidence]
+        write_json(into / "steps.json", {"steps": steps})
         write_json(into / VARIANT, variant)
 
     def _read(self, folder: Path, *, cached: bool) -> Built:
@@ -298,12 +314,3 @@ def _write_head(into: Path, made: Candidate) -> None:
     (into / HEAD).write_bytes(_content(made))
     steps = [plain.to_plain(e) for e in made.evidence]
     write_json(into / "steps.json", {"steps": steps, "sha256": digest.digest_bytes(_content(made))})
-
-
-def _places(built: bundle.BuiltBundle, root: Path) -> dict[str, str]:
-    """Where the parts of a bundle are, below ``root``."""
-    return {
-        "archive": built.archive_path.relative_to(root).as_posix(),
-        "folder": built.folder.relative_to(root).as_posix(),
-        "artifact": built.manifest.artifact,
-    }

