@@ -273,14 +273,8 @@ class RungMaker:
             calibratable=patch is not None,
             lineage=self._lineage(rung),
         )
-        places = {
-            "archive": built.archive_path.relative_to(into).as_posix(),
-            "folder": built.folder.relative_to(into).as_posix(),
-            "artifact": built.manifest.artifact,
-        }
-        write_json(into / "places.json", places)
-        steps = [plain.to_plain(e) for e in made.candidate.evidence]
-        write_json(into / "steps.json", {"steps": steps})
+        write_json(into / "places.json", _places(built, into))
+        write_json(into / "steps.json", {"steps": plain.to_plain(made.candidate.evidence)})
         write_json(into / VARIANT, variant)
 
     def _read(self, folder: Path, *, cached: bool) -> Built:
@@ -314,3 +308,12 @@ def _write_head(into: Path, made: Candidate) -> None:
     (into / HEAD).write_bytes(_content(made))
     steps = [plain.to_plain(e) for e in made.evidence]
     write_json(into / "steps.json", {"steps": steps, "sha256": digest.digest_bytes(_content(made))})
+
+
+def _places(built: bundle.BuiltBundle, root: Path) -> dict[str, str]:
+    """Where the parts of a bundle are, below ``root``."""
+    return {
+        "archive": built.archive_path.relative_to(root).as_posix(),
+        "folder": built.folder.relative_to(root).as_posix(),
+        "artifact": built.manifest.artifact,
+    }
