@@ -3,20 +3,30 @@
 Only guard figures choose (held out of training, disjoint from calibration); test figures are
 for people. A tenth of the accuracy budget is kept in reserve, because the field is harsher than
 the guard set; it is spent only when nothing else qualifies, and the reason then says so.
+Measured and predicted latencies are never ranked against each other: when the best few were all
+timed on the device, measurements rank, otherwise predictions do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from controller.domain.fleet import Budget, Choice, Variant
-from fitment.core.measurement import CostKind, Measurement, Verdict
+from fitment.core.measurement import CostKind, Measurement, ReadingStatus, Verdict
 
 RESERVE = 0.1
 """Share of the accuracy budget that is kept back."""
 TIE = 0.03
 """Latencies closer than this share are equal; the smaller transfer wins."""
+TOP = 3
+"""The best few by prediction: a device confirms them, and all must be measured to be ranked so."""
+
+_LEAST_DROP = 0.01
+"""An accuracy budget of (nearly) nothing is compared in points, not divided by nothing."""
+
+Latency = Callable[[Variant], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,134 +37,165 @@ class Excess:
     words: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """What is known beside the variants."""
+
+    budget: Budget
+    measured: Mapping[str, Measurement]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, variant: Variant) -> Measurement | None:
+        return self.measured.get(variant.bundle.variant)
+
+
 def choose(
     variants: Sequence[Variant],
     budget: Budget,
     measured: Mapping[str, Measurement],
     *,
     reserve: float = RESERVE,
+    unusable: Mapping[str, str] | None = None,
 ) -> Choice:
     """Rank the variants that keep to ``budget`` by latency and take the first.
 
     Args:
         variants: candidates with their evidence.
         budget: limits; null ones are not asked.
-        measured: measurement by variant digest, from a device of the cohort.
+        measured: measurement by variant digest, from devices of the cohort.
         reserve: share of the accuracy budget kept back.
+        unusable: variant digest to why a device of the cohort could not run it.
 
     Returns:
         A choice whose ``chosen`` is empty when no variant keeps to the budget; its reason then
         says which came closest and by how much.
     """
-    misses = {
-        v.bundle.variant: _misses(v, budget, measured.get(v.bundle.variant)) for v in variants
-    }
-    strict = {
-        v.bundle.variant: _misses(
-            v, budget, measured.get(v.bundle.variant), accuracy_share=1.0 - reserve
-        )
-        for v in variants
-    }
-    fitting = [v for v in variants if not strict[v.bundle.variant]]
-    from_reserve = not fitting
-    if from_reserve:
-        fitting = [v for v in variants if not misses[v.bundle.variant]]
+    case = _Case(budget=budget, measured=measured, unusable=unusable or {})
+    misses = {v.bundle.variant: _misses(v, case) for v in variants}
     rejected = {
-        digest: "; ".join(miss.words for miss in found) for digest, found in misses.items() if found
+        digest: "; ".join(m.words for m in found) for digest, found in misses.items() if found
     }
-    if not fitting:
+    allowed = [v for v in variants if not misses[v.bundle.variant]]
+    if not allowed:
         return Choice(chosen="", reason=_closest(variants, misses), rejected=rejected)
-    ranked = _rank(fitting, measured)
-    best = ranked[0]
-    reason = _reason(best, variants, budget, measured)
-    if from_reserve:
+    kept_back = [v for v in allowed if not _misses(v, case, accuracy_share=1.0 - reserve)]
+    ranked = _ranked(kept_back or allowed, case)
+    reason = _reason(ranked[0], variants, case)
+    if measured and not _all_measured(ranked, case):
+        reason += "; ranked by prediction, since not all of the best few could be timed"
+    if not kept_back:
         reason += "; this spends the reserve of the accuracy budget, nothing else qualified"
     return Choice(
-        chosen=best.bundle.variant,
+        chosen=ranked[0].bundle.variant,
         reason=reason,
         ranked=tuple(v.bundle.variant for v in ranked),
         rejected=rejected,
     )
 
 
-def latency_ms(variant: Variant, measurement: Measurement | None) -> float | None:
-    """Median latency: measured on the device when there is one, else predicted, else unknown."""
-    if measurement is not None and measurement.latency is not None:
-        return measurement.latency.p50_ms
+def predicted_ms(variant: Variant) -> float | None:
+    """Predicted median latency, or None where the target's kernels were not timed."""
     return variant.predicted.value if variant.predicted else None
 
 
-def _rank(variants: Sequence[Variant], measured: Mapping[str, Measurement]) -> list[Variant]:
+def measured_ms(measurement: Measurement | None) -> float | None:
+    """Measured median latency, or None."""
+    return measurement.latency.p50_ms if measurement and measurement.latency else None
+
+
+def by_prediction(variants: Sequence[Variant]) -> list[Variant]:
+    """Fastest first by prediction; ties and the unpredicted by bytes on the wire."""
+    return _by(variants, predicted_ms)
+
+
+def _ranked(variants: Sequence[Variant], case: _Case) -> list[Variant]:
+    if not _all_measured(variants, case):
+        return by_prediction(variants)
+    timed = [v for v in variants if measured_ms(case.of(v)) is not None]
+    rest = [v for v in variants if measured_ms(case.of(v)) is None]
+    return _by(timed, lambda v: measured_ms(case.of(v))) + by_prediction(rest)
+
+
+def _all_measured(variants: Sequence[Variant], case: _Case) -> bool:
+    best_few = by_prediction(variants)[:TOP]
+    return all(measured_ms(case.of(v)) is not None for v in best_few)
+
+
+def _by(variants: Sequence[Variant], latency: Latency) -> list[Variant]:
     """By latency, with ties (within `TIE` of the fastest left) by bytes on the wire."""
-    left = sorted(variants, key=lambda v: _known(latency_ms(v, measured.get(v.bundle.variant))))
+    left = sorted(variants, key=lambda v: _or_infinite(latency(v)))
     ranked: list[Variant] = []
     while left:
-        fastest = _known(latency_ms(left[0], measured.get(left[0].bundle.variant)))
-        tied = [
-            v
-            for v in left
-            if _known(latency_ms(v, measured.get(v.bundle.variant))) <= fastest * (1 + TIE)
-        ]
+        limit = _or_infinite(latency(left[0])) * (1 + TIE)
+        tied = [v for v in left if _or_infinite(latency(v)) <= limit]
         first = min(tied, key=lambda v: v.wire_bytes)
         ranked.append(first)
         left.remove(first)
     return ranked
 
 
-def _known(value: float | None) -> float:
-    return float("inf") if value is None else value
+def _or_infinite(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
-def _misses(
-    variant: Variant,
-    budget: Budget,
-    measurement: Measurement | None,
-    *,
-    accuracy_share: float = 1.0,
-) -> list[Excess]:
-    found: list[Excess | None] = []
-    if budget.accuracy_drop_max is not None and variant.guard_accuracy_drop is not None:
-        limit = budget.accuracy_drop_max * accuracy_share
-        found.append(_over("accuracy drop", variant.guard_accuracy_drop, limit, scale=0.01))
+def _misses(variant: Variant, case: _Case, *, accuracy_share: float = 1.0) -> list[Excess]:
+    budget, measurement = case.budget, case.of(variant)
+    found = [_over_accuracy(variant, budget, accuracy_share)]
     if budget.agreement_min is not None:
         found.append(_under("agreement", variant.guard_agreement, budget.agreement_min))
     limits = (
         ("file bytes", variant.file_bytes, budget.file_bytes_max),
         ("bytes on the wire", variant.wire_bytes, budget.wire_bytes_max),
-        ("p95 latency in ms", _p95(variant, measurement), budget.latency_p95_max_ms),
-        (
-            "peak memory in bytes",
-            measurement.peak_memory_bytes if measurement else None,
-            budget.peak_memory_max_bytes,
-        ),
-        (
-            "energy in mJ",
-            measurement.energy.value_mj if measurement else None,
-            budget.energy_max_mj,
-        ),
+        ("p95 latency in ms", tail_ms(variant, measurement), budget.latency_p95_max_ms),
+        ("peak memory in bytes", _memory(measurement), budget.peak_memory_max_bytes),
+        ("energy in mJ", _energy(measurement), budget.energy_max_mj),
     )
-    found += [_over(name, value, limit) for name, value, limit in limits if _asked(value, limit)]
+    found += [_over(name, value, limit) for name, value, limit in limits]
+    if variant.bundle.variant in case.unusable:
+        found.append(Excess(share=math.inf, words=case.unusable[variant.bundle.variant]))
     if measurement is not None and measurement.golden_ok is False:
-        found.append(Excess(share=float("inf"), words="answers the golden inputs wrongly"))
+        found.append(Excess(share=math.inf, words="answers the golden inputs wrongly"))
     return [excess for excess in found if excess is not None]
 
 
-def _asked(value: float | None, limit: float | None) -> bool:
-    return value is not None and limit is not None
+def tail_ms(variant: Variant, measurement: Measurement | None) -> float | None:
+    """The latency that a p95 limit is held against.
+
+    Measured p95 when the run was undisturbed and long enough; else the upper end of the
+    median's interval, since the tail of a disturbed run tells of the disturbance; else the
+    prediction.
+    """
+    if measurement is None or measurement.latency is None:
+        return predicted_ms(variant)
+    latency = measurement.latency
+    if measurement.verdict is Verdict.VALID and latency.p95_ms is not None:
+        return latency.p95_ms
+    return latency.p50_high_ms
 
 
-def _p95(variant: Variant, measurement: Measurement | None) -> float | None:
-    if measurement is not None and measurement.latency is not None:
-        return measurement.latency.p95_ms or measurement.latency.p50_high_ms
-    return latency_ms(variant, None)
+def _memory(measurement: Measurement | None) -> float | None:
+    return measurement.peak_memory_bytes if measurement else None
+
+
+def _energy(measurement: Measurement | None) -> float | None:
+    if measurement is None or measurement.energy.status is not ReadingStatus.MEASURED:
+        return None
+    return measurement.energy.value_mj
+
+
+def _over_accuracy(variant: Variant, budget: Budget, share: float) -> Excess | None:
+    if budget.accuracy_drop_max is None or variant.guard_accuracy_drop is None:
+        return None
+    limit = budget.accuracy_drop_max * share
+    return _over("accuracy drop", variant.guard_accuracy_drop, limit, least=_LEAST_DROP)
 
 
 def _over(
-    name: str, value: float | None, limit: float | None, *, scale: float | None = None
+    name: str, value: float | None, limit: float | None, *, least: float = 1e-12
 ) -> Excess | None:
     if value is None or limit is None or value <= limit:
         return None
-    share = (value - limit) / max(abs(limit), scale or 1e-12)
+    share = (value - limit) / max(abs(limit), least)
     return Excess(share=share, words=f"{name} {value:.4g} is above {limit:.4g}")
 
 
@@ -169,45 +210,42 @@ def _closest(variants: Sequence[Variant], misses: Mapping[str, list[Excess]]) ->
         return "no variant could be made; see the job's log"
     nearest = min(variants, key=lambda v: max(e.share for e in misses[v.bundle.variant]))
     worst = max(misses[nearest.bundle.variant], key=lambda e: e.share)
-    return (
-        f"no variant keeps to the budget; {nearest.name} came closest:"
-        f" {worst.words} ({100 * worst.share:.0f} % off)"
-    )
+    off = f" ({100 * worst.share:.0f} % off)" if math.isfinite(worst.share) else ""
+    return f"no variant keeps to the budget; {nearest.name} came closest: {worst.words}{off}"
 
 
-def _reason(
-    best: Variant,
-    variants: Sequence[Variant],
-    budget: Budget,
-    measured: Mapping[str, Measurement],
-) -> str:
-    parts = [_latency_words(best, variants, measured)]
+def _reason(best: Variant, variants: Sequence[Variant], case: _Case) -> str:
+    parts = [_latency_words(best, variants, case)]
     if best.guard_accuracy_drop is not None:
-        allowed = budget.accuracy_drop_max
+        allowed = case.budget.accuracy_drop_max
         of = "" if allowed is None else f" of {100 * allowed:.1f} allowed"
-        parts.append(f"guard accuracy {-100 * best.guard_accuracy_drop:+.2f} points{of}")
+        change = -100 * best.guard_accuracy_drop or 0.0  # never "-0.00"
+        parts.append(f"guard accuracy {change:+.2f} points{of}")
     parts.append(f"agreement {100 * best.guard_agreement:.1f} %")
     parts.append(f"{best.file_bytes / 1000:.0f} kB, {best.wire_bytes / 1000:.0f} kB on the wire")
     return ", ".join(parts)
 
 
-def _latency_words(
-    best: Variant, variants: Sequence[Variant], measured: Mapping[str, Measurement]
-) -> str:
-    measurement = measured.get(best.bundle.variant)
-    latency = latency_ms(best, measurement)
-    if latency is None:
-        return "latency unknown"
-    if measurement is not None and measurement.latency is not None:
-        kind = CostKind.MEASURED.value
-        if measurement.verdict is not Verdict.VALID:
+def _latency_words(best: Variant, variants: Sequence[Variant], case: _Case) -> str:
+    """The latency with its kind, beside fp32's of the same kind."""
+    measurement = case.of(best)
+    latency: Latency
+    if measured_ms(measurement) is not None:
+        kind, latency = CostKind.MEASURED.value, lambda v: measured_ms(case.of(v))
+        if measurement is not None and measurement.verdict is not Verdict.VALID:
             kind += f" ({measurement.verdict.value})"
+    elif best.predicted is not None:
+        kind, latency = f"predicted ({best.predicted.kind.value})", predicted_ms
     else:
-        kind = best.predicted.kind.value if best.predicted else "unknown"
-    words = f"{latency:.3f} ms p50 {kind}"
-    plain_fp32 = next((v for v in variants if v.name == "fp32" and v.runtime == best.runtime), None)
-    if plain_fp32 is not None and plain_fp32 is not best:
-        other = latency_ms(plain_fp32, measured.get(plain_fp32.bundle.variant))
-        if other is not None and latency > 0:
-            words += f", {other / latency:.1f} times faster than fp32"
-    return words
+        return "latency unknown"
+    own = latency(best) or 0.0
+    words = f"{own:.3f} ms p50 {kind}"
+    fp32 = next((v for v in variants if v.name == "fp32" and v.runtime == best.runtime), None)
+    other = latency(fp32) if fp32 is not None and fp32 is not best else None
+    return f"{words}, {_compared(own, other)}" if other and own else words
+
+
+def _compared(own: float, other: float) -> str:
+    if own <= other:
+        return f"{other / own:.1f} times faster than fp32"
+    return f"{own / other:.1f} times slower than fp32"

@@ -19,6 +19,7 @@ from fitment.core.deployment import (
     ReportedState,
     StudyKind,
 )
+from fitment.core.fingerprint import Fingerprint
 from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Cost, Measurement
 
@@ -46,6 +47,7 @@ class Device:
     name: str
     tenant: str = "default"
     serial: str = ""  # of its newest certificate, decimal
+    serials: tuple[str, ...] = ()  # of all its certificates that may still be valid
     enrolled_at: float = 0.0
     revoked: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -266,6 +268,8 @@ class Rollout:
     reasons: tuple[str, ...] = ()
     revert_release: str = ""
     trigger: str = ""
+    pending: tuple[str, ...] = ()  # offline when it completed; admitted when they come back
+    acknowledged: tuple[str, ...] = ()  # deployments whose failure an operator has accepted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +291,8 @@ class Deployment:
     measurement: Measurement | None = None
     calibration: CalibrationReport | None = None
     overlay: str = ""  # blob digest of the overlay that the device submitted
+    cohort: Cohort | None = None  # of the device when it was admitted
+    fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
 
 
 class TriggerKind(enum.Enum):

@@ -1,8 +1,11 @@
 """Waves and gates: what a rollout does next, as a pure function of what is known.
 
-Each cohort has a canary of its own (its first device, in the first wave) and is judged on its
-own. Devices that are offline neither hold up a wave nor count as success: they wait, are
-admitted when they come back while the rollout runs, and are named at its end.
+A wave is a share of each cohort: so many of its devices may be admitted, at least one. The
+first one of a cohort is its canary: until it has ended well, the cohort stays at the first
+wave's share, also when the cohort turns up late. Which devices fill the share is decided by who
+is online, in admission order; so offline devices neither hold up a wave nor count as success,
+and late joiners enter the wave that runs. Those that are still away at the end are named, stay
+pending, and are admitted when they come back.
 """
 
 from __future__ import annotations
@@ -11,11 +14,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from controller.domain import gates
 from controller.domain.fleet import Deployment, Device, Rollout, RolloutState
-from fitment.core.deployment import Outcome
-
-_BAD = frozenset({Outcome.ROLLED_BACK, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.REJECTED})
-_VOID = frozenset({Outcome.SUPERSEDED, Outcome.CANCELLED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,7 @@ class Complete:
     """Every device that could be reached has ended."""
 
     reason: str
+    pending: tuple[str, ...] = ()
 
 
 Step = Admit | TimeOut | NextWave | Halt | Complete
@@ -65,8 +66,20 @@ class View:
 
     rollout: Rollout
     targets: Sequence[Device]
-    deployments: Mapping[str, Deployment]  # device name -> its deployment in this rollout
+    deployments: Mapping[str, Deployment]  # device name -> its newest deployment in this rollout
     now: float
+
+    def cohorts(self) -> dict[str, list[Device]]:
+        """Targets by cohort key; a device that never reported is a cohort of its own."""
+        found: dict[str, list[Device]] = {}
+        for device in self.targets:
+            key = device.cohort.key if device.cohort else f"device {device.name}"
+            found.setdefault(key, []).append(device)
+        return found
+
+    def of(self, members: Sequence[Device]) -> list[Deployment]:
+        """Their deployments, in admission order."""
+        return [self.deployments[d.name] for d in members if d.name in self.deployments]
 
 
 def selects(selector: Mapping[str, str], device: Device) -> bool:
@@ -75,133 +88,96 @@ def selects(selector: Mapping[str, str], device: Device) -> bool:
     return not device.revoked and all(facts.get(key) == value for key, value in selector.items())
 
 
-def wave_of(targets: Sequence[Device], shares: Sequence[float]) -> dict[str, int]:
-    """Device name to wave: within each cohort the first ``ceil(share*n)`` devices, at least one."""
-    cohorts: dict[str, list[Device]] = {}
-    for device in targets:
-        key = device.cohort.key if device.cohort else ""
-        cohorts.setdefault(key, []).append(device)
-    waves: dict[str, int] = {}
-    for members in cohorts.values():
-        bounds = [max(1, math.ceil(share * len(members) - 1e-9)) for share in shares]
-        for index, device in enumerate(members):
-            reached = [wave for wave, bound in enumerate(bounds) if index < bound]
-            waves[device.name] = reached[0] if reached else len(shares) - 1
-    return waves
-
-
 def steps(view: View) -> tuple[Step, ...]:
     """What to do now; empty when there is nothing to do but to wait."""
-    if view.rollout.state is not RolloutState.RUNNING:
-        return _silent(view) if view.rollout.state is RolloutState.PAUSED else ()
-    failed = _failed_gate(view)
+    state = view.rollout.state
+    if state is RolloutState.COMPLETED:
+        return _silent(view) or _returned(view)
+    if state is not RolloutState.RUNNING:
+        return _silent(view)
+    if not view.targets and not view.deployments:
+        return (Complete(reason="no device of the selection is left"),)
+    failed = _failed_gate(view, view.rollout.gate.min_sample)
     if failed:
         return (Halt(reason=failed),)
-    silent = _silent(view)
-    if silent:
-        return silent
-    waves = wave_of(view.targets, view.rollout.waves)
-    admitted = _admissions(view, waves)
-    if admitted:
-        return admitted
-    return _advance(view)
+    return _silent(view) or _admissions(view) or _advance(view)
 
 
 def _silent(view: View) -> tuple[Step, ...]:
+    """A deadline holds in every state, so that each deployment ends."""
+    limit_s = view.rollout.deadline_s
     return tuple(
-        TimeOut(
-            deployment=deployment.id,
-            reason=f"no end was reported within {view.rollout.deadline_s:.0f} s",
-        )
-        for deployment in view.deployments.values()
-        if deployment.outcome is None and view.now - deployment.created_at > view.rollout.deadline_s
+        TimeOut(deployment=d.id, reason=f"no end was reported within {limit_s:g} s")
+        for d in view.deployments.values()
+        if d.outcome is None and view.now - d.created_at > limit_s
     )
 
 
-def _admissions(view: View, waves: Mapping[str, int]) -> tuple[Step, ...]:
+def _returned(view: View) -> tuple[Step, ...]:
     return tuple(
-        Admit(device=device.name, wave=waves[device.name])
-        for device in view.targets
-        if waves[device.name] <= view.rollout.wave
-        and device.name not in view.deployments
-        and device.online
+        Admit(device=d.name, wave=view.rollout.wave)
+        for d in view.targets
+        if d.name in view.rollout.pending and d.name not in view.deployments and d.online
     )
+
+
+def _admissions(view: View) -> tuple[Step, ...]:
+    admitted: list[Step] = []
+    for members in view.cohorts().values():
+        wave = _reach(view, view.of(members))
+        taken = sum(not gates.is_void(d) for d in view.of(members))
+        free = quota(len(members), view.rollout.waves[wave]) - taken
+        waiting = [d for d in members if d.online and d.name not in view.deployments]
+        admitted += [Admit(device=d.name, wave=view.rollout.wave) for d in waiting[: max(0, free)]]
+    return tuple(admitted)
+
+
+def quota(members: int, share: float) -> int:
+    """How many of a cohort a wave may have admitted: at least one."""
+    return max(1, math.ceil(share * members - 1e-9))
+
+
+def _reach(view: View, of_cohort: Sequence[Deployment]) -> int:
+    """The wave whose share holds for a cohort: the first until its canary ended and soaked."""
+    ended = [d for d in of_cohort if d.outcome is not None and not gates.is_void(d)]
+    soaked = [d for d in ended if view.now - d.ended_at >= view.rollout.soak_s]
+    return view.rollout.wave if soaked else 0
 
 
 def _advance(view: View) -> tuple[Step, ...]:
     rollout = view.rollout
-    current = [d for d in view.deployments.values() if d.outcome is None]
-    if current:
+    deployments = list(view.deployments.values())
+    real = [d for d in deployments if not gates.is_void(d)]
+    if any(d.outcome is None for d in deployments):
         return ()
-    ended = [d.ended_at for d in view.deployments.values()]
-    if ended and view.now - max(ended) < rollout.soak_s:
-        return ()
-    if not view.deployments and rollout.wave == 0:
+    away = tuple(d.name for d in view.targets if d.name not in view.deployments)
+    if not real and away:
         return ()  # not even a canary was there yet
-    words = _gate_words(view)
+    if real and view.now - max(d.ended_at for d in real) < rollout.soak_s:
+        return ()
+    failed = _failed_gate(view, 1)  # small samples are judged too, at the end of their wave
+    if failed:
+        return (Halt(reason=failed),)
+    words = gates.summary(real, rollout)
     if rollout.wave < len(rollout.waves) - 1:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
-    away = [d.name for d in view.targets if d.name not in view.deployments]
     if away:
         words += f"; never reached: {', '.join(away)}"
-    return (Complete(reason=words),)
+    return (Complete(reason=words, pending=away),)
 
 
-def _failed_gate(view: View) -> str:
-    """The first gate that does not hold, in words; empty when all do."""
-    gate = view.rollout.gate
-    for cohort, ended in _by_cohort(view).items():
-        judged = [d for d in ended if d.outcome not in _VOID]
-        if len(judged) < gate.min_sample:
-            continue
-        bad = [d for d in judged if d.outcome in _BAD]
-        share = len(bad) / len(judged)
-        if share > gate.max_failure_share:
-            why = f": {bad[0].reasons[0]}" if bad[0].reasons else ""
-            return (
-                f"cohort {cohort}: {len(bad)} of {len(judged)} ended"
-                f" {bad[0].outcome.value if bad[0].outcome else ''}"
-                f" (allowed share {gate.max_failure_share:g}); {bad[0].device}{why}"
-            )
-        slow = _too_slow(judged, gate.latency_ratio_max)
-        if slow:
-            return f"cohort {cohort}: {slow}"
+def _failed_gate(view: View, least: int) -> str:
+    """The first cohort's gate that does not hold, in words; empty when all do.
+
+    A deployment is judged with the cohort that it was admitted in, wherever its device went.
+    """
+    now_in = {d.name: key for key, members in view.cohorts().items() for d in members}
+    judged: dict[str, list[Deployment]] = {}
+    for name, deployment in view.deployments.items():
+        key = deployment.cohort.key if deployment.cohort else now_in.get(name, f"device {name}")
+        judged.setdefault(key, []).append(deployment)
+    for cohort, deployments in judged.items():
+        failed = gates.failure(deployments, view.rollout, least=least)
+        if failed:
+            return f"cohort {cohort}: {failed}"
     return ""
-
-
-def _too_slow(judged: Sequence[Deployment], limit: float | None) -> str:
-    if limit is None:
-        return ""
-    ratios = sorted(r for r in (_ratio(d) for d in judged) if r is not None)
-    if not ratios:
-        return ""
-    median = ratios[len(ratios) // 2]
-    if median <= limit:
-        return ""
-    return f"median latency is {median:.2f} times the device's own baseline (allowed {limit:g})"
-
-
-def _ratio(deployment: Deployment) -> float | None:
-    taken = deployment.measurement
-    if taken is None or taken.latency is None or taken.baseline_latency is None:
-        return None
-    return taken.latency.p50_ms / taken.baseline_latency.p50_ms
-
-
-def _by_cohort(view: View) -> dict[str, list[Deployment]]:
-    cohorts: dict[str, list[Deployment]] = {}
-    for device in view.targets:
-        deployment = view.deployments.get(device.name)
-        if deployment is not None and deployment.outcome is not None:
-            key = device.cohort.key if device.cohort else device.name
-            cohorts.setdefault(key, []).append(deployment)
-    return cohorts
-
-
-def _gate_words(view: View) -> str:
-    ended = [d for d in view.deployments.values() if d.outcome is not None]
-    good = sum(d.outcome is Outcome.COMMITTED for d in ended)
-    words = f"{good} of {len(ended)} committed"
-    if len(ended) < 30:  # below it a share says little; each device's own A/B is what was judged
-        words += " (not statistical: judged by each device's own comparison)"
-    return words

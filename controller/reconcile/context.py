@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from controller import ids
@@ -32,6 +31,7 @@ class ReconcileSettings:
 
     optimise: bool = True  # triggers start fits by themselves
     auto_approve: bool = False  # releases that a trigger made need no operator
+    confirm: bool = True  # a device times the best few before one is chosen
     certificate_days: int = 30
     study_timeout_s: float = 180.0
     effort: str = "quick"
@@ -48,7 +48,6 @@ class Context:
     fits: FitRunner
     publish: Publish
     clock: Callable[[], float]
-    work: Path  # scratch folder
     settings: ReconcileSettings = field(default_factory=ReconcileSettings)
 
     def new_id(self) -> str:

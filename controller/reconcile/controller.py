@@ -6,11 +6,12 @@ room; `tick` looks at the world and takes every step that is due.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from controller.domain import fleet
-from controller.errors import Conflict, NotFound, UserError
+from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
     desired,
     enrolment,
@@ -28,7 +29,9 @@ from fitment.core.kernels import KernelTable
 from fitment.core.link import Downlink, Uplink
 from fitment.core.measurement import Measurement
 
-_BUSY = frozenset({fleet.JobStatus.DONE, fleet.JobStatus.FAILED})
+log = logging.getLogger("controller.reconcile")
+
+_REFRESH_S = 3600.0
 
 
 class Controller:
@@ -38,15 +41,18 @@ class Controller:
         self.context = context
         self.store = context.store
         self._refreshed_at = 0.0
+        self._look: set[str] = set()  # devices that said something since the last tick
+        self._asked: set[str] = set()  # devices that were asked for something at the last tick
         self._resume()
 
     def _resume(self) -> None:
-        """Start again what a restart interrupted; nobody is known to be online."""
-        for device in self.store.devices.find():
-            if device.online:
-                ingest.seen(self.context, device.name, online=False)
-        for job in self.store.jobs.find(status=fleet.JobStatus.RUNNING):
-            self.context.fits.start(job.id, fitting.request(self.context, job))
+        """Nobody is known to be online, and every device is to be looked at."""
+        with self.store.transaction():
+            for device in self.store.devices.find():
+                self._look.add(device.name)
+                self._asked.add(device.name)
+                if device.online:
+                    ingest.offline(self.context, device.name)
 
     # devices
 
@@ -81,6 +87,7 @@ class Controller:
     def on_uplink(self, device: str, uplink: Uplink) -> tuple[Downlink, ...]:
         answers = ingest.on_uplink(self.context, device, uplink)
         if uplink.telemetry is None:
+            self._look.add(device)
             desired.publish(self.context, device)
         return answers
 
@@ -145,8 +152,12 @@ class Controller:
                 f"{who} has not reported a profile yet; enrol and run an agent first:"
                 " fitment-agent enroll … && fitment-agent run"
             )
-        context = self.context
-        return tuple(fitting.start(context, model_id, c, effort=effort) for c in cohorts.values())
+        return tuple(self.start_fit(model_id, c, effort=effort) for c in cohorts.values())
+
+    def start_fit(
+        self, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = ""
+    ) -> fleet.FitJob:
+        return fitting.start(self.context, model_id, cohort, effort=effort, trigger=trigger)
 
     def create_release(self, model_id: str) -> fleet.Release:
         release = releasing.create(self.context, model_id)
@@ -178,17 +189,30 @@ class Controller:
 
     def tick(self) -> float:
         """Take every step that is due; returns seconds until it is worth looking again."""
-        now = self.context.clock()
-        if now - self._refreshed_at > 3600.0:
-            self.context.trust.repository.refresh()
-            self._refreshed_at = now
-        fitting.advance(self.context)
+        self._refresh()
+        self._look = {name for name in sorted(self._look) if self._changed(name)}
+        unfinished = fitting.advance(self.context)
         optimising.advance(self.context)
         rolling.advance(self.context)
-        for device in self.store.devices.find(revoked=False):
-            desired.publish(self.context, device.name)
-        busy = any(job.status not in _BUSY for job in self.store.jobs.find())
-        return 0.2 if busy else 0.5
+        self._asked = desired.publish_all(self.context, self._asked)
+        return 0.2 if unfinished else 0.5
+
+    def _changed(self, name: str) -> bool:
+        """Look at a device that said something; says whether to look again."""
+        moved = optimising.look(self.context, name)
+        drifting = rolling.check_drift(self.context, name)
+        return moved or drifting
+
+    def _refresh(self) -> None:
+        """Renew the signed metadata that ends soon, once an hour."""
+        now = self.context.clock()
+        if now - self._refreshed_at < _REFRESH_S:
+            return
+        self._refreshed_at = now
+        try:
+            self.context.trust.repository.refresh()
+        except TrustError as error:
+            log.error("action=refresh_failed reason=%s", error)  # noqa: TRY400 - the text says it
 
     def close(self) -> None:
         """End the workers and the store."""

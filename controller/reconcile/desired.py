@@ -6,11 +6,12 @@ desired state is published again whenever a device comes back.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from controller.domain import fleet
+from controller.domain import fleet, plan
 from controller.reconcile.context import Context
-from fitment.core import digest
 from fitment.core.deployment import (
     Assignment,
     BenchmarkPlan,
@@ -24,6 +25,7 @@ from fitment.core.deployment import (
 from fitment.core.link import Downlink
 
 STUDY_PLAN = BenchmarkPlan(min_runs=200, min_seconds=0.5, max_seconds=4.0, warmup_max_seconds=1.5)
+PROBE_PLAN = replace(STUDY_PLAN, min_seconds=0.05)  # for each of its tiny graphs
 DEPLOY_PLAN = BenchmarkPlan(min_runs=300, min_seconds=0.8, max_seconds=8.0, warmup_max_seconds=2.0)
 
 
@@ -32,32 +34,52 @@ def publish(context: Context, name: str, *, again: bool = False) -> None:
     device = context.store.devices.get(name)
     if device is None or device.revoked:
         return
-    deployments = [d for d in context.store.deployments.find(device=name) if d.outcome is None]
-    studies = [s for s in context.store.studies.find(device=name) if not s.done_at]
-    key = digest.digest_of([[d.id for d in deployments], [s.id for s in studies]])
-    if key == device.desired_key and not again:
+    deployments = context.store.deployments.find(device=name, outcome=None)
+    studies = context.store.studies.find(device=name, done_at=0.0)
+    _publish(context, device, plan.wish(device, deployments, studies), again=again)
+
+
+def publish_all(context: Context, before: AbstractSet[str]) -> set[str]:
+    """`publish` for every device that is asked for something, or was ``before``.
+
+    The others need no look: what they should be changes only with what they say.
+
+    Returns:
+        The devices that are asked for something now.
+    """
+    deployments: dict[str, list[fleet.Deployment]] = defaultdict(list)
+    for deployment in context.store.deployments.find(outcome=None):
+        deployments[deployment.device].append(deployment)
+    studies: dict[str, list[fleet.StudyRecord]] = defaultdict(list)
+    for study in context.store.studies.find(done_at=0.0):
+        studies[study.device].append(study)
+    asked = {*deployments, *studies}
+    for name in sorted(asked | before):
+        device = context.store.devices.get(name)
+        if device is not None and not device.revoked:
+            wish = plan.wish(device, deployments.get(name, ()), studies.get(name, ()))
+            _publish(context, device, wish)
+    return asked
+
+
+def _publish(
+    context: Context, device: fleet.Device, wish: plan.Wish, *, again: bool = False
+) -> None:
+    if not (wish.changed or again):
         return
-    if key != device.desired_key:
-        device = replace(device, generation=_next(device), desired_key=key)
+    if wish.changed:
+        device = replace(device, generation=wish.generation, desired_key=wish.key)
         context.store.devices.put(device)
+    sign = context.trust.director.sign
+    orders = [_assignment(context, device, d) for d in wish.deployments]
     desired = DesiredState(
-        generation=device.generation,
-        assignments=tuple(
-            context.trust.director.sign(order)
-            for order in (_assignment(context, device, d) for d in deployments)
-            if order is not None
-        ),
-        studies=tuple(context.trust.director.sign(_study(s)) for s in studies),
+        generation=wish.generation,
+        assignments=tuple(sign(order) for order in orders if order is not None),
+        studies=tuple(sign(_study(s)) for s in wish.studies),
         telemetry_interval_s=5.0,
         reconnect_jitter_s=1.0,
     )
-    context.publish(name, Downlink(desired=desired))
-
-
-def _next(device: fleet.Device) -> int:
-    """Above what was published and what the device says it saw: a restored store catches up."""
-    observed = device.reported.observed_generation if device.reported else 0
-    return max(device.generation, observed) + 1
+    context.publish(device.name, Downlink(desired=desired))
 
 
 def _assignment(
@@ -68,28 +90,34 @@ def _assignment(
     bundle = find_bundle(context, release.model, deployment.variant) if release else None
     if release is None or rollout is None or bundle is None:
         return None
-    keys = [device.cohort.key if device.cohort else "", device.profile]
+    cohort = deployment.cohort or device.cohort
+    keys = [cohort.key if cohort else "", device.profile]
     gates = next((release.gates[k] for k in keys if k in release.gates), DeviceGates())
-    plan = next((release.calibration[k] for k in keys if k in release.calibration), None)
+    calibration = next((release.calibration[k] for k in keys if k in release.calibration), None)
     return Assignment(
         device=device.name, deployment=deployment.id, rollout=rollout.id, release=release.id,
         release_target=f"releases/{release.id}.json", slot=release.slot, counter=release.counter,
-        bundle=bundle, gates=gates, benchmark=DEPLOY_PLAN, calibration=plan or CalibrationPlan(),
-        deadline_s=rollout.deadline_s,
+        bundle=bundle, gates=gates, benchmark=DEPLOY_PLAN, deadline_s=rollout.deadline_s,
+        calibration=calibration or CalibrationPlan(),
     )  # fmt: skip
 
 
 def find_bundle(context: Context, model: str, variant: str) -> BundleRef | None:
-    """The bundle of a variant of a model version, from any of its fits."""
-    for job in context.store.jobs.find(model=model):
-        for candidate in job.variants:
-            if candidate.bundle.variant == variant:
-                return candidate.bundle
+    """The bundle of a variant, from the fits of its model version, else from any fit.
+
+    A release that goes back may hold variants of more than one version.
+    """
+    for jobs in (context.store.jobs.find(model=model), context.store.jobs.find()):
+        for job in jobs:
+            for candidate in job.variants:
+                if candidate.bundle.variant == variant:
+                    return candidate.bundle
     return None
 
 
 def _study(record: fleet.StudyRecord) -> Study:
-    plan = replace(STUDY_PLAN, min_seconds=0.05) if record.kind is StudyKind.PROBE else STUDY_PLAN
+    probe = record.kind is StudyKind.PROBE
     return Study(
-        id=record.id, kind=record.kind, device=record.device, bundle=record.bundle, benchmark=plan
-    )
+        id=record.id, kind=record.kind, device=record.device, bundle=record.bundle,
+        benchmark=PROBE_PLAN if probe else STUDY_PLAN,
+    )  # fmt: skip

@@ -1,19 +1,20 @@
 """The engine: the one thread that touches the fleet's records.
 
 Gateways hand it work and wait; between two pieces of work it ticks. So the store has a single
-writer, and nothing needs a lock.
+writer, and nothing needs a lock. The thread lasts as long as the engine, which matters: workers
+that it starts die with it.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import logging
-import queue
 import threading
-import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
+from controller.errors import Temporary
 from controller.reconcile.controller import Controller
 
 T = TypeVar("T")
@@ -21,48 +22,49 @@ log = logging.getLogger("controller.engine")
 
 
 class Engine:
-    """A thread with a queue."""
+    """A thread with a queue, and a second one that puts a tick into it now and then."""
 
     def __init__(self, controller: Controller, *, tick_s: float = 1.0) -> None:
         self.controller = controller
         self._tick_s = tick_s
-        self._queue: queue.Queue[tuple[Callable[[], Any], concurrent.futures.Future[Any]] | None]
-        self._queue = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._ticker = threading.Thread(target=self._tick_on, name="engine-ticker", daemon=True)
+        self._stopping = threading.Event()
         self._failing = ""
 
     def start(self) -> None:
-        """Begin to work and to tick."""
-        self._thread.start()
+        """Begin to tick."""
+        self._ticker.start()
 
     def call(self, fn: Callable[[], T]) -> concurrent.futures.Future[T]:
-        """Run ``fn`` on the engine's thread, in order; its exception is the future's."""
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._queue.put((fn, future))
-        return future
+        """Run ``fn`` on the engine's thread, in order; its exception is the future's.
+
+        Raises:
+            Temporary: the engine has stopped.
+        """
+        try:
+            return self._writer.submit(fn)
+        except RuntimeError as error:
+            raise Temporary("the controller is stopping; try again in a moment") from error
 
     def stop(self) -> None:
-        """Finish what is queued, then end."""
-        self._queue.put(None)
-        self._thread.join(timeout=30.0)
+        """Finish what is queued, then end. Stopping again does nothing."""
+        self._stopping.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
+        self._writer.shutdown(wait=True)
 
-    def _run(self) -> None:
-        due = time.monotonic()
-        while True:
-            try:
-                item = self._queue.get(timeout=max(0.0, due - time.monotonic()))
-            except queue.Empty:
-                due = time.monotonic() + min(self._tick(), self._tick_s)
-                continue
-            if item is None:
-                return
-            _settle(*item)
-            if time.monotonic() >= due:
-                due = time.monotonic() + min(self._tick(), self._tick_s)
+    def _tick_on(self) -> None:
+        wait_s = 0.0
+        try:
+            while not self._stopping.wait(wait_s):
+                wait_s = self.call(self._tick).result()
+        except Temporary:
+            log.debug("action=stopped_between_ticks")
 
     def _tick(self) -> float:
         try:
-            wait_s = self.controller.tick()
+            wait_s = min(self.controller.tick(), self._tick_s)
         except Exception as error:  # the outermost loop: a bad record must not stop the fleet
             if str(error) != self._failing:
                 log.exception("action=tick_failed")
@@ -72,12 +74,3 @@ class Engine:
             log.info("action=tick_recovered")
         self._failing = ""
         return wait_s
-
-
-def _settle(fn: Callable[[], Any], future: concurrent.futures.Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(fn())
-    except Exception as error:  # noqa: BLE001 - raised again where the future is awaited
-        future.set_exception(error)

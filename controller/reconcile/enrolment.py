@@ -9,7 +9,11 @@ from controller.domain import fleet
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile.context import Context
 from controller.trust import tokens
+from fitment.core.deployment import DeploymentState, Outcome
 from fitment.wire import topics
+
+_SERIALS_KEPT = 16
+"""Certificates last for weeks and are renewed well before their end, so few overlap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +59,9 @@ def admit(context: Context, token_text: str, wished_name: str, csr_pem: bytes) -
     certificate = context.trust.ca.issue_device(csr_pem, name, context.settings.certificate_days)
     now = context.clock()
     device = fleet.Device(
-        name=name, serial=certificate.serial, enrolled_at=now, labels=dict(token.labels)
-    )
+        name=name, serial=certificate.serial, serials=(certificate.serial,), enrolled_at=now,
+        labels=dict(token.labels),
+    )  # fmt: skip
     with context.store.transaction():
         context.store.devices.put(device)
         context.store.tokens.put(replace(token, used_by=name, used_at=now))
@@ -77,11 +82,18 @@ def _usable_token(context: Context, text: str) -> fleet.Token:
 
 
 def renew(context: Context, name: str, csr_pem: bytes) -> bytes:
-    """A new certificate for a device that showed a good one."""
+    """A new certificate for a device that showed a good one.
+
+    Raises:
+        TrustError: the device was revoked.
+    """
     device = _device(context, name)
+    if device.revoked:
+        raise TrustError(f"'{name}' was revoked; enrol it again with a new token")
     certificate = context.trust.ca.issue_device(csr_pem, name, context.settings.certificate_days)
     with context.store.transaction():
-        context.store.devices.put(replace(device, serial=certificate.serial))
+        serials = (*device.serials, certificate.serial)[-_SERIALS_KEPT:]
+        context.store.devices.put(replace(device, serial=certificate.serial, serials=serials))
         context.record(f"device:{name}", "renewed", name, {"serial": certificate.serial})
     return certificate.pem
 
@@ -95,18 +107,26 @@ def recover(context: Context, name: str, csr_pem: bytes, expired_pem: bytes, pro
     proven = context.trust.ca.check_proof(certificate_pem=expired_pem, csr_pem=csr_pem, proof=proof)
     if proven != name:
         raise TrustError("the certificate belongs to another device")
-    if _device(context, name).revoked:
-        raise TrustError(f"'{name}' was revoked; enrol it again with a new token")
     return renew(context, name, csr_pem)
 
 
 def revoke(context: Context, name: str) -> None:
     """Shut a device out, now and for as long as its certificates live."""
     device = _device(context, name)
+    now = context.clock()
     with context.store.transaction():
         context.store.devices.put(replace(device, revoked=True, online=False))
+        for deployment in context.store.deployments.find(device=name, outcome=None):
+            ended = replace(
+                deployment, state=DeploymentState.IDLE, outcome=Outcome.CANCELLED, ended_at=now,
+                reasons=(*deployment.reasons, "the device was revoked"),
+            )  # fmt: skip
+            context.store.deployments.put(ended)
+        for study in context.store.studies.find(device=name, done_at=0.0):
+            context.store.studies.put(replace(study, done_at=now, failed="the device was revoked"))
         context.record("operator", "revoked", name, {"serial": device.serial})
-    context.trust.revoke(device.serial, context.clock())
+    for serial in {*device.serials, device.serial} - {""}:
+        context.trust.revoke(serial, now)
 
 
 def is_allowed(context: Context, name: str, serial: str) -> bool:

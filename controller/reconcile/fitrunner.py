@@ -47,8 +47,12 @@ class FitRunner(Protocol):
         """Queue a job; starting one again changes nothing."""
         ...
 
+    def known(self, job: str) -> bool:
+        """Whether the job was started here; a restarted controller has started none."""
+        ...
+
     def poll(self, job: str) -> FitProgress:
-        """Look at one job."""
+        """Look at one job that was started."""
         ...
 
     def probe_bundle(self, runtime: str) -> BuiltProbe | None:
@@ -103,7 +107,6 @@ class WorkerFitRunner:
         return FitProgress(step="done", fraction=1.0, done=True, result=result)
 
     def known(self, job: str) -> bool:
-        """Whether this process has started the job (a restarted controller has not)."""
         return job in self._waiting or job in self._running or self._done(job)
 
     def probe_bundle(self, runtime: str) -> BuiltProbe | None:

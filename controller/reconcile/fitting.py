@@ -7,6 +7,7 @@ confirming (a device of the cohort times the best few) → done.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any
 
 from controller.domain import choice, confirm, fleet, transitions
 from controller.domain.fleet import JobStatus
-from controller.errors import FitError, NotFound, UserError
-from controller.reconcile import desired
+from controller.errors import FitError, FitmentError, NotFound, Temporary, UserError
+from controller.reconcile import cohorts, ingest
 from controller.reconcile.context import Context
 from fitment.core import plain
 from fitment.core.deployment import BundleRef, StudyKind
-from fitment.core.kernels import KernelTable
-from fitment.core.measurement import Measurement
-from profiles import Profile
+from fitment.core.measurement import Measurement, Verdict
+
+log = logging.getLogger("controller.reconcile")
 
 
 def start(
@@ -29,13 +30,16 @@ def start(
 ) -> fleet.FitJob:
     """Begin a fit, or hand over the one that this cohort had already.
 
+    What was fitted once is not fitted again: its variants are chosen among anew, with all that
+    was measured since.
+
     Raises:
         NotFound: no such model version.
         UserError: no device of the cohort is enrolled.
     """
     if context.store.models.get(model_id) is None:
         raise NotFound(f"no model version '{model_id}'; see: fitment model list")
-    if not members(context, cohort):
+    if not cohorts.members(context, cohort):
         raise UserError(f"no enrolled device belongs to {cohort.key}; see: fitment device list")
     effort = effort or context.settings.effort
     jobs = [j for j in context.store.jobs.find(model=model_id) if j.cohort == cohort]
@@ -50,8 +54,9 @@ def start(
     if same:
         earlier = same[-1]
         job = replace(
-            earlier, id=job.id, created_at=now, trigger=trigger, cached=True, finished_at=now
-        )
+            earlier, id=job.id, created_at=now, trigger=trigger, cached=True, finished_at=0.0,
+            status=JobStatus.CONFIRMING, choice=None,
+        )  # fmt: skip
     with context.store.transaction():
         context.store.jobs.add(job)
         details = {"cohort": cohort.key, "effort": effort, "cached": str(job.cached).lower()}
@@ -59,17 +64,14 @@ def start(
     return job
 
 
-def members(context: Context, cohort: fleet.Cohort) -> list[fleet.Device]:
-    """Devices of a cohort that are not revoked."""
-    devices = context.store.devices.find(profile=cohort.profile)
-    return [d for d in devices if not d.revoked and d.cohort == cohort]
-
-
-def advance(context: Context) -> None:
-    """Take each unfinished job one step further."""
+def advance(context: Context) -> int:
+    """Take each unfinished job one step further; returns how many there are."""
+    unfinished = 0
     for status, step in STEPS.items():
         for job in context.store.jobs.find(status=status):
+            unfinished += 1
             _guarded(context, job, step)
+    return unfinished
 
 
 def _guarded(
@@ -77,7 +79,9 @@ def _guarded(
 ) -> None:
     try:
         step(context, job)
-    except FitError as error:
+    except Temporary as error:
+        log.info("action=fit_waits job=%s reason=%s", job.id, error)
+    except FitmentError as error:
         fail(context, job, str(error))
 
 
@@ -92,12 +96,12 @@ def fail(context: Context, job: fleet.FitJob, reason: str) -> None:
 
 def _queued(context: Context, job: fleet.FitJob) -> None:
     """Ask one device for the kernel tables that are not known yet."""
-    runtimes = _runtimes(context, job)
-    missing = [name for name in runtimes if _table(context, job.cohort, name) is None]
+    runtimes = cohorts.runtimes(context, job.cohort)
+    missing = [n for n in runtimes if cohorts.kernel_table(context, job.cohort, n) is None]
     if not missing:
         _run(context, job)
         return
-    device = _online(context, job.cohort)
+    device = cohorts.online(context, job.cohort)
     if device is None:
         _note(context, job, "waiting for a device of the cohort to come online")
         return
@@ -107,9 +111,9 @@ def _queued(context: Context, job: fleet.FitJob) -> None:
         return
     refs = [(probe.ref, Path(probe.archive)) for probe in probes.values() if probe is not None]
     _offer(context, refs)
-    asked = tuple(_ask(context, job, device, StudyKind.PROBE, ref) for ref, _ in refs)
-    _move(context, job, JobStatus.PROBING, step="probing kernels", studies=asked)
-    desired.publish(context, device.name)
+    with context.store.transaction():
+        asked = tuple(_ask(context, job, device, StudyKind.PROBE, ref) for ref, _ in refs)
+        _move(context, job, JobStatus.PROBING, step="probing kernels", studies=asked)
 
 
 def _probing(context: Context, job: fleet.FitJob) -> None:
@@ -124,6 +128,8 @@ def _run(context: Context, job: fleet.FitJob) -> None:
 
 
 def _running(context: Context, job: fleet.FitJob) -> None:
+    if not context.fits.known(job.id):  # the controller was restarted
+        context.fits.start(job.id, request(context, job))
     progress = context.fits.poll(job.id)
     if not progress.done:
         _note(context, job, progress.step, 0.05 + 0.75 * progress.fraction)
@@ -151,16 +157,16 @@ def _learn(context: Context, job: fleet.FitJob) -> None:
 
 
 def _confirm(context: Context, job: fleet.FitJob) -> None:
-    device = _online(context, job.cohort)
-    if device is None:
+    device = cohorts.online(context, job.cohort)
+    if device is None or not context.settings.confirm:
         _choose(context, job)
         return
     wanted = confirm.candidates(job.variants, _budget(context, job))
     refs = [v.bundle for v in job.variants if v.bundle.variant in wanted]
-    asked = tuple(_ask(context, job, device, StudyKind.BENCHMARK, ref) for ref in refs)
-    _move(context, job, JobStatus.CONFIRMING, step="timing on the device", studies=asked,
-          fraction=0.85)  # fmt: skip
-    desired.publish(context, device.name)
+    with context.store.transaction():
+        asked = tuple(_ask(context, job, device, StudyKind.BENCHMARK, ref) for ref in refs)
+        _move(context, job, JobStatus.CONFIRMING, step="timing on the device", studies=asked,
+              fraction=0.85)  # fmt: skip
 
 
 def _confirming(context: Context, job: fleet.FitJob) -> None:
@@ -169,7 +175,10 @@ def _confirming(context: Context, job: fleet.FitJob) -> None:
 
 
 def _choose(context: Context, job: fleet.FitJob) -> None:
-    chosen = choice.choose(job.variants, _budget(context, job), measured(context, job))
+    chosen = choice.choose(
+        job.variants, _budget(context, job), measured(context, job),
+        unusable=_unusable(context, job),
+    )  # fmt: skip
     with context.store.transaction():
         _move(context, job, JobStatus.DONE, step="done", fraction=1.0, choice=chosen,
               finished_at=context.clock())  # fmt: skip
@@ -188,9 +197,41 @@ STEPS: Mapping[JobStatus, Callable[[Context, fleet.FitJob], None]] = {
 
 
 def measured(context: Context, job: fleet.FitJob) -> dict[str, Measurement]:
-    """What devices of the cohort measured for the job, by variant digest."""
-    studies = [context.store.studies.get(study) for study in job.studies]
-    return {s.bundle.variant: s.measurement for s in studies if s is not None and s.measurement}
+    """What devices of the cohort measured, by variant digest: for the job, and in the field.
+
+    A later measurement replaces an earlier one, but a disturbed one never an undisturbed one.
+    """
+    taken = [s.measurement for s in _studies(context, job) if s.measurement is not None]
+    for release in context.store.releases.find(model=job.model):
+        in_field = context.store.deployments.find(release=release.id)
+        taken += [d.measurement for d in in_field if d.cohort == job.cohort and d.measurement]
+    found: dict[str, Measurement] = {}
+    for measurement in taken:
+        known = found.get(measurement.bundle)
+        undisturbed = measurement.verdict is Verdict.VALID
+        if known is None or undisturbed or known.verdict is not Verdict.VALID:
+            found[measurement.bundle] = measurement
+    return found
+
+
+def _unusable(context: Context, job: fleet.FitJob) -> dict[str, str]:
+    """Variants that a device could not time while it could time others.
+
+    One that could time none has a problem of its own, which says nothing of the variants.
+    """
+    asked = [s for s in _studies(context, job) if s.kind is StudyKind.BENCHMARK]
+    if not any(s.measurement for s in asked):
+        return {}
+    return {
+        s.bundle.variant: f"the device could not run it: {s.failed}"
+        for s in asked
+        if s.failed.startswith(ingest.GAVE_UP)
+    }
+
+
+def _studies(context: Context, job: fleet.FitJob) -> list[fleet.StudyRecord]:
+    found = (context.store.studies.get(study) for study in job.studies)
+    return [study for study in found if study is not None]
 
 
 def _move(context: Context, job: fleet.FitJob, status: JobStatus, **changes: Any) -> None:
@@ -208,13 +249,12 @@ def _pending(context: Context, job: fleet.FitJob) -> bool:
     """Whether a study of the job is still open; one that took too long is closed as failed."""
     now = context.clock()
     pending = False
-    for study in filter(None, (context.store.studies.get(s) for s in job.studies)):
+    for study in _studies(context, job):
         if study.done_at:
             continue
         if now - study.created_at > context.settings.study_timeout_s:
             failed = replace(study, done_at=now, failed="no answer in time")
             context.store.studies.put(failed)
-            desired.publish(context, study.device)
         else:
             pending = True
     return pending
@@ -232,77 +272,30 @@ def _ask(
 
 
 def _offer(context: Context, archives: list[tuple[BundleRef, Path]]) -> None:
-    """Make transport files fetchable: into the blobs, and into the signed metadata at once."""
-    new = [(ref.target, path) for ref, path in archives if not context.blobs.has(ref.archive)]
-    for _, path in new:
-        context.blobs.put_file(path)
-    if new:
-        context.trust.repository.add_bundles(new)
+    """Make transport files fetchable: into the signed metadata at once, and into the blobs.
 
-
-def _online(context: Context, cohort: fleet.Cohort) -> fleet.Device | None:
-    return next((d for d in members(context, cohort) if d.online), None)
-
-
-def _profile(context: Context, job: fleet.FitJob) -> Profile:
-    for profile in context.profiles:
-        if profile.name == job.cohort.profile:
-            return profile
-    raise FitError(f"the profile '{job.cohort.profile}' is not installed here any more")
-
-
-def _runtimes(context: Context, job: fleet.FitJob) -> list[str]:
-    """Runtimes that the profile supports and a device of the cohort has."""
-    present: set[str] = set()
-    for device in members(context, job.cohort):
-        if device.reported is not None:
-            present.update(device.reported.fingerprint.runtimes())
-    names = [r.name for r in _profile(context, job).runtimes if r.name in present]
-    if not names:
-        have = ", ".join(sorted(present)) or "none"
-        raise FitError(
-            f"no runtime in common: the profile '{job.cohort.profile}' can use"
-            f" {', '.join(r.name for r in _profile(context, job).runtimes)};"
-            f" the device has {have}: pip install 'fitment[onnx]' on it"
-        )
-    return names
-
-
-def _table(context: Context, cohort: fleet.Cohort, runtime: str) -> KernelTable | None:
-    """The newest kernel table of a cohort, or None."""
-    for study in reversed(context.store.studies.find(kind=StudyKind.PROBE)):
-        table = study.kernels
-        if table is not None and study.cohort == cohort and table.runtime == runtime:
-            return table
-    return None
-
-
-def _budget(context: Context, job: fleet.FitJob) -> fleet.Budget:
-    model = context.store.models.get(job.model)
-    if model is None:
-        raise FitError("its model version is gone")
-    return budget_of(model, job.cohort.profile)
-
-
-def budget_of(model: fleet.ModelVersion, profile: str) -> fleet.Budget:
-    """The model's budget, with the profile's own limits over it."""
-    own = model.profile_budgets.get(profile)
-    if own is None:
-        return model.budget
-    given = {k: v for k, v in plain.to_plain(own).items() if v is not None}
-    return replace(model.budget, **given)
+    The blob is written last: it says that both were done, also to a controller that was killed
+    in between.
+    """
+    new = [(ref, path) for ref, path in archives if not context.blobs.has(ref.archive)]
+    if not new:
+        return
+    context.trust.repository.add_bundles([(ref.target, path) for ref, path in new])
+    for ref, path in new:
+        if context.blobs.put_file(path) != ref.archive:
+            raise FitError(f"{path.name} is not what its worker said it was; run the fit again")
 
 
 def request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
-    """A plain `controller.compress.fit.FitRequest`; the runner adds its folders."""
-    model = context.store.models.get(job.model)
-    if model is None:
-        raise FitError("its model version is gone")
-    profile = _profile(context, job)
-    names = _runtimes(context, job)
-    tables = [_table(context, job.cohort, name) for name in names]
-    devices = members(context, job.cohort)
-    facts = devices[0].reported.fingerprint.hardware.facts if devices[0].reported else {}
+    """A plain `controller.compress.fit.FitRequest`; the runner adds its folders.
+
+    Raises:
+        FitError: the cohort or the model version is gone.
+    """
+    model = _model(context, job)
+    profile = cohorts.profile_of(context, job.cohort)
+    names = cohorts.runtimes(context, job.cohort)
+    tables = [cohorts.kernel_table(context, job.cohort, name) for name in names]
     targets = [
         {"runtime": r.name, "format": r.format, "schemes": list(r.schemes)}
         for r in profile.runtimes
@@ -314,9 +307,20 @@ def request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
         "model_id": model.id,
         "profile": profile.name,
         "kernel_tables": [plain.to_plain(t) for t in tables if t is not None],
-        "budget": plain.to_plain(budget_of(model, profile.name)),
+        "budget": plain.to_plain(cohorts.budget_of(context, model, profile.name)),
         "effort": job.effort,
         "calibratable": profile.name in model.calibrate_profiles,
         "channels_multiple_of": profile.channels_multiple_of,
-        "machine": str(facts.get("machine", "")),
+        "machine": cohorts.machine(context, job.cohort),
     }
+
+
+def _model(context: Context, job: fleet.FitJob) -> fleet.ModelVersion:
+    model = context.store.models.get(job.model)
+    if model is None:
+        raise FitError("its model version is gone")
+    return model
+
+
+def _budget(context: Context, job: fleet.FitJob) -> fleet.Budget:
+    return cohorts.budget_of(context, _model(context, job), job.cohort.profile)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 import profiles
-from controller.domain import fleet, triggers
+from controller.domain import fleet
 from controller.errors import NotFound
 from controller.reconcile import desired
 from controller.reconcile.context import Context
@@ -22,6 +23,11 @@ from fitment.core.kernels import KernelTable
 from fitment.core.link import Downlink, Uplink
 from fitment.core.measurement import Measurement
 from fitment.core.telemetry import TelemetryBatch
+
+log = logging.getLogger("controller.reconcile")
+
+GAVE_UP = "the device gave it up"
+"""How the reason of a study begins that the device said was done and answered nothing to."""
 
 
 def on_uplink(context: Context, name: str, uplink: Uplink) -> tuple[Downlink, ...]:
@@ -47,10 +53,20 @@ def seen(context: Context, name: str, *, online: bool) -> None:
         context.store.devices.put(changed)
 
 
+def offline(context: Context, name: str) -> None:
+    """Nothing is known of a device's link; when it was last seen stays as it is."""
+    device = context.store.devices.get(name)
+    if device is not None:
+        context.store.devices.put(replace(device, online=False))
+
+
 def _telemetry(context: Context, name: str, batch: TelemetryBatch) -> tuple[Downlink, ...]:
     """The ack leaves after the commit: it names only what is synced to disk."""
-    with context.store.transaction():
+    try:
         ack = context.store.telemetry.ingest(name, batch)
+    except ValueError as error:  # columns of different lengths: no sending again mends it
+        log.warning("action=batch_refused device=%s reason=%s", name, error)
+        return ()
     return (Downlink(ack=ack),)
 
 
@@ -60,8 +76,6 @@ def _reported(context: Context, device: fleet.Device, reported: ReportedState) -
     if before is None or not device.profile or before.hardware != reported.fingerprint.hardware:
         updated = _matched(context, updated, reported.fingerprint)
     context.store.devices.put(updated)
-    if before is not None:
-        _look_for_trigger(context, updated, before, reported)
     for report in reported.deployments:
         _deployment(context, device.name, report)
     _studies(context, device.name, reported.studies_done)
@@ -78,40 +92,12 @@ def _matched(context: Context, device: fleet.Device, seen_now: Fingerprint) -> f
     return replace(device, profile=matched.profile.name, profile_reason=matched.reason)
 
 
-def _look_for_trigger(
-    context: Context, device: fleet.Device, before: Fingerprint, reported: ReportedState
-) -> None:
-    finding = triggers.changed(before, reported.fingerprint)
-    if finding is None or device.cohort is None:
-        return
-    known = context.store.triggers.find(device=device.name)
-    for slot in reported.slots:
-        model = _model_of(context, slot.release)
-        if not slot.variant or model is None:
-            continue
-        if not triggers.may_open(device.name, device.cohort, known, context.clock()):
-            continue
-        checked = "not answered yet" if slot.golden_ok is None else str(slot.golden_ok).lower()
-        coverage = "unknown" if slot.integer_coverage is None else f"{slot.integer_coverage:.2f}"
-        trigger = fleet.Trigger(
-            id=context.new_id(), kind=finding.kind, device=device.name, model=model,
-            cohort=device.cohort, created_at=context.clock(), before=slot.variant,
-            reason=f"{finding.reason}; goldens {checked}, integer coverage {coverage}",
-        )  # fmt: skip
-        context.store.triggers.add(trigger)
-        details = {"kind": trigger.kind.value, "reason": trigger.reason}
-        context.record(f"device:{device.name}", "triggered", trigger.id, details)
-
-
-def _model_of(context: Context, release: str) -> str | None:
-    found = context.store.releases.get(release)
-    return found.model if found else None
-
-
 def _deployment(context: Context, name: str, report: DeploymentReport) -> None:
     known = context.store.deployments.get(report.deployment)
-    if known is None or known.device != name or known.outcome is not None:
+    if known is None or known.device != name:
         return
+    if known.outcome is not None and report.outcome in (None, known.outcome):
+        return  # what the controller ended (by a deadline, say) yields to the device's word only
     ended = report.outcome is not None
     changed = replace(
         known,
@@ -150,9 +136,7 @@ def _studies(context: Context, name: str, done: tuple[str, ...]) -> None:
         study = context.store.studies.get(study_id)
         if study is None or study.device != name or study.done_at:
             continue
-        failed = replace(
-            study, done_at=context.clock(), failed="the device gave it up; see its notes"
-        )
+        failed = replace(study, done_at=context.clock(), failed=f"{GAVE_UP}; see its notes")
         context.store.studies.put(failed)
 
 
@@ -170,13 +154,32 @@ def on_measurement(
     if record.measurement is not None or record.kernels is not None:
         return
     with context.store.transaction():
+        wrong = _elsewhere(record, measurement, kernels)
         answered = replace(
-            record, done_at=context.clock(), measurement=measurement, kernels=kernels, failed=""
-        )
+            record, done_at=context.clock(), failed=wrong,
+            measurement=None if wrong else measurement, kernels=None if wrong else kernels,
+        )  # fmt: skip
         context.store.studies.put(answered)
-        details = {"device": name, "kind": record.kind.value}
+        details = {"device": name, "kind": record.kind.value, "failed": wrong}
         context.record(f"device:{name}", "study_answered", study, details)
     desired.publish(context, name)
+
+
+def _elsewhere(
+    record: fleet.StudyRecord, measurement: Measurement | None, kernels: KernelTable | None
+) -> str:
+    """Why an answer does not tell of the cohort that was asked about; empty when it does.
+
+    A device may change between the question and the answer.
+    """
+    for taken in (measurement, kernels):
+        if taken is None:
+            continue
+        if (taken.hardware or record.cohort.hardware) != record.cohort.hardware:
+            return "it was taken on other hardware than was asked about"
+        if (taken.stack or record.cohort.stack) != record.cohort.stack:
+            return "it was taken on another stack than was asked about"
+    return ""
 
 
 def on_calibration(

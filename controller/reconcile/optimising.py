@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
-from controller.domain import fleet
+from controller.domain import fleet, plan, triggers
 from controller.domain.fleet import JobStatus, RolloutState
-from controller.errors import FitmentError
-from controller.reconcile import fitting, releasing, rolling
+from controller.errors import FitmentError, Temporary
+from controller.reconcile import cohorts, fitting, releasing, rolling
 from controller.reconcile.context import Context
+from fitment.core.deployment import Outcome
+
+log = logging.getLogger("controller.reconcile")
 
 _OVER = frozenset(
     {
@@ -20,23 +24,114 @@ _OVER = frozenset(
 )
 
 
+def look(context: Context, name: str) -> bool:
+    """Compare one device with what its variants were admitted for; open triggers for it.
+
+    Returns:
+        Whether to look again later, since a change waits for the cool-down.
+    """
+    device = context.store.devices.get(name)
+    if device is None or device.revoked or device.cohort is None or not context.settings.optimise:
+        return False
+    waiting = False
+    every = context.store.deployments.find(device=name)
+    for deployment in plan.running(every).values():
+        finding = triggers.moved(device, deployment)
+        if finding is not None:
+            waiting |= _open(context, device, deployment, finding)
+    for deployment in _newest(every).values():
+        finding = _missed(context, device, deployment)
+        if finding is not None:
+            waiting |= _open(context, device, deployment, finding)
+    return waiting
+
+
+def _newest(every: tuple[fleet.Deployment, ...]) -> dict[str, fleet.Deployment]:
+    return {d.slot: d for d in every if d.outcome in (Outcome.COMMITTED, Outcome.ROLLED_BACK)}
+
+
+def _missed(
+    context: Context, device: fleet.Device, deployment: fleet.Deployment
+) -> triggers.Finding | None:
+    """A budget that was missed where the variant was meant to be.
+
+    What a trigger asked for raises none: a device that misses it again is a case for people.
+    """
+    release = context.store.releases.get(deployment.release)
+    rollout = context.store.rollouts.get(deployment.rollout)
+    if release is None or rollout is None or rollout.trigger or deployment.cohort != device.cohort:
+        return None
+    model = context.store.models.get(release.model)
+    if model is None:
+        return None
+    budget = cohorts.budget_of(context, model, device.profile)
+    return triggers.missed(deployment.measurement, budget)
+
+
+def _open(
+    context: Context, device: fleet.Device, deployment: fleet.Deployment, finding: triggers.Finding
+) -> bool:
+    """Open a trigger, unless it was answered; says whether it waits for the cool-down."""
+    release = context.store.releases.get(deployment.release)
+    if release is None or device.cohort is None:
+        return False
+    now = context.clock()
+    of_device = context.store.triggers.find(device=device.name)
+    known = [t for t in of_device if t.model == release.model]
+    answer = triggers.may_open(device.cohort, known, since=deployment.ended_at, now=now)
+    if answer is not triggers.Answer.OPEN:
+        return answer is triggers.Answer.LATER
+    trigger = fleet.Trigger(
+        id=context.new_id(), kind=finding.kind, device=device.name, model=release.model,
+        cohort=device.cohort, created_at=now, before=deployment.variant,
+        reason=f"{finding.reason}{_condition(device, deployment.slot)}",
+    )  # fmt: skip
+    with context.store.transaction():
+        context.store.triggers.add(trigger)
+        details = {"kind": trigger.kind.value, "reason": trigger.reason, "device": device.name}
+        context.record(f"device:{device.name}", "triggered", trigger.id, details)
+    return False
+
+
+def _condition(device: fleet.Device, slot: str) -> str:
+    """What the device says of the running variant on its new stack."""
+    reported = device.reported.slots if device.reported else ()
+    found = next((s for s in reported if s.slot == slot), None)
+    if found is None:
+        return ""
+    golden = {None: "not answered yet", True: "right", False: "wrong"}[found.golden_ok]
+    coverage = found.integer_coverage
+    shown = "unknown" if coverage is None else f"{coverage:.2f}"
+    return f"; golden answers {golden}, integer coverage {shown}"
+
+
 def advance(context: Context) -> None:
     """Take each open trigger one step further."""
     if not context.settings.optimise:
         return
-    for trigger in context.store.triggers.find():
-        if trigger.closed_at:
-            continue
-        try:
-            _step(context, trigger)
-        except FitmentError as error:
-            _close(context, trigger, f"given up: {error}")
+    for trigger in context.store.triggers.find(closed_at=0.0):
+        _guarded(context, trigger)
+
+
+def _guarded(context: Context, trigger: fleet.Trigger) -> None:
+    try:
+        _step(context, trigger)
+    except Temporary as error:
+        log.info("action=trigger_waits trigger=%s reason=%s", trigger.id, error)
+    except FitmentError as error:
+        _close(context, trigger, f"given up: {error}")
 
 
 def _step(context: Context, trigger: fleet.Trigger) -> None:
-    if not trigger.job:
-        job = fitting.start(context, trigger.model, trigger.cohort, trigger=trigger.id)
-        context.store.triggers.put(replace(trigger, job=job.id))
+    device = context.store.devices.get(trigger.device)
+    if device is None or device.revoked:
+        _close(context, trigger, "the device was revoked")
+    elif not trigger.rollout and device.cohort != trigger.cohort:
+        _close(context, trigger, "the device changed again before anything was released")
+    elif not trigger.job:
+        with context.store.transaction():
+            job = fitting.start(context, trigger.model, trigger.cohort, trigger=trigger.id)
+            context.store.triggers.put(replace(trigger, job=job.id))
     elif not trigger.release:
         _release(context, trigger)
     elif not trigger.rollout:
@@ -53,10 +148,11 @@ def _release(context: Context, trigger: fleet.Trigger) -> None:
         if not job.choice.chosen:
             _close(context, trigger, job.choice.reason)
         elif job.choice.chosen == trigger.before:
-            _close(context, trigger, f"the running variant is still right: {job.choice.reason}")
+            _close(context, trigger, f"the same variant is still right: {job.choice.reason}")
         else:
-            made = releasing.create(context, trigger.model, jobs=(job.id,), trigger=True)
-            context.store.triggers.put(replace(trigger, release=made.id))
+            with context.store.transaction():
+                made = releasing.create(context, trigger.model, jobs=(job.id,), trigger=True)
+                context.store.triggers.put(replace(trigger, release=made.id))
 
 
 def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
@@ -66,21 +162,36 @@ def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
         return
     if not release.approved_at:
         if not context.settings.auto_approve:
-            return  # an operator decides: fitment release approve
+            return  # an operator decides: fitment model approve
         releasing.approve(context, release.id, actor="controller")
-    plan = rolling.RolloutPlan(
+    asked = rolling.RolloutPlan(
         devices=(trigger.device,), waves=(1.0,), gate=fleet.Gate(latency_ratio_max=None)
     )
-    made = rolling.create(context, release.id, plan, trigger=trigger.id)
-    context.store.triggers.put(replace(trigger, rollout=made.id))
+    with context.store.transaction():
+        made = rolling.create(context, release.id, asked, trigger=trigger.id)
+        context.store.triggers.put(replace(trigger, rollout=made.id))
 
 
 def _watch(context: Context, trigger: fleet.Trigger) -> None:
     made = context.store.rollouts.get(trigger.rollout)
-    if made is None or made.state in _OVER:
-        last = made.reasons[-1] if made and made.reasons else ""
-        state = made.state.value if made else "gone"
-        _close(context, trigger, f"rollout {state}: {last}")
+    if made is None:
+        _close(context, trigger, "its rollout is gone")
+    elif made.state in _OVER:
+        last = made.reasons[-1] if made.reasons else ""
+        _close(context, trigger, f"rollout {made.state.value}: {last}{_numbers(context, made)}")
+
+
+def _numbers(context: Context, made: fleet.Rollout) -> str:
+    """What the device measured, beside what it ran before."""
+    parts = []
+    for deployment in context.store.deployments.find(rollout=made.id):
+        taken = deployment.measurement
+        if taken is not None and taken.latency is not None:
+            words = f"{deployment.device}: {taken.latency.p50_ms:.3f} ms p50"
+            if taken.baseline_latency is not None:
+                words += f", before {taken.baseline_latency.p50_ms:.3f} ms on the same stack"
+            parts.append(words)
+    return "".join(f"; {part}" for part in parts)
 
 
 def _close(context: Context, trigger: fleet.Trigger, result: str) -> None:

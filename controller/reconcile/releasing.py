@@ -8,13 +8,17 @@ from dataclasses import replace
 from controller.domain import fleet
 from controller.domain.fleet import JobStatus
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import fitting
+from controller.reconcile import cohorts
 from controller.reconcile.context import Context
 from fitment.core.bundle import ReleaseManifest
-from fitment.core.deployment import CalibrationMode, CalibrationPlan, DeviceGates
+from fitment.core.deployment import CalibrationMode, CalibrationPlan, DeviceGates, Outcome
 
-_AGREEMENT_FLOOR = 0.9
-"""A device whose answers differ more from fp32 runs something else than what was fitted."""
+_AGREEMENT = 0.95
+"""Least agreement with fp32 on the device, where no budget says otherwise."""
+_AGREEMENT_SLACK = 0.05
+"""The golden inputs are few: a variant that is known to agree less may miss its figure by this."""
+_LATENCY_RATIO = 1.5
+"""A device refuses what is half again as slow as what it runs; the rollout's gate is finer."""
 
 
 def create(
@@ -59,11 +63,13 @@ def _assemble(
             continue
         profile = job.cohort.profile
         variant = next(v for v in job.variants if v.bundle.variant == job.choice.chosen)
-        for name in (key, profile):
-            if name in variants and name == profile:
-                continue  # the first cohort of a profile is its fallback
+        # What a trigger asked for is for that cohort alone. Else the first cohort of a profile
+        # is the fallback of its others.
+        names = (key,) if trigger or profile in variants else (key, profile)
+        for name in names:
             variants[name], reasons[name] = job.choice.chosen, job.choice.reason
-            gates[name] = _gates(fitting.budget_of(model, profile), trigger=trigger)
+            budget = cohorts.budget_of(context, model, profile)
+            gates[name] = _gates(budget, variant, trigger=trigger)
             if variant.calibratable and profile in model.calibrate_profiles:
                 calibration[name] = CalibrationPlan(mode=CalibrationMode.MOMENTS)
     return replace(
@@ -71,12 +77,13 @@ def _assemble(
     )
 
 
-def _gates(budget: fleet.Budget, *, trigger: bool) -> DeviceGates:
+def _gates(budget: fleet.Budget, variant: fleet.Variant, *, trigger: bool) -> DeviceGates:
     """What a device must see; after a changed stack its old baseline is no measure."""
+    known = min(_AGREEMENT, max(0.0, variant.guard_agreement - _AGREEMENT_SLACK))
     return DeviceGates(
         latency_p95_max_ms=budget.latency_p95_max_ms,
-        latency_ratio_max=None if trigger else 1.5,
-        agreement_min=budget.agreement_min or _AGREEMENT_FLOOR,
+        latency_ratio_max=None if trigger else _LATENCY_RATIO,
+        agreement_min=known if budget.agreement_min is None else budget.agreement_min,
         peak_memory_max_bytes=budget.peak_memory_max_bytes,
         energy_max_mj=budget.energy_max_mj,
     )
@@ -123,27 +130,49 @@ def approve(context: Context, release_id: str, *, actor: str = "operator") -> fl
     return approved
 
 
-def revert_of(context: Context, rollout: fleet.Rollout) -> fleet.Release:
-    """A new release, with a higher counter, of what the devices ran before.
+def revert_of(
+    context: Context, rollout: fleet.Rollout, devices: Sequence[fleet.Device]
+) -> fleet.Release:
+    """A new release, with a higher counter, of what each of the devices ran before.
 
     Raises:
-        UserError: there is no earlier release to go back to.
+        UserError: none of them ran anything before.
     """
     current = context.store.releases.get(rollout.release)
-    slot = current.slot if current else ""
-    earlier = [
-        r
-        for r in context.store.releases.find(slot=slot)
-        if current and r.counter < current.counter and r.approved_at
-    ]
-    if not earlier:
-        raise UserError("there is no earlier approved release of this slot to go back to")
-    previous = earlier[-1]
-    back = replace(
-        previous, id=context.new_id(), counter=_next_counter(context, slot),
-        created_at=context.clock(), approved_at=0.0, gates={},
+    if current is None:
+        raise Conflict("the rollout's release is gone")
+    variants: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    models: list[str] = []
+    for device in devices:
+        before = _before(context, device.name, current)
+        release = context.store.releases.get(before.release) if before else None
+        if before is not None and release is not None:
+            name = device.cohort.key if device.cohort else device.profile
+            variants.setdefault(name, before.variant)
+            reasons.setdefault(name, f"what it ran before release {current.id}")
+            models.append(release.model)
+    if not variants:
+        raise UserError(
+            f"no device of this rollout ran anything in '{current.slot}' before; there is"
+            " nothing to go back to: cancel the rollout, or release something else"
+        )
+    back = fleet.Release(
+        id=context.new_id(), model=models[0], slot=current.slot, variants=variants,
+        reasons=reasons, counter=_next_counter(context, current.slot),
+        created_at=context.clock(),
     )  # fmt: skip
     with context.store.transaction():
         context.store.releases.add(back)
-        context.record("controller", "revert_created", back.id, {"of": previous.id})
+        context.record("controller", "revert_created", back.id, {"of": current.id})
     return back
+
+
+def _before(context: Context, device: str, current: fleet.Release) -> fleet.Deployment | None:
+    """What a device last committed in the slot in another release."""
+    others = [
+        d
+        for d in context.store.deployments.find(device=device, outcome=Outcome.COMMITTED)
+        if d.slot == current.slot and d.release != current.id
+    ]
+    return max(others, key=lambda d: d.ended_at, default=None)

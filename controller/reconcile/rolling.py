@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from controller.domain import fleet, rollout, transitions
+from controller.domain import fleet, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import desired, releasing
+from controller.reconcile import releasing
 from controller.reconcile.context import Context
 from fitment.core.deployment import DeploymentState, Outcome
+
+REVERT = "revert:"
+"""How the trigger of a rollout begins that brings devices back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class RolloutPlan:
 
 
 def create(
-    context: Context, release_id: str, plan: RolloutPlan, *, trigger: str = ""
+    context: Context, release_id: str, asked: RolloutPlan, *, trigger: str = ""
 ) -> fleet.Rollout:
     """Begin a rollout, or leave it waiting until its release is approved.
 
@@ -39,13 +42,13 @@ def create(
     release = context.store.releases.get(release_id)
     if release is None:
         raise NotFound(f"no release '{release_id}'; see: fitment release list")
-    _check_waves(plan.waves)
+    _check_waves(asked.waves)
     approved = bool(release.approved_at)
     made = fleet.Rollout(
         id=context.new_id(), release=release_id, created_at=context.clock(),
         state=RolloutState.RUNNING if approved else RolloutState.AWAITING_APPROVAL,
-        selector=dict(plan.selector), devices=plan.devices, waves=plan.waves,
-        soak_s=plan.soak_s, deadline_s=plan.deadline_s, gate=plan.gate, trigger=trigger,
+        selector=dict(asked.selector), devices=asked.devices, waves=asked.waves,
+        soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate, trigger=trigger,
         wave_started_at=context.clock(),
     )  # fmt: skip
     if not targets(context, made, release):
@@ -55,7 +58,7 @@ def create(
         )
     with context.store.transaction():
         context.store.rollouts.add(made)
-        details = {"release": release_id, "waves": ", ".join(f"{w:g}" for w in plan.waves)}
+        details = {"release": release_id, "waves": ", ".join(f"{w:g}" for w in asked.waves)}
         context.record("controller" if trigger else "operator", "rollout_created", made.id, details)
     return made
 
@@ -82,7 +85,13 @@ def targets(
     else:
         every = context.store.devices.find(revoked=False)
         chosen = [d for d in every if rollout.selects(made.selector, d)]
-    return tuple(d for d in chosen if variant_for(release, d))
+    return tuple(d for d in chosen if variant_for(release, d) and not _is_ahead(d, release))
+
+
+def _is_ahead(device: fleet.Device, release: fleet.Release) -> bool:
+    """Whether a device runs a later release of the slot; it would refuse an older one."""
+    slots = device.reported.slots if device.reported else ()
+    return any(s.slot == release.slot and s.counter > release.counter for s in slots)
 
 
 def variant_for(release: fleet.Release, device: fleet.Device) -> str:
@@ -92,18 +101,24 @@ def variant_for(release: fleet.Release, device: fleet.Device) -> str:
 
 
 def advance(context: Context) -> None:
-    """Take every step that is due in every rollout that runs."""
-    for state in (RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.REVERTING):
-        for made in context.store.rollouts.find(state=state):
-            _advance_one(context, made)
+    """Take every step that is due in every rollout that is not quite over."""
+    due = {made.id: made for made in context.store.rollouts.find(state=RolloutState.RUNNING)}
+    for made in context.store.rollouts.find(state=RolloutState.COMPLETED):
+        if made.pending:
+            due[made.id] = made
+    for deployment in context.store.deployments.find(outcome=None):  # deadlines hold in any state
+        open_in = context.store.rollouts.get(deployment.rollout)
+        if open_in is not None:
+            due.setdefault(open_in.id, open_in)
+    for made in due.values():
+        _advance_one(context, made)
+    for made in context.store.rollouts.find(state=RolloutState.REVERTING):
+        _finish_revert(context, made)
 
 
 def _advance_one(context: Context, made: fleet.Rollout) -> None:
     release = context.store.releases.get(made.release)
     if release is None:
-        return
-    if made.state is RolloutState.REVERTING:
-        _finish_revert(context, made)
         return
     view = rollout.View(
         rollout=made,
@@ -111,8 +126,8 @@ def _advance_one(context: Context, made: fleet.Rollout) -> None:
         deployments={d.device: d for d in context.store.deployments.find(rollout=made.id)},
         now=context.clock(),
     )
-    for step in rollout.steps(view):
-        with context.store.transaction():
+    with context.store.transaction():
+        for step in rollout.steps(view):
             EXECUTORS[type(step)](context, made, release, step)
 
 
@@ -122,13 +137,19 @@ def _admit(
     device = context.store.devices.get(step.device)
     if device is None:
         return
-    for older in context.store.deployments.find(device=device.name):
-        if older.outcome is None and older.slot == release.slot:
-            _end(context, older, Outcome.SUPERSEDED, f"release {release.id} came first")
+    others = context.store.deployments.find(device=device.name, outcome=None)
+    same_slot = [d for d in others if d.slot == release.slot]
+    releases = [context.store.releases.get(d.release) for d in same_slot]
+    if any(other is not None and other.counter > release.counter for other in releases):
+        return  # something newer is on its way; when it is there, this device is ahead
+    for older in same_slot:
+        words = f"release {release.id} (counter {release.counter}) takes its place"
+        _end(context, older, Outcome.SUPERSEDED, words)
     deployment = fleet.Deployment(
         id=context.new_id(), rollout=made.id, release=release.id, device=device.name,
         slot=release.slot, variant=variant_for(release, device), wave=step.wave,
-        created_at=context.clock(),
+        created_at=context.clock(), cohort=device.cohort,
+        fingerprint=device.reported.fingerprint if device.reported else None,
     )  # fmt: skip
     context.store.deployments.add(deployment)
     details = {"device": device.name, "wave": str(step.wave), "rollout": made.id}
@@ -161,7 +182,7 @@ def _halt(
 def _complete(
     context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.Complete
 ) -> None:
-    _to(context, made, RolloutState.COMPLETED, step.reason)
+    _to(context, replace(made, pending=step.pending), RolloutState.COMPLETED, step.reason)
 
 
 EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], None]] = {
@@ -222,27 +243,31 @@ def pause(context: Context, rollout_id: str) -> fleet.Rollout:
 
 
 def resume(context: Context, rollout_id: str) -> fleet.Rollout:
-    """Go on; the failures so far are acknowledged by raising what the gate allows."""
+    """Go on. After a halt the failures so far are acknowledged: they are judged no more.
+
+    A halt for latency or agreement acknowledges those deployments all the same.
+    """
     made = get(context, rollout_id)
     if made.state is RolloutState.HALTED:
-        release = context.store.releases.get(made.release)
-        gate = replace(made.gate, max_failure_share=1.0, latency_ratio_max=None)
-        made = replace(made, gate=gate if release else made.gate)
+        ended = context.store.deployments.find(rollout=rollout_id)
+        accepted = tuple(d.id for d in ended if d.outcome is not None)
+        made = replace(made, acknowledged=accepted)
     return _to(context, made, RolloutState.RUNNING, "resumed", "operator")
 
 
 def cancel(context: Context, rollout_id: str) -> fleet.Rollout:
     """Give it up: what is under way is taken back, what committed stays."""
-    made = _to(context, get(context, rollout_id), RolloutState.CANCELLED, "cancelled", "operator")
-    for deployment in context.store.deployments.find(rollout=rollout_id):
-        if deployment.outcome is None:
+    with context.store.transaction():
+        made = get(context, rollout_id)
+        made = _to(context, replace(made, pending=()), RolloutState.CANCELLED, "cancelled",
+                   "operator")  # fmt: skip
+        for deployment in context.store.deployments.find(rollout=rollout_id, outcome=None):
             _end(context, deployment, Outcome.CANCELLED, "the rollout was cancelled")
-            desired.publish(context, deployment.device)
     return made
 
 
 def revert(context: Context, rollout_id: str) -> fleet.Rollout:
-    """Bring the updated devices back to the release before, never waiting for offline ones.
+    """Bring the updated devices back to what they ran before, never waiting for offline ones.
 
     Raises:
         UserError: there is nothing to go back to.
@@ -250,19 +275,61 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
     """
     made = get(context, rollout_id)
     transitions.check_rollout(made.state, RolloutState.REVERTING)
-    updated = [
-        d.device
+    touched = [
+        context.store.devices.get(d.device)
         for d in context.store.deployments.find(rollout=rollout_id)
         if d.outcome in (None, Outcome.COMMITTED)
     ]
-    if not updated:
+    devices = [d for d in touched if d is not None and not d.revoked]
+    if not devices:
         raise Conflict("no device of this rollout was updated; cancel it instead")
-    back = releasing.approve(context, releasing.revert_of(context, made).id, actor="controller")
-    plan = RolloutPlan(devices=tuple(updated), waves=(1.0,), gate=fleet.Gate(
-        max_failure_share=1.0, latency_ratio_max=None))  # fmt: skip
-    create(context, back.id, plan, trigger=made.trigger or f"revert:{made.id}")
-    made = replace(made, revert_release=back.id)
-    return _to(context, made, RolloutState.REVERTING, f"back to {back.id}", "operator")
+    back = releasing.revert_of(context, made, devices)
+    releasing.approve(context, back.id, actor="operator")
+    gate = fleet.Gate(max_failure_share=1.0, latency_ratio_max=None)
+    asked = RolloutPlan(
+        devices=tuple(dict.fromkeys(d.name for d in devices)), waves=(1.0,), gate=gate,
+        deadline_s=made.deadline_s,
+    )  # fmt: skip
+    with context.store.transaction():
+        create(context, back.id, asked, trigger=made.trigger or f"{REVERT}{made.id}")
+        made = replace(made, revert_release=back.id, pending=())
+        return _to(context, made, RolloutState.REVERTING, f"back to {back.id}", "operator")
+
+
+def reopen(context: Context, device: fleet.Device, drifted: fleet.Deployment, why: str) -> None:
+    """Try once more on a device that left its release by itself."""
+    again = fleet.Deployment(
+        id=context.new_id(), rollout=drifted.rollout, release=drifted.release,
+        device=device.name, slot=drifted.slot, variant=drifted.variant, wave=drifted.wave,
+        created_at=context.clock(), cohort=device.cohort,
+        fingerprint=device.reported.fingerprint if device.reported else None,
+        reasons=(why,),
+    )  # fmt: skip
+    with context.store.transaction():
+        context.store.deployments.add(again)
+        details = {"device": device.name, "release": drifted.release, "reason": why}
+        context.record("controller", "drift_reopened", again.id, details)
+
+
+def check_drift(context: Context, name: str) -> bool:
+    """See whether a device still runs what it committed; try again once when it does not.
+
+    Returns:
+        Whether to look again later, since a commit is too fresh to tell.
+    """
+    device = context.store.devices.get(name)
+    if device is None or device.revoked:
+        return False
+    now = context.clock()
+    every = context.store.deployments.find(device=name)
+    fresh = False
+    for committed in plan.running(every).values():
+        fresh |= now - committed.ended_at < plan.SETTLE_S
+        why = plan.drifted(device, committed, every, now=now)
+        release = context.store.releases.get(committed.release) if why else None
+        if release is not None and not _is_ahead(device, release):
+            reopen(context, device, committed, why)
+    return fresh
 
 
 def _finish_revert(context: Context, made: fleet.Rollout) -> None:

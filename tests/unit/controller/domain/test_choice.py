@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from controller.domain import choice, confirm
@@ -73,14 +75,14 @@ def test_a_tenth_of_the_accuracy_budget_is_kept_back() -> None:
 
 
 def test_measurements_beat_predictions() -> None:
-    taken = {"int8": measured("int8", 4.5), "int8-pruned": measured("int8-pruned", 2.0)}
+    taken = {n: measured(n, ms) for n, ms in (("int8", 4.5), ("int8-pruned", 2.0), ("fp32", 1.0))}
     found = choice.choose(ALL, Budget(), taken)
     assert found.chosen == "fp32"
     assert found.ranked == ("fp32", "int8-pruned", "int8")
 
 
 def test_a_disturbed_measurement_is_named() -> None:
-    taken = {"int8": measured("int8", 0.1, Verdict.CONTENDED)}
+    taken = {"int8": measured("int8", 0.1, Verdict.CONTENDED), "fp32": measured("fp32", 1.0)}
     reason = choice.choose((FP32, INT8), Budget(), taken).reason
     assert "0.100 ms p50 measured (contended), 10.0 times faster than fp32" in reason
 
@@ -99,7 +101,57 @@ def test_nothing_fits_and_the_nearest_is_named() -> None:
 
 def test_missing_readings_do_not_reject() -> None:
     budget = Budget(energy_max_mj=1.0, peak_memory_max_bytes=1)
-    assert choice.choose(ALL, budget, {"int8": measured("int8", 0.1)}).chosen == "int8"
+    taken = {v.name: measured(v.name, ms) for v, ms in zip(ALL, (1.0, 0.1, 0.2), strict=True)}
+    assert choice.choose(ALL, budget, taken).chosen == "int8"
+
+
+def test_an_estimated_energy_is_no_reading() -> None:
+    guess = Energy(status=ReadingStatus.ESTIMATED, value_mj=9.0)
+    real = Energy(status=ReadingStatus.MEASURED, value_mj=9.0)
+    budget = Budget(energy_max_mj=1.0)
+    for energy, chosen in ((guess, "int8"), (real, "")):
+        taken = {"int8": replace(measured("int8", 0.1), energy=energy)}
+        assert choice.choose((INT8,), budget, taken).chosen == chosen
+
+
+def test_kinds_of_cost_are_not_ranked_against_each_other() -> None:
+    found = choice.choose(ALL, Budget(), {"int8": measured("int8", 0.1)})
+    assert found.chosen == "int8-pruned"
+    assert "0.200 ms p50 predicted (interpolated), 5.0 times faster than fp32" in found.reason
+    assert "ranked by prediction" in found.reason
+
+
+def test_the_tail_of_a_disturbed_run_does_not_reject() -> None:
+    budget = Budget(latency_p95_max_ms=0.5)
+    taken = measured("int8", 0.1, Verdict.CONTENDED)
+    assert taken.latency is not None
+    tail = replace(taken.latency, p95_ms=0.9)
+    disturbed = replace(taken, latency=tail)
+    assert choice.choose((INT8,), budget, {"int8": disturbed}).chosen == "int8"
+    valid = replace(disturbed, verdict=Verdict.VALID)
+    assert choice.choose((INT8,), budget, {"int8": valid}).chosen == ""
+
+
+def test_what_a_device_could_not_run_is_not_chosen() -> None:
+    found = choice.choose(ALL, Budget(), {}, unusable={"int8-pruned": "the device gave it up"})
+    assert found.chosen == "int8"
+    assert found.rejected == {"int8-pruned": "the device gave it up"}
+
+
+def test_wrong_golden_answers_reject_without_a_percentage() -> None:
+    wrong = replace(measured("int8", 0.1), golden_ok=False)
+    found = choice.choose((INT8,), Budget(), {"int8": wrong})
+    assert found.reason.endswith("int8 came closest: answers the golden inputs wrongly")
+
+
+def test_a_loss_against_fp32_is_said_as_one() -> None:
+    taken = {"fp32": measured("fp32", 1.0), "int8": measured("int8", 2.0)}
+    budget = Budget(file_bytes_max=500_000)
+    assert "2.0 times slower than fp32" in choice.choose((FP32, INT8), budget, taken).reason
+
+
+def test_nothing_to_choose_from() -> None:
+    assert "no variant could be made" in choice.choose((), Budget(), {}).reason
 
 
 def test_the_best_few_and_fp32_are_confirmed() -> None:

@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 
 from controller.domain import rollout, transitions, triggers
-from controller.domain.fleet import Cohort, JobStatus, RolloutState, Trigger, TriggerKind
+from controller.domain.fleet import JobStatus, RolloutState, TriggerKind
 from controller.errors import Conflict
 from controller.reconcile import fitting, rolling
 from fitment.core.fingerprint import Facet, Fingerprint
 
-COHORT = Cohort(profile="p", hardware="sha256:1", stack="sha256:2")
 PLAIN = Fingerprint(
     chassis=Facet.of({"board": "x"}), hardware=Facet.of({"cpu": "a76"}),
     stack=Facet.of({"runtime.onnx": "1.31"}), condition=Facet.of({"governor": "performance"}),
@@ -65,17 +64,3 @@ def test_changes_are_named(change: dict[str, Facet], kind: TriggerKind | None, w
         assert found is not None
         assert found.kind is kind
         assert words in found.reason
-
-
-@pytest.mark.parametrize(
-    ("closed_at", "now", "may"), [(0.0, 99.0, False), (50.0, 60.0, False), (50.0, 99.0, True)]
-)
-def test_one_trigger_at_a_time_and_a_pause_between(
-    closed_at: float, now: float, *, may: bool
-) -> None:
-    known = Trigger(
-        id="t", kind=TriggerKind.STACK_CHANGED, device="d", model="m", cohort=COHORT, reason="",
-        created_at=1.0, closed_at=closed_at,
-    )  # fmt: skip
-    assert triggers.may_open("d", COHORT, [known], now) is may
-    assert triggers.may_open("other", COHORT, [known], now)

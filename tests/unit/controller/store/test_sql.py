@@ -45,7 +45,7 @@ def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
     SqlStore(path, "default").close()
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("UPDATE setting SET value = '99' WHERE key = 'schema_version'")
-    with pytest.raises(UserError, match="schema 99.*upgrade Fitment"):
+    with pytest.raises(UserError, match=r"schema 99.*upgrade Fitment"):
         SqlStore(path, "default")
 
 

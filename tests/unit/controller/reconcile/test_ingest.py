@@ -1,0 +1,205 @@
+"""What devices say, believed as far as it goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from controller.domain.fleet import JobStatus
+from controller.errors import NotFound
+from controller.reconcile.rolling import RolloutPlan
+from controller.testing import bundle, fingerprint
+from fitment.core.deployment import (
+    CalibrationMode,
+    CalibrationReport,
+    ReportedState,
+    StudyKind,
+)
+from fitment.core.fingerprint import Facet
+from fitment.core.link import Uplink
+from fitment.core.telemetry import Column, Presence, TelemetryBatch
+
+
+def batch(values: tuple[float, ...]) -> TelemetryBatch:
+    return TelemetryBatch(
+        outbox="o", sequence=1, first_available=1, boot_id="b", monotonic_ns=(1,),
+        wall_unix_ns=(1,), columns={"latency_p50_ms": Column(values=values)},
+    )  # fmt: skip
+
+
+def test_telemetry_is_stored_and_acknowledged(world: Any) -> None:
+    world.join("a")
+    (answer,) = world.controller.on_uplink("a", Uplink(telemetry=batch((0.5,))))
+    assert (answer.ack.outbox, answer.ack.sequence) == ("o", 1)
+    assert world.store.telemetry.count("a") == 1
+
+
+def test_a_ragged_batch_is_dropped_without_an_ack(world: Any) -> None:
+    world.join("a")
+    assert world.controller.on_uplink("a", Uplink(telemetry=batch((0.5, 0.6)))) == ()
+
+
+def test_strangers_and_the_revoked_are_not_heard(world: Any) -> None:
+    world.join("a")
+    world.controller.revoke("a")
+    for name in ("a", "nobody"):
+        assert world.controller.on_uplink(name, Uplink(telemetry=batch((0.5,)))) == ()
+    assert world.store.telemetry.count("a") == 0
+
+
+def test_presence(world: Any) -> None:
+    world.join("a")
+    world.controller.on_uplink("a", Uplink(presence=Presence(online=False, boot_id="b")))
+    assert not world.store.devices.get("a").online
+
+
+def test_a_report_matches_the_profile_and_says_why(world: Any) -> None:
+    world.join("a")
+    known = world.store.devices.get("a")
+    assert known.profile == "generic-x86_64"
+    assert "machine x86_64" in known.profile_reason
+    unknown = replace(fingerprint(), hardware=Facet.of({"machine": "riscv64"}))
+    reported = ReportedState(
+        boot_id="b", agent_version="1", observed_generation=0, fingerprint=unknown
+    )
+    world.controller.on_uplink("a", Uplink(reported=reported))
+    known = world.store.devices.get("a")
+    assert (known.profile, known.cohort) == ("", None)
+    assert "riscv64" in known.profile_reason
+
+
+def asked(world: Any) -> str:
+    """A probe that was put to device a and not answered."""
+    world.join("a")
+    world.devices["a"].online = False  # it hears nothing, and the controller does not know
+    world.controller.register_model(world.model)
+    world.controller.start_fits(world.model.id)
+    world.controller.tick()
+    (study,) = world.store.studies.find()
+    return str(study.id)
+
+
+def test_an_answer_from_another_stack_is_no_answer(world: Any) -> None:
+    study = asked(world)
+    twin = world.devices["a"]
+    twin.seen = fingerprint(runtime="9.9")
+    world.controller.on_measurement("a", study, None, twin._table())
+    known = world.store.studies.get(study)
+    assert known.kernels is None
+    assert "another stack" in known.failed
+
+
+def test_a_second_answer_changes_nothing(world: Any) -> None:
+    study = asked(world)
+    twin = world.devices["a"]
+    world.controller.on_measurement("a", study, None, twin._table())
+    first = world.store.studies.get(study)
+    world.clock.advance(5.0)
+    world.controller.on_measurement("a", study, None, replace(twin._table(), threads=9))
+    assert world.store.studies.get(study) == first
+
+
+def test_nobody_answers_for_another(world: Any) -> None:
+    study = asked(world)
+    world.join("b")
+    with pytest.raises(NotFound, match="no study"):
+        world.controller.on_measurement("b", study, None, world.devices["b"]._table())
+
+
+def test_what_the_device_cannot_run_is_not_chosen(world: Any) -> None:
+    world.join("a", gives_up=("int8",))
+    world.controller.register_model(world.model)
+    (job,) = world.controller.start_fits(world.model.id)
+    world.until(lambda: world.job(job.id).status is JobStatus.DONE)
+    choice = world.job(job.id).choice
+    names = {v.bundle.variant: v.name for v in world.variants}
+    assert names[choice.chosen] == "fp32"
+    rejected = {names[digest]: why for digest, why in choice.rejected.items()}
+    assert "could not run it: the device gave it up" in rejected["int8"]
+
+
+def test_a_device_that_gives_up_all_its_studies_does_not_hold_up_the_fit(world: Any) -> None:
+    world.join("a", gives_up=("probe-onnx", "fp32", "int8"))
+    world.controller.register_model(world.model)
+    (job,) = world.controller.start_fits(world.model.id)
+    world.until(lambda: world.job(job.id).status is JobStatus.DONE)
+    failed = {s.failed for s in world.store.studies.find()}
+    assert failed == {"the device gave it up; see its notes"}
+    assert "0.400 ms p50 predicted" in world.job(job.id).choice.reason
+
+
+def test_a_device_that_falls_silent_does_not_hold_up_the_fit(world: Any) -> None:
+    asked(world)
+    world.clock.advance(500.0)
+    world.settle()
+    (job,) = world.store.jobs.find()
+    assert job.status is JobStatus.CONFIRMING  # it is still thought to be online
+    world.devices["a"].disconnect()
+    world.clock.advance(500.0)
+    world.settle()
+    (job,) = world.store.jobs.find()
+    assert job.status is JobStatus.DONE
+    assert "predicted" in job.choice.reason
+    assert {s.failed for s in world.store.studies.find()} == {"no answer in time"}
+
+
+def test_a_fit_that_fails_says_why(world: Any) -> None:
+    world.join("a")
+    world.fits.error = "the workload needs a camera"
+    world.controller.register_model(world.model)
+    (job,) = world.controller.start_fits(world.model.id)
+    world.until(lambda: world.job(job.id).status is JobStatus.FAILED)
+    assert world.job(job.id).error == "the workload needs a camera"
+    assert world.store.studies.find(kind=StudyKind.BENCHMARK) == ()
+
+
+def test_a_device_without_a_runtime_in_common_fails_the_fit_with_advice(world: Any) -> None:
+    bare = replace(fingerprint(), stack=Facet.of({}))
+    world.join("a", seen=bare)
+    world.devices["a"].change(bare)
+    world.controller.register_model(world.model)
+    (job,) = world.controller.start_fits(world.model.id)
+    world.controller.tick()
+    assert "the device has none: pip install" in world.job(job.id).error
+
+
+def test_what_a_stand_in_timed_does_not_count_for_a_real_board(world: Any) -> None:
+    world.join("host", seen=fingerprint(emulated=True))
+    world.devices["host"].report()
+    world.released()
+    assert len(world.store.studies.find(kind=StudyKind.PROBE)) == 1
+    world.join("board")
+    world.controller.start_fits(world.model.id, effort="thorough")
+    world.controller.tick()
+    probes = world.store.studies.find(kind=StudyKind.PROBE)
+    assert [s.device for s in probes] == ["host", "board"]
+
+
+def test_an_overlay_is_kept_so_that_the_running_bytes_can_be_built(world: Any) -> None:
+    world.join("a")
+    world.controller.create_rollout(world.released().id, RolloutPlan())
+    world.settle()
+    (deployment,) = world.store.deployments.find()
+    report = CalibrationReport(
+        id="c", mode=CalibrationMode.MOMENTS, applied=True, reason="drift 0.3", drift=0.3
+    )
+    world.controller.on_calibration("a", deployment.id, report, b"overlay")
+    kept = world.store.deployments.get(deployment.id)
+    assert kept.calibration == report
+    assert world.blobs.read(kept.overlay, 0, 99) == b"overlay"
+    with pytest.raises(NotFound):
+        world.controller.on_calibration("b", deployment.id, report, b"")
+
+
+def test_a_model_is_one_version_per_content(world: Any) -> None:
+    first = world.controller.register_model(world.model)
+    again = world.controller.register_model(replace(world.model, id="other"))
+    assert again == first
+    with pytest.raises(Exception, match="raise `version`"):
+        world.controller.register_model(replace(world.model, id="third", digest="new"))
+    assert world.controller.find_model("m") == first
+    with pytest.raises(NotFound, match="no model 'x'"):
+        world.controller.find_model("x")
+    assert bundle("x").target.startswith("bundles/")
