@@ -124,8 +124,11 @@ def _stage(desk: Desk, record: DeploymentRecord) -> Next:
         reason = "no runtime is installed or enabled: pip install 'fitment[onnx]' or [litert]"
         return Answer(event=Event.REJECTED, reasons=(reason,))
     slot = record.assignment.slot
-    letter = spare(desk.journal.slot(slot).last_good)
+    last_good = desk.journal.slot(slot).last_good
+    letter = spare(last_good)
     desk.slots.prepare(slot)
+    if desk.slots.active(slot) == letter:
+        _switch_back(desk, slot, last_good)  # an earlier roll-back found a disk that refused
     job = orders.stage(desk, record.assignment.bundle, desk.slots.folder(slot, letter))
     return Job(worker="stage", job=job)
 
@@ -273,12 +276,16 @@ def _roll_back(desk: Desk, record: DeploymentRecord) -> Next:
     """Back to the last good folder, or to nothing; what was staged is removed."""
     slot = record.assignment.slot
     last_good = desk.journal.slot(slot).last_good
+    _switch_back(desk, slot, last_good)
+    desk.slots.clear(slot, spare(last_good))
+    return Answer(event=Event.DONE)
+
+
+def _switch_back(desk: Desk, slot: str, last_good: str) -> None:
     if last_good:
         desk.slots.switch(slot, last_good)
     else:
         desk.slots.deactivate(slot)
-    desk.slots.clear(slot, spare(last_good))
-    return Answer(event=Event.DONE)
 
 
 def _rest(_desk: Desk, _record: DeploymentRecord) -> Next:

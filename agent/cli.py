@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from agent import config
-from agent.errors import AgentError, NotEnrolledError, WorkerError
+from agent.errors import AgentError, UnreachableError, WorkerError
 from fitment import __version__
 from fitment.core import plain
 
@@ -29,11 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace, config.Settings], int] = arguments.command
     try:
-        settings = config.load(arguments.data_dir, file=arguments.config, environment=os.environ)
-        return command(arguments, settings)
+        return command(arguments, _settings(arguments))
     except AgentError as error:
         print(f"fitment-agent: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _settings(arguments: argparse.Namespace) -> config.Settings:
+    return config.load(arguments.data_dir, file=arguments.config, environment=os.environ)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,7 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument("--token", required=True, help="one-time token of the controller")
     enroll.add_argument("--device", default="", help="wished name; empty: the controller chooses")
     enroll.set_defaults(command=_enroll)
-    status = commands.add_parser("status", parents=[common], help="what the slots hold")
+    run = commands.add_parser("run", parents=[common], help="be the agent, until SIGTERM")
+    run.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    run.set_defaults(command=_run)
+    status = commands.add_parser(
+        "status", parents=[common], help="what the slots hold and how deployments ended"
+    )
     status.set_defaults(command=_status)
     return parser
 
@@ -90,7 +101,8 @@ def _run_worker(folder: Path, worker: str, job: Any) -> Any:
     """Run a worker to its end.
 
     Raises:
-        WorkerError: it failed; the message is the worker's.
+        UnreachableError: the controller does not answer.
+        WorkerError: it failed otherwise; the message is the worker's.
     """
     from agent.runner import ProcessRunner
 
@@ -103,26 +115,37 @@ def _run_worker(folder: Path, worker: str, job: Any) -> Any:
             time.sleep(0.02)
             continue
         if finished.failure is not None:
+            if finished.failure.code in ("unavailable", "busy"):
+                raise UnreachableError(finished.failure.message)
             error = WorkerError(finished.failure.message)
             error.exit_code = _PERMANENT_EXIT if finished.failure.permanent else 1
             raise error
         return finished.result
 
 
-def _status(arguments: argparse.Namespace, settings: config.Settings) -> int:
-    from agent.desk import Folders
-    from agent.journal import open_journal
+def _run(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    """Until SIGTERM or SIGINT."""
+    from agent import build
 
-    folders = Folders(data_dir=settings.data_dir)
-    if not folders.journal.exists():
-        raise NotEnrolledError(
-            f"no agent has run in {settings.data_dir}; enrol first: fitment-agent enroll"
-        )
-    journal = open_journal(folders.journal)
-    slots = journal.slots()
-    journal.close()
-    lines = [f"{s.slot}: {s.name or 'nothing'} (release counter {s.counter})" for s in slots]
-    _answer(arguments, [plain.to_plain(s) for s in slots], "\n".join(lines) or "no slot yet")
+    logging.basicConfig(
+        level=arguments.log_level, stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )  # fmt: skip
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with build.supervisor(lambda: _settings(arguments), file=arguments.config) as supervisor:
+        logging.getLogger(__name__).info("action=start data_dir=%s", settings.data_dir)
+        supervisor.run(stop)
+    return 0
+
+
+def _status(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    from agent import status
+    from agent.desk import Folders
+
+    found = status.read(Folders(data_dir=settings.data_dir))
+    _answer(arguments, plain.to_plain(found), status.render(found))
     return 0
 
 

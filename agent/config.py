@@ -6,9 +6,10 @@ ignored shows up months later on a device that nobody can reach.
 
 from __future__ import annotations
 
+import enum
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ else:
 
 PREFIX: Final = "FITMENT_AGENT_"
 LINKS: Final = ("auto", "mqtt", "grpc")
+Document = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +34,43 @@ class Settings:
     data_dir: Path = Path("fitment-agent")
     device: str = ""  # wished name at enrolment
     link: str = "auto"  # one of LINKS; auto: MQTT where the controller has a broker
+    mqtt: str = ""  # address of the broker; empty: as told at enrolment
+    gateway: str = ""  # address of the gateway; empty: as told at enrolment
     fingerprint_interval_s: float = 60.0
+    memory_bytes: int | None = None  # limit of each worker that loads a model
     enabled: tuple[str, ...] | None = None  # runtimes that may be used; None: all installed
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder of .npy files
-    memory_bytes: int | None = None  # limit of each worker that loads a model
 
 
-_TABLES: Final[Mapping[str, tuple[str, ...]]] = {
-    "agent": ("data_dir", "device", "link", "fingerprint_interval_s", "memory_bytes"),
-    "runtime": ("enabled", "threads", "disabled_optimizers"),
-    "hardware": ("root", "emulates"),
+class _Kind(enum.Enum):
+    """What a value must be, in TOML and as the text of a variable."""
+
+    TEXT = "text"  # as it is
+    NUMBER = "a number"  # seconds, mostly
+    WHOLE = "a whole number"  # counts and bytes
+    TEXTS = "a list of texts"  # in a variable: separated by commas
+
+
+_TABLES: Final[Mapping[str, Mapping[str, _Kind]]] = {
+    "agent": {
+        "data_dir": _Kind.TEXT,
+        "device": _Kind.TEXT,
+        "link": _Kind.TEXT,
+        "mqtt": _Kind.TEXT,
+        "gateway": _Kind.TEXT,
+        "fingerprint_interval_s": _Kind.NUMBER,
+        "memory_bytes": _Kind.WHOLE,
+    },
+    "runtime": {
+        "enabled": _Kind.TEXTS,
+        "threads": _Kind.WHOLE,
+        "disabled_optimizers": _Kind.TEXTS,
+    },
+    "hardware": {"root": _Kind.TEXT, "emulates": _Kind.TEXT},
 }
+_SAMPLES: Final = "samples"
 
 
 def load(
@@ -58,130 +84,128 @@ def load(
     Args:
         data_dir: flag; wins over file and environment.
         file: TOML file; by default ``data_dir/config.toml`` where it is there.
-        environment: variables, e.g. ``os.environ``.
+        environment: variables, e.g. ``os.environ``. A key of ``[agent]`` is
+            ``FITMENT_AGENT_<KEY>``, one of another table ``FITMENT_AGENT_<TABLE>_<KEY>``.
 
     Raises:
         ConfigError: an unknown key, a wrong type or an unreadable file, named with its mend.
     """
-    variables = environment or {}
-    folder = data_dir or _path(variables.get(PREFIX + "DATA_DIR")) or Settings().data_dir
+    spoken = _from_environment(environment or {})
+    folder = data_dir or Path(spoken["agent"].get("data_dir", Settings().data_dir))
     source = file or folder / "config.toml"
-    settings = replace(Settings(), data_dir=folder)
-    if source.exists() or file is not None:
-        settings = _from_document(_read(source), settings, source)
-    settings = _from_environment(settings, variables)
-    return replace(settings, data_dir=data_dir) if data_dir is not None else settings
+    document: Document = {}
+    if file is not None or source.exists():
+        document = _from_file(source)
+    samples = _samples(document.pop(_SAMPLES, {}), source)
+    merged = {name: {**document.get(name, {}), **spoken[name]} for name in _TABLES}
+    return _settings(merged, samples=samples, data_dir=data_dir, folder=folder)
 
 
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _from_file(path: Path) -> Document:
     try:
-        return tomllib.loads(path.read_text())
+        document = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-
-
-def _from_document(document: dict[str, Any], settings: Settings, source: Path) -> Settings:
     for table, content in document.items():
-        if table == "samples":
+        if table != _SAMPLES:
+            _check_table(path, table, content)
+    return document
+
+
+def _check_table(path: Path, table: str, content: object) -> None:
+    if table not in _TABLES or not isinstance(content, dict):
+        known = ", ".join(f"[{name}]" for name in (*_TABLES, _SAMPLES))
+        raise ConfigError(f"{path}: '{table}' is no table of the agent's; there are {known}")
+    for key, value in content.items():
+        kind = _TABLES[table].get(key)
+        if kind is None:
+            known = ", ".join(_TABLES[table])
+            raise ConfigError(f"{path}: [{table}] has no '{key}'; it has {known}")
+        if not _fits(kind, value):
+            raise ConfigError(f"{path}: [{table}] {key} must be {kind.value}, not {value!r}")
+
+
+def _fits(kind: _Kind, value: object) -> bool:
+    if isinstance(value, bool):
+        return False
+    if kind is _Kind.TEXT:
+        return isinstance(value, str)
+    if kind is _Kind.TEXTS:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, int) or (kind is _Kind.NUMBER and isinstance(value, float))
+
+
+def _from_environment(variables: Mapping[str, str]) -> Document:
+    names = {_variable(table, key): (table, key) for table in _TABLES for key in _TABLES[table]}
+    document: Document = {table: {} for table in _TABLES}
+    for name, text in variables.items():
+        if not name.startswith(PREFIX):
             continue
-        if table not in _TABLES or not isinstance(content, dict):
-            known = ", ".join(f"[{name}]" for name in (*_TABLES, "samples"))
-            raise ConfigError(f"{source}: '{table}' is no table of the agent's; there are {known}")
-        for key in content:
-            if key not in _TABLES[table]:
-                known = ", ".join(_TABLES[table])
-                raise ConfigError(f"{source}: [{table}] has no '{key}'; it has {known}")
-    read = _Reader(document, source)
-    return _checked(
-        replace(
-            settings,
-            data_dir=Path(read.text("agent", "data_dir", str(settings.data_dir))),
-            device=read.text("agent", "device", settings.device),
-            link=read.text("agent", "link", settings.link),
-            fingerprint_interval_s=read.number(
-                "agent", "fingerprint_interval_s", settings.fingerprint_interval_s
-            ),
-            memory_bytes=read.whole("agent", "memory_bytes", settings.memory_bytes),
-            enabled=read.texts("runtime", "enabled"),
-            options=RuntimeOptions(
-                threads=read.whole("runtime", "threads", 1) or 1,
-                disabled_optimizers=read.texts("runtime", "disabled_optimizers") or (),
-            ),
-            hardware=HardwareSettings(
-                root=read.text("hardware", "root", "/"),
-                emulates=read.text("hardware", "emulates", ""),
-            ),
-            samples=read.folders("samples"),
+        if name not in names:
+            raise ConfigError(f"{name} is not known; there are {', '.join(sorted(names))}")
+        table, key = names[name]
+        document[table][key] = _parse(name, _TABLES[table][key], text)
+    return document
+
+
+def _variable(table: str, key: str) -> str:
+    return PREFIX + ("" if table == "agent" else table.upper() + "_") + key.upper()
+
+
+def _parse(name: str, kind: _Kind, text: str) -> object:
+    try:
+        if kind is _Kind.NUMBER:
+            return float(text)
+        if kind is _Kind.WHOLE:
+            return int(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} must be {kind.value}, not {text!r}") from error
+    if kind is _Kind.TEXTS:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _samples(content: object, source: Path) -> dict[str, Path]:
+    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+        raise ConfigError(f"{source}: [{_SAMPLES}] maps a slot to a folder, each as text")
+    return {slot: Path(folder) for slot, folder in content.items()}
+
+
+def _settings(
+    document: Document, *, samples: Mapping[str, Path], data_dir: Path | None, folder: Path
+) -> Settings:
+    agent, runtime, hardware = document["agent"], document["runtime"], document["hardware"]
+    enabled = runtime.get("enabled")
+    settings = Settings(
+        data_dir=data_dir or Path(agent.get("data_dir", folder)),
+        device=agent.get("device", ""),
+        link=agent.get("link", "auto"),
+        mqtt=agent.get("mqtt", ""),
+        gateway=agent.get("gateway", ""),
+        fingerprint_interval_s=float(agent.get("fingerprint_interval_s", 60.0)),
+        memory_bytes=agent.get("memory_bytes"),
+        enabled=None if enabled is None else tuple(enabled),
+        options=RuntimeOptions(
+            threads=runtime.get("threads", 1),
+            disabled_optimizers=tuple(runtime.get("disabled_optimizers", ())),
         ),
-        source,
-    )
-
-
-class _Reader:
-    """Values of a document, with their types checked."""
-
-    def __init__(self, document: dict[str, Any], source: Path) -> None:
-        self._document = document
-        self._source = source
-
-    def text(self, table: str, key: str, default: str) -> str:
-        return str(self._get(table, key, default, str, "text"))
-
-    def number(self, table: str, key: str, default: float) -> float:
-        return float(self._get(table, key, default, (int, float), "a number"))
-
-    def whole(self, table: str, key: str, default: int | None) -> int | None:
-        value = self._get(table, key, default, int, "a whole number")
-        return None if value is None else int(value)
-
-    def texts(self, table: str, key: str) -> tuple[str, ...] | None:
-        value = self._get(table, key, None, list, "a list of texts")
-        if value is None:
-            return None
-        if not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{self._source}: [{table}] {key} must be a list of texts")
-        return tuple(value)
-
-    def folders(self, table: str) -> dict[str, Path]:
-        content = self._document.get(table, {})
-        if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
-            raise ConfigError(f"{self._source}: [{table}] maps a slot to a folder, each as text")
-        return {slot: Path(folder) for slot, folder in content.items()}
-
-    def _get(self, table: str, key: str, default: Any, kind: Any, words: str) -> Any:
-        value = self._document.get(table, {}).get(key, default)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise ConfigError(f"{self._source}: [{table}] {key} must be {words}, not {value!r}")
-        return value
-
-
-def _from_environment(settings: Settings, variables: Mapping[str, str]) -> Settings:
-    known = {"DATA_DIR", "DEVICE", "LINK"}
-    for name in variables:
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known:
-            raise ConfigError(f"{name} is not known; there are {', '.join(sorted(known))}")
-    return _checked(
-        replace(
-            settings,
-            data_dir=_path(variables.get(PREFIX + "DATA_DIR")) or settings.data_dir,
-            device=variables.get(PREFIX + "DEVICE", settings.device),
-            link=variables.get(PREFIX + "LINK", settings.link),
+        hardware=HardwareSettings(
+            root=hardware.get("root", "/"), emulates=hardware.get("emulates", "")
         ),
-        "the environment",
+        samples=samples,
     )
-
-
-def _checked(settings: Settings, source: object) -> Settings:
-    if settings.link not in LINKS:
-        raise ConfigError(f"{source}: link is '{settings.link}'; it may be {', '.join(LINKS)}")
-    if settings.fingerprint_interval_s <= 0:
-        raise ConfigError(f"{source}: fingerprint_interval_s must be more than 0")
-    if settings.options.threads < 1:
-        raise ConfigError(f"{source}: [runtime] threads must be at least 1")
+    _check(settings)
     return settings
+
+
+def _check(settings: Settings) -> None:
+    if settings.link not in LINKS:
+        raise ConfigError(f"link is '{settings.link}'; it may be {', '.join(LINKS)}")
+    if not settings.fingerprint_interval_s > 0:
+        raise ConfigError("fingerprint_interval_s must be more than 0")
+    if settings.options.threads < 1:
+        raise ConfigError("[runtime] threads must be at least 1")
+    if settings.memory_bytes is not None and settings.memory_bytes < 1:
+        raise ConfigError("memory_bytes must be more than 0; leave it out for no limit")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import profiles
+from agent.clock import EARLIEST_UNIX
 from agent.hardware import BoardError, HardwareSettings, read_fingerprint
 from agent.hardware.runtimes import PACKAGES, installed
 from agent.jobs import RuntimeOptions
@@ -22,9 +23,6 @@ from agent.sysfs import Run, run_command
 from fitment.core import digest
 from fitment.core.fingerprint import Fingerprint
 from fitment.core.measurement import ReadingStatus
-
-EARLIEST_UNIX = 1_793_491_200
-"""1 November 2026: no copy of this version is older, so a clock before it is wrong."""
 
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 512 << 20, 64 << 20
 """Two slots, the transport file and a log fit easily above the first; nothing useful does below

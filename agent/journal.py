@@ -238,6 +238,20 @@ def open_journal(path: Path) -> Journal:
         return Journal(_open(path), lost=reason)
 
 
+def read_journal(path: Path) -> Journal:
+    """Open a journal to look at it, beside the agent that writes it. Changes nothing.
+
+    Raises:
+        JournalError: it cannot be read.
+    """
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        connection.execute("SELECT count(*) FROM slots").fetchone()
+    except sqlite3.Error as error:
+        raise JournalError(f"cannot read the journal {path}: {error}") from error
+    return Journal(connection)
+
+
 def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     done = False

@@ -1,25 +1,34 @@
-"""``python -m controller`` and the console script ``fitment``."""
+"""``fitment``: says what is missing before anything heavy is imported."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 
+NEEDED = ("typer", "rich", "httpx")
+
 
 def main() -> int:
-    """Say what is missing before anything is imported, then run the command line."""
     if sys.version_info < (3, 11):
-        print("fitment: the controller needs Python 3.11 or newer", file=sys.stderr)
+        found = ".".join(map(str, sys.version_info[:3]))
+        print(
+            f"fitment needs Python 3.11 or newer, this is {found}."
+            " Agents run on 3.10: use fitment-agent.",
+            file=sys.stderr,
+        )
         return 2
-    missing = [n for n in ("typer", "rich", "sqlmodel") if importlib.util.find_spec(n) is None]
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        names = ", ".join(missing)
-        print(f"fitment: {names} missing: pip install 'fitment[controller]'", file=sys.stderr)
+        print(
+            f"fitment: {', '.join(missing)} not installed. Run: pip install 'fitment[controller]'"
+            "  (a device needs fitment-agent only)",
+            file=sys.stderr,
+        )
         return 2
     from controller.cli import run
 
-    return run()
+    return run(sys.argv[1:])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

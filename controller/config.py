@@ -57,6 +57,7 @@ class Settings:
     offline_dir: Path | None = None  # keys of root and targets; None: data_dir/offline
     optimise: bool = True  # triggers start fits by themselves
     auto_approve: bool = False  # releases and rollouts that a trigger made need no operator
+    fit_threads: int = 2  # processor threads of a fit worker
     tick_s: float = 1.0  # pause between two looks at the world
 
     @property
@@ -170,6 +171,8 @@ def _checked(settings: Settings) -> Settings:
             raise UserError(f"'{key}' is {port}: a port is between 0 (any free one) and 65535")
     if not settings.tick_s > 0:
         raise UserError(f"'tick_s' is {settings.tick_s}: it must be more than 0")
+    if settings.fit_threads < 1:
+        raise UserError(f"'fit_threads' is {settings.fit_threads}: it must be at least 1")
     if settings.host in ANY_HOSTS and not settings.public_host:
         raise UserError(
             f"'host' is {settings.host}, which devices cannot connect to:"

@@ -46,7 +46,8 @@ class DeploymentRecord:
     attempts: int = 0  # failed tries in this state
     waits: int = 0  # times in a row that the other side was away; lengthens the back-off only
     transitions: int = 0  # stored changes of state; capped, so no path is endless
-    resumes: int = 0  # restarts of the agent or the machine during this deployment
+    resumes: int = 0  # times that the agent or the machine died during this deployment
+    stopped: bool = False  # the agent was asked to stop; going on after that is no resume
     refetched: bool = False
     failed_in: DeploymentState | None = None
     fetched_bytes: int = 0
@@ -69,13 +70,14 @@ class DeploymentRecord:
         return self.spent_s + max(0.0, now_s - self.started_at_s)
 
     def report(self) -> DeploymentReport:
-        """What the controller is told."""
+        """What the controller is told; the outcome only once it stands, after any roll-back."""
+        ended = self.state in (DeploymentState.REPORTING, DeploymentState.IDLE)
         return DeploymentReport(
             deployment=self.id,
             slot=self.assignment.slot,
             variant=self.assignment.bundle.variant,
             state=self.state,
-            outcome=self.outcome,
+            outcome=self.outcome if ended else None,
             reasons=self.reasons,
             attempts=self.attempts,
             fetched_bytes=self.fetched_bytes,

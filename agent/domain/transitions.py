@@ -20,7 +20,7 @@ MAX_ATTEMPTS: Final = 5
 MAX_TRANSITIONS: Final = 40
 """Stored transitions of one deployment; a straight way takes ten."""
 MAX_RESUMES: Final = 3
-"""Restarts during one deployment: a variant that kills its machine must not do so for ever."""
+"""Deaths during one deployment: a variant that kills its machine must not do so for ever."""
 MAX_REASONS: Final = 32
 
 WORKING: Final = (
@@ -144,10 +144,10 @@ def resume(record: DeploymentRecord, *, now_s: float) -> DeploymentRecord:
     target = RESUME[record.state]
     record = replace(
         record, started_at_s=now_s, state_entered_at_s=now_s, attempts=0, waits=0,
-        resumes=record.resumes + 1,
+        resumes=record.resumes + (0 if record.stopped else 1), stopped=False,
     )  # fmt: skip
     if target in WORKING and record.resumes > MAX_RESUMES:
-        reason = f"the agent or the machine restarted {record.resumes} times during it"
+        reason = f"the agent or the machine died {record.resumes} times during it"
         tried = target is State.TRIAL
         outcome = Outcome.ROLLED_BACK if tried else Outcome.FAILED
         record = replace(record, reasons=(*record.reasons, reason))

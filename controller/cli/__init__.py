@@ -1,32 +1,73 @@
-"""``fitment``: what operators type. One module a subject; errors are one line and an exit code."""
+"""``fitment``: what operators type. One module a subject; errors are one line and an exit code.
+
+Nothing heavy is imported before a command needs it: ``fitment --help`` answers at once.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
-from controller.cli import fit, profiles, trust
+from controller.cli import (
+    devices,
+    fit,
+    models,
+    profiles,
+    releases,
+    rollouts,
+    serve,
+    trust,
+    watching,
+)
 from controller.errors import FitmentError, UserError
 from profiles.errors import ProfileError
 
-app = typer.Typer(
-    name="fitment", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
-    help="Keeps the right variant of a model on every device of a mixed fleet.",
-)  # fmt: skip
-app.command("fit")(fit.fit)
-app.add_typer(profiles.app, name="profile")
-app.add_typer(trust.app, name="trust")
+USER_ERROR = 2
+"""Exit code of what the caller can mend."""
+FAILURE = 1
+INTERRUPTED = 130
 
 
-def run() -> int:
-    """Run the command line; 2 for what the caller can mend, 1 for the rest."""
+def build_app() -> typer.Typer:
+    """The whole command line, from its modules."""
+    app = typer.Typer(
+        name="fitment", no_args_is_help=True, add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Keeps the right variant of a model on every device of a mixed fleet.",
+    )  # fmt: skip
+    app.command("serve")(serve.serve)
+    app.command("status")(watching.status)
+    app.add_typer(devices.tokens, name="token")
+    app.add_typer(devices.devices, name="device")
+    app.add_typer(models.app, name="model")
+    app.command("fit")(fit.fit)
+    app.add_typer(releases.app, name="release")
+    app.add_typer(rollouts.app, name="rollout")
+    app.add_typer(watching.triggers, name="trigger")
+    app.command("audit")(watching.audit)
+    app.add_typer(profiles.app, name="profile")
+    app.add_typer(trust.app, name="trust")
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app()
+        build_app()(given, prog_name="fitment")
     except (UserError, ProfileError) as error:
-        print(f"fitment: {error}", file=sys.stderr)
-        return 2
+        return _fails(error, USER_ERROR)
     except FitmentError as error:
-        print(f"fitment: {error}", file=sys.stderr)
-        return 1
+        return _fails(error, FAILURE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FAILURE * (end.code is not None)
     return 0
+
+
+def _fails(error: Exception, code: int) -> int:
+    print(f"fitment: {error}", file=sys.stderr)
+    return code

@@ -1,42 +1,87 @@
-"""``fitment fit``: make the variants of a model for one kind of device, on this machine."""
+"""``fitment fit``: make the variants of a model, on this machine or for the fleet.
+
+The two are told apart by ``--profile`` and ``--out``: who names them fits here, without a
+controller.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from controller.cli.profiles import Json
+from controller.cli.common import DEFAULT_DATA_DIR, DataDir, Json, Server, connect
+from controller.cli.fleet_fit import answer, follow
 from controller.errors import UserError
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
-def fit(
-    workload: Annotated[str, typer.Argument(help="A workload file, or the name of an example.")],
+def fit(  # noqa: PLR0913 - one parameter an option
+    workload: Annotated[
+        str, typer.Argument(help="A workload file or an example's name; or a registered model.")
+    ],
     *,
-    profile: Annotated[str, typer.Option(help="The kind of device; see: fitment profile list.")],
-    out: Annotated[Path, typer.Option(help="Folder for the artifacts and variants.json.")],
+    profile: Annotated[
+        str, typer.Option(help="Fit here, for this kind of device; see: fitment profile list.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Fit here, and write artifacts and variants.json there.")
+    ] = None,
     thorough: Annotated[
         bool, typer.Option("--thorough/--quick", help="Try more recipes, or the usual few.")
     ] = False,
     budget: Annotated[
-        list[str] | None, typer.Option(help="A limit, NAME=VALUE; repeatable.")
+        list[str] | None, typer.Option(help="A limit, NAME=VALUE; repeatable; fitting here only.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same variants.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same variants; fitting here only.")] = 0,
+    device: Annotated[str, typer.Option(help="Only this device's cohort of the fleet.")] = "",
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for the fleet's fits.")
+    ] = True,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
 ) -> None:
-    """Fit WORKLOAD to a profile without a fleet, with this machine as the device."""
+    """Fit a workload on this machine (--profile and --out), or a registered model to the fleet."""
+    effort = "thorough" if thorough else "quick"
+    if not profile and out is None:
+        if budget:
+            raise UserError("--budget goes with --profile and --out; the fleet has the model's own")
+        with connect(server, data_dir) as client:
+            jobs = client.start_fits(workload, device, effort)
+            jobs = follow(client, jobs) if wait else jobs
+        answer(jobs, as_json=as_json)
+        return
+    if not profile or out is None:
+        raise UserError("fitting on this machine needs both --profile and --out")
+    local = Local(workload=workload, profile=profile, out=out, effort=effort, seed=seed)
+    _fit_here(local, limits(budget or []), as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """What to fit on this machine."""
+
+    workload: str
+    profile: str
+    out: Path
+    effort: str
+    seed: int
+
+
+def _fit_here(local: Local, budget: dict[str, float], *, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     from controller.compress.local import LocalRequest, fit_locally
 
     request = LocalRequest(
-        workload=find(workload), profile=profile, out=out, seed=seed, budget=limits(budget or []),
-        effort="thorough" if thorough else "quick",
+        workload=find(local.workload), profile=local.profile, out=local.out, seed=local.seed,
+        budget=budget, effort=local.effort,
     )  # fmt: skip
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -48,7 +93,7 @@ def fit(
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        _show(report, out)
+        _show(report, local.out)
 
 
 def find(workload: str) -> Path:
@@ -87,6 +132,9 @@ def limits(texts: list[str]) -> dict[str, float]:
 
 
 def _show(report: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console()
     table = Table(
         "variant", "runtime", "accuracy", "agreement", "kB", "wire kB", "p50 ms", "verdict"

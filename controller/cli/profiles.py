@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated
-
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import profiles
+from controller.cli.common import Json, print_facts, print_json, print_table
 from controller.errors import NotFound
 from fitment.core import plain
 
 app = typer.Typer(no_args_is_help=True, help="Classes of devices.")
-Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
 
 @app.command("list")
@@ -22,13 +17,13 @@ def list_profiles(*, as_json: Json = False) -> None:
     """All profiles, with the runtimes and schemes that each can use."""
     known = profiles.all_profiles()
     if as_json:
-        print(json.dumps([plain.to_plain(profile) for profile in known], indent=2))
+        print_json(known)
         return
-    table = Table("profile", "title", "runtimes (schemes)")
-    for profile in known:
-        runtimes = "; ".join(f"{r.name} ({', '.join(r.schemes)})" for r in profile.runtimes)
-        table.add_row(profile.name, profile.title, runtimes)
-    Console().print(table)
+    rows = [
+        (p.name, p.title, "; ".join(f"{r.name} ({', '.join(r.schemes)})" for r in p.runtimes))
+        for p in known
+    ]
+    print_table(("profile", "title", "runtimes (schemes)"), rows, empty="There is no profile.")
 
 
 @app.command()
@@ -38,8 +33,16 @@ def show(name: str, *, as_json: Json = False) -> None:
         profile = profiles.load_profile(name)
     except profiles.ProfileError as error:
         raise NotFound(str(error)) from error
-    text = json.dumps(plain.to_plain(profile), indent=2)
     if as_json:
-        print(text)
-    else:
-        Console().print_json(text)
+        print_json(profile)
+        return
+    facts = {key: _spoken(value) for key, value in plain.to_plain(profile).items()}
+    print_facts(facts)
+
+
+def _spoken(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_spoken(item)}" for key, item in value.items() if item)
+    if isinstance(value, list):
+        return "; ".join(_spoken(item) for item in value)
+    return "" if value is None else str(value)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from controller.cli.profiles import Json
-from controller.trust import Trust
+from controller.cli.common import Json, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Keys and certificates.")
 
@@ -25,6 +23,8 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make every key. Move OFFLINE_DIR to a medium that is kept apart; releases need it."""
+    from controller.trust import Trust
+
     trust = Trust.create(data_dir / "trust", offline_dir, tuple(host or ()))
     facts = {
         "trust": str(trust.folder),
@@ -32,7 +32,7 @@ def init(
         "ca_fingerprint": trust.ca.fingerprint(),
     }
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     print(f"Keys are in {trust.folder}; the offline keys of root and targets in {offline_dir}.")
     print(f"The certificate authority's fingerprint is {facts['ca_fingerprint']}.")

@@ -1,10 +1,12 @@
-"""Bundles: everything a device needs of a variant, under one digest."""
+"""Bundles: a runtime file and all that belongs to it, in a folder and as a transport file."""
 
 from __future__ import annotations
 
-import io as streams
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import io
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.artifacts import packing
+from controller.compress.calibration import PROBE_NAME, PatchFiles
+from controller.errors import FitError
 from fitment.core import digest
 from fitment.core.bundle import (
     MANIFEST_NAME,
@@ -19,123 +23,140 @@ from fitment.core.bundle import (
     FileEntry,
     GoldenSpec,
     IoSpec,
-    ProbeGraph,
 )
 from fitment.core.deployment import BundleRef
-from fitment.core.patch import PatchManifest
 
-SUFFIX: Mapping[str, str] = {"onnx": ".onnx", "tflite": ".tflite"}
-CALIBRATION, STEM_PROBE = "calibration.json", "stem_probe.onnx"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatchFiles:
-    """What on-device calibration needs: where to write, and how to look."""
-
-    manifest: PatchManifest
-    probe_graph: bytes
+GOLDENS = 16  # enough to tell a broken kernel, few enough to travel
+CALIBRATION_NAME = "calibration.json"
+_GOLDEN_NAMES = ("golden_inputs.npy", "golden_outputs.npy", "golden_reference.npy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleRequest:
-    """The content of a model's bundle; golden arrays are in the runtime file's input layout."""
+    """Everything that goes into a model's bundle.
 
-    name: str
+    Golden arrays share their first axis, of which ``golden_limit`` rows are shipped. Inputs are
+    in the runtime file's own layout (NHWC for LiteRT): uint8 with ``inputs_scale`` (real = scale
+    * stored), or float32.
+    """
+
+    name: str  # of the variant; begins with its precision
     model: str
     version: str
-    format: str
-    runtime: str
+    format: str  # "onnx" or "tflite"
+    runtime: str  # "onnx" or "litert"
     scheme: str
     artifact: bytes
     io: IoSpec
     golden_inputs: NDArray[Any]
-    golden_outputs: NDArray[np.float32]
-    golden_reference: NDArray[np.float32]
-    inputs_scale: float
-    tolerance: float
-    labels: tuple[str, ...] = ()
+    golden_outputs: NDArray[np.float32]  # this variant's own, on the controller's runtime
+    golden_reference: NDArray[np.float32]  # of the fp32 model
+    inputs_scale: float = 1.0
+    tolerance: float = 1e-3  # absolute, in units of the output
+    labels: Sequence[str] = ()
     lineage: Mapping[str, str] = field(default_factory=dict)
     patch: PatchFiles | None = None
+    runtime_min: str = ""  # lowest version of the runtime, inclusive
+    golden_limit: int = GOLDENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltBundle:
-    """A bundle on disk, unpacked and packed."""
+    """A bundle that was written."""
 
     folder: Path
     archive_path: Path
     ref: BundleRef
-    file_bytes: int  # of the runtime file
-    wire_bytes: int  # of the whole transport file
+    file_bytes: int  # of the runtime file; 0 for a probe bundle
+    wire_bytes: int  # of the transport file, the whole bundle
     manifest: BundleManifest
 
 
-def build(request: BundleRequest, out: Path) -> BuiltBundle:
-    """Write and pack a model's bundle below ``out``."""
-    artifact = "model" + SUFFIX[request.format]
-    files = {
-        artifact: request.artifact,
-        "golden_inputs.npy": _npy(request.golden_inputs),
-        "golden_outputs.npy": _npy(request.golden_outputs.astype(np.float32)),
-        "golden_reference.npy": _npy(request.golden_reference.astype(np.float32)),
-    }
+def build(request: BundleRequest, out_dir: Path) -> BuiltBundle:
+    """Write ``out_dir/<name>/`` and ``out_dir/<name>.tar.xz``; equal requests give equal bytes.
+
+    Raises:
+        FitError: the golden arrays do not fit together or hold values that are not finite.
+    """
+    inputs, outputs, reference = _goldens(request)
+    artifact = f"model.{request.format}"
+    files = {artifact: request.artifact}
+    arrays = zip(_GOLDEN_NAMES, (inputs, outputs, reference), strict=True)
+    files |= {name: _npy(values) for name, values in arrays}
     if request.patch is not None:
-        files[CALIBRATION] = digest.canonical(request.patch.manifest)
-        files[STEM_PROBE] = request.patch.probe_graph
+        files[CALIBRATION_NAME] = digest.canonical(request.patch.manifest)
+        files[PROBE_NAME] = request.patch.probe_graph
     manifest = BundleManifest(
-        name=request.name, model=request.model, version=request.version, format=request.format,
-        runtime=request.runtime, scheme=request.scheme, artifact=artifact, io=request.io,
+        name=request.name,
+        model=request.model,
+        version=request.version,
+        format=request.format,
+        runtime=request.runtime,
+        runtime_min=request.runtime_min,
+        scheme=request.scheme,
+        artifact=artifact,
+        io=replace(request.io, labels=tuple(request.labels) or request.io.labels),
         golden=GoldenSpec(
-            inputs="golden_inputs.npy", outputs="golden_outputs.npy",
-            reference="golden_reference.npy", tolerance=request.tolerance,
+            inputs=_GOLDEN_NAMES[0],
+            outputs=_GOLDEN_NAMES[1],
+            reference=_GOLDEN_NAMES[2],
+            tolerance=request.tolerance,
             inputs_scale=request.inputs_scale,
         ),
-        calibration=CALIBRATION if request.patch is not None else "",
-        lineage=dict(request.lineage), files=_entries(files),
-    )  # fmt: skip
-    return _pack(manifest, files, out, request.name, len(request.artifact))
+        calibration=CALIBRATION_NAME if request.patch is not None else "",
+        lineage=dict(request.lineage),
+    )
+    return write(manifest, files, out_dir, file_bytes=len(request.artifact))
 
 
-def build_probe(
-    runtime: str,
-    format_: str,
-    graphs: Mapping[str, bytes],
-    probes: tuple[ProbeGraph, ...],
-    out: Path,
+def write(
+    manifest: BundleManifest, files: Mapping[str, bytes], out_dir: Path, *, file_bytes: int = 0
 ) -> BuiltBundle:
-    """Write and pack a bundle of tiny graphs."""
-    name = f"probe-{runtime}"
-    manifest = BundleManifest(
-        kind="probe", name=name, format=format_, runtime=runtime, files=_entries(graphs),
-        probes=probes,
-    )  # fmt: skip
-    return _pack(manifest, graphs, out, name, sum(map(len, graphs.values())))
+    """Write a bundle's files, its manifest with their digests, and its transport file.
 
-
-def _pack(
-    manifest: BundleManifest, files: Mapping[str, bytes], out: Path, name: str, file_bytes: int
-) -> BuiltBundle:
-    folder = out / "bundle"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, content in files.items():
-        (folder / path).write_bytes(content)
-    (folder / MANIFEST_NAME).write_bytes(digest.canonical(manifest))
-    archive = out / "bundle.tar.xz"
+    An earlier bundle of the same name in ``out_dir`` is replaced.
+    """
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", manifest.name).strip(".") or "bundle"
+    folder, archive = out_dir / stem, out_dir / f"{stem}.tar.xz"
+    shutil.rmtree(folder, ignore_errors=True)
+    entries = []
+    for path, content in sorted(files.items()):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        entries.append(FileEntry(path=path, sha256=digest.digest_bytes(content), size=len(content)))
+    complete = replace(manifest, files=tuple(entries))
+    (folder / MANIFEST_NAME).write_bytes(digest.canonical(complete))
     packed = packing.pack(folder, archive)
     return BuiltBundle(
-        folder=folder, archive_path=archive, ref=packing.bundle_ref(packed, name),
-        file_bytes=file_bytes, wire_bytes=packed.archive_bytes, manifest=manifest,
-    )  # fmt: skip
-
-
-def _entries(files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:
-    return tuple(
-        FileEntry(path=path, sha256=digest.digest_bytes(content), size=len(content))
-        for path, content in sorted(files.items())
+        folder=folder,
+        archive_path=archive,
+        ref=packing.bundle_ref(packed, manifest.name),
+        file_bytes=file_bytes,
+        wire_bytes=packed.archive_bytes,
+        manifest=complete,
     )
 
 
-def _npy(array: NDArray[Any]) -> bytes:
-    stream = streams.BytesIO()
-    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-    return stream.getvalue()
+def _goldens(
+    request: BundleRequest,
+) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+    inputs = request.golden_inputs[: request.golden_limit]
+    outputs = np.asarray(request.golden_outputs[: request.golden_limit], np.float32)
+    reference = np.asarray(request.golden_reference[: request.golden_limit], np.float32)
+    if inputs.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
+        raise FitError(f"golden inputs are uint8 or float32, not {inputs.dtype}")
+    if not len(inputs) or len(inputs) != len(outputs) or outputs.shape != reference.shape:
+        raise FitError(
+            f"golden arrays do not fit together: inputs {inputs.shape}, outputs {outputs.shape}, "
+            f"reference {reference.shape}"
+        )
+    if not (np.isfinite(outputs).all() and np.isfinite(reference).all()):
+        raise FitError("golden outputs hold values that are not finite")
+    return inputs, outputs, reference
+
+
+def _npy(values: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(values), allow_pickle=False)
+    return buffer.getvalue()

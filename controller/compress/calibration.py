@@ -1,212 +1,248 @@
-"""What a device needs to calibrate a quantized variant on its own data.
+"""What a device needs to calibrate a quantized model without onnx or torch.
 
-The controller finds where the first layer's numbers lie in the file, records how that layer
-behaves on reference inputs, and ships a small float graph to look at it with. The device then
-needs neither onnx nor torch: it measures, and writes a few bytes.
+A patch manifest says where the first layer's scales, zero point and bias lie in the runtime file
+(bytes, so the device only writes there), which moments its pre-activations have over reference
+inputs, how these inputs are distributed, and how far a sample of them strays by chance. A small
+float graph computes the same pre-activations on the device.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from controller.compress.bundle import PatchFiles
+from controller.compress.graph import offsets
 from controller.compress.graph.model import (
+    Array,
     Inputs,
     View,
-    copied,
     model_input,
     run_batches,
     with_outputs,
 )
-from controller.compress.graph.normalize import normalized
+from controller.compress.graph.normalize import normalized, replace_nodes
+from controller.errors import FitError
 from fitment.core import digest
 from fitment.core.histogram import BINS, Histogram
-from fitment.core.patch import PatchManifest, Place, StemPatch
+from fitment.core.patch import PatchManifest, Place, RangePlace, StemPatch
 
-_SPLITS = 16
-_BAND_FACTOR = 1.5
-"""A drift is only believed beyond this many times what halves of the reference differ by."""
-_GRID = np.linspace(0.001, 0.999, 999)
+PROBE_NAME = "stem_probe.onnx"
+_SUBSET = 64  # inputs that a device calibrates from at the least
+_DRAWS = 32
+_BAND_FACTOR = 1.25
+_SEED = 20261124
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchFiles:
+    """Both files that calibration adds to a bundle."""
+
+    manifest: PatchManifest
+    probe_graph: bytes
 
 
 def stem_patch(
     fp32_model: onnx.ModelProto, quantized_model: bytes, reference_inputs: Inputs
 ) -> PatchFiles | None:
-    """The patch manifest and probe graph of a Q/DQ file, None when its first layer is no Conv.
+    """Patch manifest and probe graph for a Q/DQ file of `quantize.static`.
 
     Args:
-        fp32_model: the float model that was quantized.
-        quantized_model: the very bytes of the runtime file.
-        reference_inputs: real inputs [N, C, H, W] that calibrated it.
+        fp32_model: what was quantized.
+        quantized_model: the runtime file as it is shipped.
+        reference_inputs: real inputs float32 [N, …], such as the calibration set.
+
+    Returns:
+        None when the model's input does not go straight and only into a quantized convolution
+        whose numbers are its own: then nothing can be patched safely.
+
+    Raises:
+        FitError: ``quantized_model`` is no ONNX file, or there are no reference inputs.
     """
-    plain = normalized(fp32_model)
-    source = model_input(plain).name
-    stem = next((n for n in plain.graph.node if source in n.input), None)
-    if stem is None or stem.op_type != "Conv":
+    if not len(reference_inputs):
+        raise FitError("a patch manifest needs reference inputs")
+    try:
+        quantized = onnx.load_from_string(quantized_model)
+    except DecodeError as error:
+        raise FitError(f"only ONNX files are patched, this is none: {error}") from error
+    names = _stem(quantized)
+    probe = None if names is None else _probe(fp32_model, names.node)
+    if names is None or probe is None:
         return None
-    places = _places(quantized_model, stem.name)
+    places = _places(quantized, quantized_model, names)
     if places is None:
         return None
-    probe = _probe_graph(plain, stem.output[0])
     mean, variance = _moments(probe, reference_inputs)
-    reference = _histogram(reference_inputs)
+    reference = histogram(reference_inputs)
+    stem = StemPatch(
+        probe=PROBE_NAME,
+        input_scale=places["input_scale"],
+        input_zero_point=places["input_zero_point"],
+        weight_scale=places["weight_scale"],
+        bias=places["bias"],
+        bias_scale=places["bias_scale"],
+        mean=tuple(mean.tolist()),
+        variance=tuple(variance.tolist()),
+    )
+    own_range = RangePlace(
+        tensor=model_input(quantized).name,
+        scale=stem.input_scale,
+        zero_point=stem.input_zero_point,
+        low=min(reference.low, 0.0),
+        high=max(reference.high, 0.0),
+    )
     manifest = PatchManifest(
         artifact_sha256=digest.digest_bytes(quantized_model),
         input_reference=reference,
-        drift_band=_band(reference_inputs, reference),
-        stem=StemPatch(
-            probe="stem_probe.onnx", mean=tuple(mean), variance=tuple(variance), **places
-        ),
+        stem=stem,
+        drift_band=drift_band(reference_inputs, reference),
+        ranges=(own_range,),
     )
-    return PatchFiles(manifest=manifest, probe_graph=probe.SerializeToString())
+    return PatchFiles(manifest=manifest, probe_graph=probe.SerializeToString(deterministic=True))
 
 
-def _probe_graph(model: onnx.ModelProto, target: str) -> onnx.ModelProto:
-    """The float model from its input to the stem's pre-activations."""
-    probe = with_outputs(copied(model), (target,))
-    needed, kept = {target}, []
-    for node in reversed(probe.graph.node):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            kept.append(node)
-    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
-    tensors = [
-        onnx.TensorProto.FromString(t.SerializeToString())
-        for t in probe.graph.initializer
-        if t.name in needed
-    ]
-    del probe.graph.node[:], probe.graph.initializer[:], probe.graph.value_info[:]
-    probe.graph.node.extend(nodes)
-    probe.graph.initializer.extend(tensors)
+def histogram(values: Array) -> Histogram:
+    """Counts of `BINS` bins between the least and the largest value.
+
+    The edges are not widened: a device bins its own samples between their own extremes and
+    compares quantiles, and the reference's range is the unit that drift is measured in.
+    """
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        high = low + 1e-12 + abs(low) * 1e-6
+    return _counted(values, low, high)
+
+
+def drift(reference: Histogram, other: Histogram) -> float:
+    """1-Wasserstein distance over the reference's range, for histograms of the same edges.
+
+    ``∫ |Q_a(u) - Q_b(u)| du`` over quantiles is ``∫ |F_a(x) - F_b(x)| dx`` over values, a sum
+    over bins here.
+
+    Raises:
+        FitError: the edges differ.
+    """
+    if (reference.low, reference.high) != (other.low, other.high):
+        raise FitError("histograms with different edges cannot be compared bin by bin")
+    shares = [np.cumsum(h.counts) / max(h.total, 1) for h in (reference, other)]
+    return float(np.abs(shares[0] - shares[1]).mean())
+
+
+def drift_band(inputs: Inputs, reference: Histogram) -> float:
+    """Largest drift of small random samples of the reference itself, and a quarter more.
+
+    Samples are as small as the fewest a device calibrates from, or half of the inputs.
+    """
+    generator = np.random.default_rng(_SEED)
+    size = max(1, min(_SUBSET, len(inputs) // 2))
+    drifts = []
+    for _ in range(_DRAWS):
+        chosen = inputs[generator.choice(len(inputs), size=size, replace=False)]
+        drifts.append(drift(reference, _counted(chosen, reference.low, reference.high)))
+    return _BAND_FACTOR * max(drifts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Names:
+    """The stem's node and the initializers that hold its numbers."""
+
+    node: str
+    initializers: dict[str, str]  # part of a `StemPatch` -> initializer
+
+
+def _stem(model: onnx.ModelProto) -> _Names | None:
+    """Input -> Q -> DQ -> Conv, each the only reader of the one before."""
+    view = View(model)
+    found: list[onnx.NodeProto] = []
+    name = model_input(model).name
+    for wanted in ("QuantizeLinear", "DequantizeLinear", "Conv"):
+        node = view.only_consumer(name)
+        if node is None or node.op_type != wanted:
+            return None
+        found.append(node)
+        name = node.output[0]
+    writer, reader, stem = found
+    if list(writer.input[1:]) != list(reader.input[1:]) or len(stem.input) < 3:
+        return None
+    weights, bias = (view.producers.get(stem.input[i]) for i in (1, 2))
+    if weights is None or bias is None:
+        return None
+    if {weights.op_type, bias.op_type} != {"DequantizeLinear"}:
+        return None
+    initializers = {
+        "input_scale": writer.input[1],
+        "input_zero_point": writer.input[2],
+        "weight_scale": weights.input[1],
+        "bias": bias.input[0],
+        "bias_scale": bias.input[1],
+    }
+    readers = {part: len(view.consumers.get(n, [])) for part, n in initializers.items()}
+    shared = {"input_scale": 2, "input_zero_point": 2}
+    if any(count != shared.get(part, 1) for part, count in readers.items()):
+        return None
+    return _Names(node=stem.name, initializers=initializers)
+
+
+def _places(model: onnx.ModelProto, data: bytes, names: _Names) -> dict[str, Place] | None:
+    """Places in the file, each read back and compared with the model's own value."""
+    extents = offsets.initializer_extents(data)
+    view = View(model)
+    places = {}
+    for part, name in names.initializers.items():
+        tensor, extent = view.initializers.get(name), extents.get(name)
+        if tensor is None or extent is None:
+            return None
+        values = numpy_helper.to_array(tensor)
+        raw = data[extent.offset : extent.offset + extent.size]
+        if raw != values.astype(values.dtype.newbyteorder("<")).tobytes():
+            raise FitError(f"'{name}' was not found where it should lie in the file")
+        places[part] = Place(
+            offset=extent.offset, dtype=values.dtype.name, count=max(values.size, 1)
+        )
+    return places
+
+
+def _probe(model: onnx.ModelProto, stem: str) -> onnx.ModelProto | None:
+    """The float model cut off behind the stem's pre-activations."""
+    plain = normalized(model)
+    node = next((n for n in plain.graph.node if n.name == stem), None)
+    if node is None or node.input[0] != model_input(plain).name:
+        return None
+    probe = with_outputs(plain, [node.output[0]])
+    needed = set(node.input)
+    constants = [n for n in plain.graph.node if n.op_type == "Constant" and n.output[0] in needed]
+    replace_nodes(probe.graph, [*constants, node])
+    kept = [item for item in probe.graph.initializer if item.name in needed]
+    del probe.graph.initializer[:]
+    probe.graph.initializer.extend(kept)
     return probe
 
 
 def _moments(
     probe: onnx.ModelProto, inputs: Inputs
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance of each output channel over inputs and positions."""
-    totals: list[NDArray[np.float64]] = []
+    """Mean and variance of each output channel (axis 1) over all inputs and positions."""
+    sums: list[Array] = []
+    squares: list[Array] = []
+    counts: list[int] = []
 
-    def add(_names: list[str], values: list[NDArray[Any]]) -> None:
-        flat = values[0].astype(np.float64).reshape(*values[0].shape[:2], -1)
-        totals.append(np.stack([flat.sum(axis=(0, 2)), (flat**2).sum(axis=(0, 2))]))
-        sizes.append(flat.shape[0] * flat.shape[2])
+    def add(_: list[str], values: list[Array]) -> None:
+        channels = np.moveaxis(values[0].astype(np.float64), 1, 0)
+        flat = channels.reshape(len(channels), -1)
+        sums.append(flat.sum(axis=1))
+        squares.append((flat**2).sum(axis=1))
+        counts.append(flat.shape[1])
 
-    sizes: list[int] = []
-    run_batches(probe, inputs, add, batch=32)
-    first, second = np.sum(totals, axis=0) / sum(sizes)
-    return first, np.maximum(second - first**2, 0.0)
-
-
-def _histogram(inputs: Inputs, edges: tuple[float, float] | None = None) -> Histogram:
-    low, high = edges or (float(inputs.min()), float(inputs.max()))
-    counts, _ = np.histogram(np.clip(inputs, low, high), bins=BINS, range=(low, high))
-    return Histogram(low=low, high=high, counts=tuple(int(n) for n in counts))
+    run_batches(probe, inputs, add, batch=64)
+    mean = np.sum(sums, axis=0) / sum(counts)
+    variance = np.maximum(np.sum(squares, axis=0) / sum(counts) - mean**2, 0.0)
+    return mean, variance
 
 
-def _band(inputs: Inputs, reference: Histogram) -> float:
-    """Largest drift between random halves of the reference, with a margin.
-
-    Drift is the 1-Wasserstein distance of the two distributions (mean distance of equal
-    quantiles) as a share of the reference's range.
-    """
-    random = np.random.default_rng(0)
-    span = max(reference.high - reference.low, 1e-12)
-    worst = 0.0
-    for _ in range(_SPLITS):
-        order = random.permutation(len(inputs))
-        halves = (inputs[order[: len(order) // 2]], inputs[order[len(order) // 2 :]])
-        one, other = (np.quantile(half, _GRID) for half in halves)
-        worst = max(worst, float(np.abs(one - other).mean() / span))
-    return max(0.01, _BAND_FACTOR * worst)
-
-
-def _places(content: bytes, stem: str) -> dict[str, Place] | None:
-    """Byte offsets of the stem's numbers, None when its parts are not as we write them."""
-    model = onnx.ModelProto.FromString(content)
-    view = View(model)
-    node = next((n for n in model.graph.node if n.name == stem), None)
-    if node is None or len(node.input) < 3:
-        return None
-    makers = [view.producers.get(name) for name in node.input[:3]]
-    if any(m is None or m.op_type != "DequantizeLinear" for m in makers):
-        return None
-    source, weights, bias = (m for m in makers if m is not None)
-    wanted = {
-        "input_scale": source.input[1],
-        "input_zero_point": source.input[2],
-        "weight_scale": weights.input[1],
-        "bias": bias.input[0],
-        "bias_scale": bias.input[1],
-    }
-    shared = [n for n in wanted.values() if len(view.consumers.get(n, ())) > 2]
-    if shared:
-        return None
-    offsets = _offsets(content)
-    return {
-        role: _place(view.initializers[name], offsets[name], content)
-        for role, name in wanted.items()
-    }
-
-
-def _place(tensor: onnx.TensorProto, offset: int, content: bytes) -> Place:
-    array = numpy_helper.to_array(tensor)
-    if content[offset : offset + array.nbytes] != array.tobytes():
-        raise AssertionError(f"{tensor.name} does not lie at {offset}")
-    return Place(offset=offset, dtype=array.dtype.name, count=array.size)
-
-
-def _offsets(content: bytes) -> dict[str, int]:
-    """Initializer name to the offset of its raw data, by walking the protobuf wire format.
-
-    ModelProto.graph is field 7, GraphProto.initializer field 5, TensorProto.name field 8 and
-    raw_data field 9 (onnx.proto).
-    """
-    found: dict[str, int] = {}
-    for number, start, end in _fields(content, 0, len(content)):
-        if number != 7:
-            continue
-        for inner, first, last in _fields(content, start, end):
-            if inner != 5:
-                continue
-            parts = {n: (a, b) for n, a, b in _fields(content, first, last)}
-            if 8 in parts and 9 in parts:
-                name = content[slice(*parts[8])].decode()
-                found[name] = parts[9][0]
-    return found
-
-
-def _fields(content: bytes, start: int, end: int) -> list[tuple[int, int, int]]:
-    """(field number, start, end) of the length-delimited fields between two offsets."""
-    found, at = [], start
-    while at < end:
-        key, at = _varint(content, at)
-        kind = key & 7
-        if kind == 0:
-            _, at = _varint(content, at)
-        elif kind == 2:
-            size, at = _varint(content, at)
-            found.append((key >> 3, at, at + size))
-            at += size
-        elif kind in (1, 5):
-            at += struct.calcsize("q" if kind == 1 else "i")
-        else:
-            raise ValueError(f"unexpected wire type {kind} at {at}")
-    return found
-
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, at
+def _counted(values: Array, low: float, high: float) -> Histogram:
+    counts, _ = np.histogram(np.clip(values, low, high), bins=BINS, range=(low, high))
+    return Histogram(low=low, high=high, counts=tuple(int(count) for count in counts))

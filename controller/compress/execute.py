@@ -1,132 +1,294 @@
-"""Run artifacts on this machine: outputs for evidence, and what really ran in integers."""
+"""Running variants on this machine: their outputs, whether they compute in integers, their time.
+
+What is timed here is the controller's processor, never a device's: it ranks variants for lack of
+something better and is recorded as such.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from controller.compress.graph.model import HEAVY
+from controller.compress import latency
+from controller.compress.graph import model as graphs
+from controller.compress.graph.model import Inputs
+from controller.compress.latency import Timing
+from controller.compress.toolchains import litert
 from controller.errors import FitError
+from fitment.core.bundle import IoSpec, TensorSpec
 
-_FLOAT32 = 0  # TensorType of the .tflite schema
+__all__ = ["Timing", "integer_coverage", "io_spec", "outputs", "time_interleaved"]
+
+CPU_SHARE_MIN = 0.9  # as agents ask of their own measurements
+_LITERT_HEAVY = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
+
+
+class _Runner(Protocol):
+    """A loaded variant that takes inputs in the source's layout."""
+
+    def prepare(self, inputs: Inputs) -> Any:
+        """Put inputs where `invoke` finds them; not timed."""
+        ...
+
+    def invoke(self, prepared: Any) -> NDArray[np.float32]:
+        """Run once."""
+        ...
 
 
 def outputs(
-    artifact: bytes,
-    runtime: str,
-    inputs: NDArray[np.float32],
-    *,
-    batch: int = 256,
-    threads: int = 1,
+    artifact: bytes, runtime: str, inputs: Inputs, *, batch: int = 256, threads: int = 1
 ) -> NDArray[np.float32]:
-    """First output for each input.
+    """First output of a variant for all inputs.
 
     Args:
-        artifact: content of the runtime file.
+        artifact: the runtime file.
         runtime: "onnx" or "litert".
-        inputs: real inputs [N, …] in the source's layout (images channels first).
-        batch: inputs in one run, where the file allows it.
-        threads: for one operator.
+        inputs: real inputs float32 [N, …] in the source's layout (NCHW).
+        batch: inputs in one run; a file with a fixed first axis gets as many as that says.
+        threads: of one operator.
 
     Raises:
-        FitError: an unknown runtime.
+        FitError: unknown runtime, or the runtime refuses the file or the inputs.
     """
-    run = _runner(runtime)
-    return run(artifact, inputs, batch, threads)
-
-
-def _runner(runtime: str) -> Callable[[bytes, NDArray[np.float32], int, int], NDArray[np.float32]]:
-    runners = {"onnx": _onnx, "litert": _litert}
-    if runtime not in runners:
-        raise FitError(f"runtime '{runtime}' is not known; use onnx or litert")
-    return runners[runtime]
-
-
-def _session(artifact: bytes, threads: int, optimized: Path | None = None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
-
-
-def _onnx(
-    artifact: bytes, inputs: NDArray[np.float32], batch: int, threads: int
-) -> NDArray[np.float32]:
-    session = _session(artifact, threads)
-    source = session.get_inputs()[0]
-    fixed = source.shape[0] if source.shape and isinstance(source.shape[0], int) else batch
-    parts = [
-        session.run(None, {source.name: inputs[start : start + fixed]})[0]
-        for start in range(0, len(inputs), fixed)
-    ]
-    return np.concatenate(parts).astype(np.float32)
-
-
-def _litert(
-    artifact: bytes, inputs: NDArray[np.float32], batch: int, threads: int
-) -> NDArray[np.float32]:
-    from ai_edge_litert.interpreter import Interpreter
-
-    del batch  # the files have a batch of one
-    interpreter = Interpreter(model_content=artifact, num_threads=threads)
-    interpreter.allocate_tensors()
-    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    found = []
-    for sample in to_layout(inputs, tuple(int(n) for n in source["shape"][1:])):
-        interpreter.set_tensor(source["index"], sample[None])
-        interpreter.invoke()
-        found.append(interpreter.get_tensor(target["index"])[0])
-    return np.stack(found).astype(np.float32)
-
-
-def to_layout(inputs: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """``inputs`` with axes as the file wants them: images channels last where it does."""
-    if inputs.ndim == 4 and inputs.shape[1:] != shape:
-        return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
-    return inputs
+    if not len(inputs):
+        raise FitError("there are no inputs to run on")
+    size = _fixed_batch(artifact, runtime) or min(batch, len(inputs))
+    runner = _open(artifact, runtime, size=size, threads=threads)
+    rows = []
+    for start in range(0, len(inputs), size):
+        part = np.asarray(inputs[start : start + size], np.float32)
+        missing = size - len(part)
+        full = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+        rows.append(runner.invoke(runner.prepare(full))[: len(part)].copy())
+    return np.concatenate(rows)
 
 
 def integer_coverage(artifact: bytes, runtime: str) -> float | None:
-    """Share of heavy operators that compute in integers; None where there is no heavy one.
+    """Share of heavy operators that compute in integers, 0..1; None when there are none.
 
-    onnxruntime: counted in its own optimized graph, since Q/DQ around a convolution says nothing
-    about the kernel that runs. LiteRT: by the type of the operator's input.
+    onnxruntime: in the graph that it made of the file. LiteRT: by the types of input and weights.
     """
-    if runtime == "onnx":
-        return _onnx_coverage(artifact)
-    return _litert_coverage(artifact)
-
-
-def _onnx_coverage(artifact: bytes) -> float | None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
-        _session(artifact, 1, path)
-        kinds = [node.op_type for node in onnx.load(path).graph.node]
-    heavy = [HEAVY[kind] for kind in kinds if kind in HEAVY]
+    heavy = _onnx_heavy(artifact) if runtime == "onnx" else _litert_heavy(artifact)
     return sum(heavy) / len(heavy) if heavy else None
 
 
-def _litert_coverage(artifact: bytes) -> float | None:
+def io_spec(
+    artifact: bytes,
+    runtime: str,
+    *,
+    labels: Sequence[str] = (),
+    preprocessing: Mapping[str, str] | None = None,
+) -> IoSpec:
+    """What an application must feed to a runtime file, read from the file itself."""
+    if runtime == "litert":
+        interpreter = _interpreter(artifact, threads=1)
+        made = [
+            tuple(_litert_tensor(item) for item in details)
+            for details in (interpreter.get_input_details(), interpreter.get_output_details())
+        ]
+    else:
+        session = graphs.session(artifact)
+        made = [
+            tuple(_onnx_tensor(item) for item in found)
+            for found in (session.get_inputs(), session.get_outputs())
+        ]
+    image = len(made[0][0].shape) == 4
+    layout = ("NHWC" if runtime == "litert" else "NCHW") if image else ""
+    return IoSpec(
+        inputs=made[0],
+        outputs=made[1],
+        layout=layout,
+        preprocessing=dict(preprocessing or {}),
+        labels=tuple(labels),
+    )
+
+
+def time_interleaved(
+    entries: Mapping[str, tuple[bytes, str]],
+    inputs: Inputs,
+    *,
+    rounds: int = 8,
+    runs: int = 20,
+    threads: int = 1,
+) -> Mapping[str, Timing]:
+    """Time variants against each other, one input a run, in blocks A B … B A.
+
+    Each round is a forward and a backward pass over all entries with ``runs`` runs each, so that
+    a slow change of the machine weighs on all alike. A block in which the processor was not ours
+    for `CPU_SHARE_MIN` of the time is contended; so is the entry when that is its median.
+
+    Args:
+        entries: name -> (runtime file, runtime).
+        inputs: real inputs float32 [N, …] in the source's layout; they are fed in turn.
+        rounds: of two blocks for each entry.
+        runs: in a block.
+        threads: of one operator.
+    """
+    size = 1
+    runners = {
+        name: _open(artifact, runtime, size=size, threads=threads)
+        for name, (artifact, runtime) in entries.items()
+    }
+    feeds = {
+        name: [runner.prepare(inputs[i : i + 1]) for i in range(min(len(inputs), runs))]
+        for name, runner in runners.items()
+    }
+    found = {name: _Series() for name in entries}
+    for name, runner in runners.items():
+        _block(runner, feeds[name], runs, threads, _Series())  # warm-up
+    for _ in range(rounds):
+        for name in (*entries, *reversed(list(entries))):
+            _block(runners[name], feeds[name], runs, threads, found[name])
+    return {
+        name: latency.summarise(
+            series.durations_ns, cpu_shares=series.cpu_shares, cpu_share_min=CPU_SHARE_MIN
+        )
+        for name, series in found.items()
+    }
+
+
+@dataclass(slots=True)
+class _Series:
+    """What one entry's blocks gave."""
+
+    durations_ns: list[int] = field(default_factory=list)
+    cpu_shares: list[float] = field(default_factory=list)
+
+
+def _block(runner: _Runner, feeds: Sequence[Any], runs: int, threads: int, into: _Series) -> None:
+    clock = time.thread_time_ns if threads == 1 else time.process_time_ns
+    started, started_cpu = time.perf_counter_ns(), clock()
+    for index in range(runs):
+        feed = feeds[index % len(feeds)]
+        before = time.perf_counter_ns()
+        runner.invoke(feed)
+        into.durations_ns.append(time.perf_counter_ns() - before)
+    wall, cpu = time.perf_counter_ns() - started, clock() - started_cpu
+    into.cpu_shares.append(cpu / wall if wall else 1.0)
+
+
+class _OnnxRunner:
+    def __init__(self, artifact: bytes, threads: int) -> None:
+        self._session = graphs.session(artifact, threads=threads)
+        self._name = self._session.get_inputs()[0].name
+
+    def prepare(self, inputs: Inputs) -> Any:
+        return {self._name: np.ascontiguousarray(inputs, np.float32)}
+
+    def invoke(self, prepared: Any) -> NDArray[np.float32]:
+        try:
+            return np.asarray(self._session.run(None, prepared)[0], np.float32)
+        except graphs.refusals() as error:
+            raise FitError(f"onnxruntime cannot run the variant: {error}") from error
+
+
+class _LitertRunner:
+    def __init__(self, artifact: bytes, size: int, threads: int) -> None:
+        self._interpreter = _interpreter(artifact, threads=threads)
+        source = self._interpreter.get_input_details()[0]
+        if int(source["shape"][0]) != size:
+            self._interpreter.resize_tensor_input(source["index"], [size, *source["shape"][1:]])
+        self._interpreter.allocate_tensors()
+        self._source = int(source["index"])
+        self._target = int(self._interpreter.get_output_details()[0]["index"])
+
+    def prepare(self, inputs: Inputs) -> Any:
+        return np.ascontiguousarray(litert.to_layout(inputs), np.float32)
+
+    def invoke(self, prepared: Any) -> NDArray[np.float32]:
+        try:
+            self._interpreter.set_tensor(self._source, prepared)
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise FitError(f"LiteRT cannot run the variant: {error}") from error
+        return np.asarray(self._interpreter.get_tensor(self._target), np.float32)
+
+
+def _open(artifact: bytes, runtime: str, *, size: int, threads: int) -> _Runner:
+    if runtime == "onnx":
+        return _OnnxRunner(artifact, threads)
+    if runtime == "litert":
+        return _LitertRunner(artifact, size, threads)
+    raise FitError(f"unknown runtime '{runtime}', known: onnx, litert")
+
+
+def _interpreter(artifact: bytes, *, threads: int) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_content=artifact, num_threads=threads)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise FitError(f"LiteRT cannot load the variant: {error}") from error
+    return interpreter
+
+
+def _fixed_batch(artifact: bytes, runtime: str) -> int | None:
+    """First axis that a file insists on, None when any goes."""
+    if runtime == "litert":
+        details = _interpreter(artifact, threads=1).get_input_details()[0]
+        signature = details["shape_signature"]
+        return int(signature[0]) if len(signature) and signature[0] > 0 else None
+    first = graphs.session(artifact).get_inputs()[0].shape
+    return int(first[0]) if first and isinstance(first[0], int) else None
+
+
+def _onnx_heavy(artifact: bytes) -> list[bool]:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(target)
+        try:
+            onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
+        except graphs.refusals() as error:
+            raise FitError(f"onnxruntime cannot load the variant: {error}") from error
+        optimized = onnx.load(target)
+    found = (node.op_type for node in optimized.graph.node)
+    return [graphs.HEAVY[op] for op in found if op in graphs.HEAVY]
+
+
+def _litert_heavy(artifact: bytes) -> list[bool]:
     from ai_edge_litert import schema_py_generated as schema
 
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
+    integers = {schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT16}
     model = schema.ModelT.InitFromPackedBuf(artifact, 0)
-    names = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
-    codes = {getattr(schema.BuiltinOperator, name) for name in names}
-    graph = model.subgraphs[0]
-    heavy = [
-        graph.tensors[op.inputs[0]].type != _FLOAT32
-        for op in graph.operators
-        if model.operatorCodes[op.opcodeIndex].builtinCode in codes
-    ]
-    return sum(heavy) / len(heavy) if heavy else None
+    found = []
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            if name in _LITERT_HEAVY:
+                types = {graph.tensors[i].type for i in operator.inputs[:2]}
+                found.append(types <= integers)
+    return found
+
+
+def _litert_tensor(details: Mapping[str, Any]) -> TensorSpec:
+    scale, zero_point = details["quantization"]
+    return TensorSpec(
+        name=str(details["name"]),
+        dtype=np.dtype(details["dtype"]).name,
+        shape=tuple(int(size) for size in details["shape_signature"]),
+        scale=float(scale) if scale else None,
+        zero_point=int(zero_point) if scale else None,
+    )
+
+
+def _onnx_tensor(item: Any) -> TensorSpec:
+    names = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
+    dtype = names.get(item.type, item.type.removeprefix("tensor(").removesuffix(")"))
+    shape = tuple(size if isinstance(size, int) else -1 for size in item.shape)
+    return TensorSpec(name=item.name, dtype=dtype, shape=shape)

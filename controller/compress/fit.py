@@ -50,7 +50,6 @@ class FitRequest:
     calibratable: bool = False
     channels_multiple_of: int = 8
     machine: str = ""  # of the target, as uname says; empty: this one
-    static_schemes: int = 0  # how many static int8 schemes to build; 0: as the effort says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +95,6 @@ def fit(request: FitRequest, progress: Progress) -> FitResult:
         multiple_of=request.channels_multiple_of,
         recover=maker.workload.recover,
         machine=request.machine,
-        static_schemes=request.static_schemes,
     )
     climb = _Climb(request, maker, plan, progress)
     climb.steps.append(("load", time.perf_counter() - started))

@@ -27,12 +27,12 @@ from controller.domain.fleet import Budget, Choice, Variant
 from controller.errors import FitError, UserError
 from fitment.core import digest, plain
 from fitment.core.bundle import MANIFEST_NAME, BundleManifest
-from fitment.core.measurement import CostKind, Energy, Measurement, ReadingStatus, Verdict
+from fitment.core.kernels import KernelTable
+from fitment.core.measurement import CostKind, Energy, Latency, Measurement, ReadingStatus
 from profiles import Profile, load_profile
 
 MODULES: Mapping[str, str] = {"onnx": "onnxruntime", "litert": "ai_edge_litert"}
 REPORT = "variants.json"
-STATIC_SCHEMES = 2  # each is timed for real here, so the two most promising are built
 EMULATED = "timed on this machine, which is not of the profile's kind"
 
 
@@ -47,7 +47,7 @@ class LocalRequest:
     budget: Mapping[str, float] | None = None  # overrides by name
     seed: int = 0
     threads: int = 2
-    seconds: float = 1.0  # of timing for each candidate
+    rounds: int = 16  # of timing, of two blocks for each candidate
     cache: Path | None = None  # None: below ``out``
 
 
@@ -67,6 +67,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
         taken.folder, work / "inspect", report=_part(progress, 0.0, 0.1), threads=request.threads
     )
     budget = merged_budget(facts, profile, request.budget or {})
+    tables = _probed(profile, work / "probe", _part(progress, 0.1, 0.15))
     result = worker.run(
         work / "fit",
         FitRequest(
@@ -80,23 +81,14 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
             seed=request.seed,
             threads=request.threads,
             channels_multiple_of=profile.channels_multiple_of,
-            static_schemes=STATIC_SCHEMES,
+            kernel_tables=tables,
         ),
-        report=_part(progress, 0.1, 0.85),
+        report=_part(progress, 0.15, 0.85),
     )
     written = _write_artifacts(result, request.out)
     timed = timing.run(
         work / "timing",
-        timing.TimingJob(
-            artifacts={
-                v.bundle.variant: timing.Timeable(
-                    path=str(request.out / written[v.bundle.variant].path), runtime=v.runtime
-                )
-                for v in result.variants
-            },
-            input_shape=facts.input_shape,
-            seconds=request.seconds,
-        ),
+        _timing_job(request, result, written, facts.input_shape),
         report=_part(progress, 0.85, 0.98),
     )
     found = _Found(
@@ -111,6 +103,24 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
     process.write_json(request.out / REPORT, report)
     progress("done", 1.0)
     return report
+
+
+def _timing_job(
+    request: LocalRequest,
+    result: FitResult,
+    written: Mapping[str, _File],
+    input_shape: tuple[int, ...],
+) -> timing.TimingJob:
+    return timing.TimingJob(
+        artifacts={
+            v.bundle.variant: timing.Timeable(
+                path=str(request.out / written[v.bundle.variant].path), runtime=v.runtime
+            )
+            for v in result.variants
+        },
+        input_shape=input_shape,
+        rounds=request.rounds,
+    )
 
 
 def merged_budget(facts: check.Facts, profile: Profile, overrides: Mapping[str, float]) -> Budget:
@@ -151,6 +161,14 @@ def of_this_machine(profile: Profile) -> bool:
     """Whether this machine is of the profile's kind, as far as its processor says."""
     boards = profile.match.compatible or profile.match.model or profile.match.soc_model
     return platform.machine() in profile.match.machine and not boards
+
+
+def _probed(profile: Profile, folder: Path, progress: process.Progress) -> tuple[KernelTable, ...]:
+    """Kernel tables of this machine, where it is of the profile's kind."""
+    if not of_this_machine(profile):
+        return ()
+    job = timing.TimingJob(probe=tuple(t.runtime for t in targets_here(profile)))
+    return timing.run(folder, job, report=progress).tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,11 +265,11 @@ def _latency(found: _Found, key: str) -> dict[str, Any]:
         return {"value": None, "unit": "ms", "kind": None, "verdict": None, "reason": why}
     kind = CostKind.ESTIMATED if found.emulated else CostKind.MEASURED
     return {
-        "value": round(timed.latency.p50_ms, 5),
+        "value": round(timed.p50_ms, 5),
         "unit": "ms",
         "kind": kind.value,
         "verdict": timed.verdict.value,
-        "p95": timed.latency.p95_ms,
+        "p95": timed.p95_ms,
         "reason": "; ".join((*timed.reasons, *((EMULATED,) if found.emulated else ()))),
     }
 
@@ -263,9 +281,17 @@ def _measurement(found: _Found, key: str) -> Measurement:
         bundle=key,
         runtime="",
         threads=1,
-        verdict=timed.verdict if timed.latency.count else Verdict.TOO_SHORT,
+        verdict=timed.verdict,
         energy=Energy(status=ReadingStatus.UNAVAILABLE, reason="a local fit reads no power sensor"),
-        latency=timed.latency,
+        latency=Latency(
+            count=timed.count,
+            mean_ms=timed.p50_ms,
+            min_ms=timed.p50_low_ms,
+            p50_ms=timed.p50_ms,
+            p50_low_ms=timed.p50_low_ms,
+            p50_high_ms=timed.p50_high_ms,
+            p95_ms=timed.p95_ms,
+        ),
         emulated=found.emulated,
     )
 

@@ -1,60 +1,99 @@
-"""Latency prediction: the sum of a network's layers, read off the device's kernel table.
+"""Latency of a network from a device's kernel table: the sum of its kernels.
 
-nn-Meter's idea (Zhang et al., MobiSys 2021): time kernels on the device, predict a network as
-their sum. Time per multiply-accumulate is interpolated over the logarithm of the work, between
-kernels of the same kind and scheme.
+nn-Meter's method (Zhang et al., MobiSys 2021): a network's time is the sum of its kernels' times,
+each from measurements of that kind of kernel. Here there are few kernels, so a layer's time is
+
+    macs * rate(kind, macs)
+
+where the rate, microseconds for one multiply-accumulate, is interpolated between the table's
+kernels of the same kind, window and scheme (logarithm of the rate over the logarithm of the size)
+and held constant beyond the smallest and largest. Each kernel was timed in a run of its own, so
+the cost of a run without arithmetic is taken off first: the quickest graph that is small enough to
+be nearly nothing else stands for it. A network pays it once, and a share of it for each layer.
+Pooling, additions and the like are not counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from controller.compress.graph.model import LayerShape
+from controller.compress.kernels import Kernel
 from controller.errors import FitError
 from fitment.core.kernels import KernelTable, KernelTiming
-from fitment.core.measurement import Cost, CostKind
+from fitment.core.measurement import Cost, CostKind, Verdict
+
+_NEARLY_NOTHING_MACS = 20_000  # about a microsecond of arithmetic on the slowest boards
+_OPERATOR_SHARE = 0.25  # of a run's fixed cost that each layer adds
+_RATE_FLOOR = 1e-3  # of the largest rate: a graph of fixed cost alone has none of its own
+_STAND_INS = {
+    # kinds to take instead, the most alike first
+    "conv": ("conv", "gemm", "dwconv"),
+    "dwconv": ("dwconv", "conv", "gemm"),
+    "gemm": ("gemm", "conv", "dwconv"),
+}
 
 
 def predict(layers: Sequence[LayerShape], table: KernelTable, scheme: str) -> Cost:
-    """Milliseconds of one inference.
+    """Predicted latency at batch 1, in milliseconds.
 
-    The kind is *interpolated* when every layer's kind of kernel was timed in the scheme on a real
-    device, and *estimated* when the table is of an emulated one or a kind had to be borrowed.
+    Interpolated when the table was measured undisturbed on the device itself and holds every kind
+    and window that the network has; estimated when a host stood in for the board, the measurement
+    was disturbed, or another kind of kernel had to stand in.
 
     Raises:
-        FitError: the table has no timing in this scheme.
+        FitError: the table holds nothing in that scheme, or there are no layers.
     """
-    timings = [t for t in table.timings if t.scheme == scheme and t.p50_us > 0]
+    timings = [t for t in table.timings if t.scheme == scheme and t.macs > 0 and t.p50_us > 0]
     if not timings:
-        raise FitError(f"the kernel table of {table.runtime} has no timing in scheme '{scheme}'")
-    total_us, borrowed = 0.0, False
+        raise FitError(
+            f"the kernel table of {table.runtime} has no timing in scheme '{scheme}': "
+            "probe the device"
+        )
+    if not layers:
+        raise FitError("the model has no heavy layers to predict")
+    small = [t.p50_us for t in timings if t.macs <= _NEARLY_NOTHING_MACS]
+    fixed_us = min(small, default=0.0)
+    total_us, alike = fixed_us, True
     for layer in layers:
-        same = [t for t in timings if t.kernel.startswith(_prefix(layer))]
-        borrowed |= not same
-        total_us += _interpolated(same or timings, layer.macs)
-    estimated = borrowed or table.emulated
-    kind = CostKind.ESTIMATED if estimated else CostKind.INTERPOLATED
-    return Cost(value=total_us / 1000.0, unit="ms", kind=kind, verdict=table.verdict)
+        chosen, same = _alike(timings, layer)
+        total_us += _time_us(chosen, layer.macs, fixed_us) + _OPERATOR_SHARE * fixed_us
+        alike = alike and same
+    measured = alike and not table.emulated and table.verdict is Verdict.VALID
+    return Cost(
+        value=total_us / 1000.0,
+        unit="ms",
+        kind=CostKind.INTERPOLATED if measured else CostKind.ESTIMATED,
+        verdict=table.verdict,
+    )
 
 
-def _prefix(layer: LayerShape) -> str:
-    if layer.kind == "gemm":
-        return "gemm:"
-    height, width = layer.kernel
-    return f"{layer.kind}{height}x{width}:"
+def _alike(timings: Iterable[KernelTiming], layer: LayerShape) -> tuple[list[KernelTiming], bool]:
+    """The kernels most like a layer, and whether they are of its very kind and window."""
+    parsed = [(Kernel.parse(timing.kernel), timing) for timing in timings]
+    square = layer.kernel[0] == layer.kernel[1]
+    same = [t for k, t in parsed if square and (k.kind, k.size) == (layer.kind, layer.kernel[0])]
+    if same:
+        return same, True
+    for kind in _STAND_INS.get(layer.kind, ()):
+        found = [t for k, t in parsed if k.kind == kind]
+        if found:
+            return found, False
+    return [timing for _, timing in parsed], False
 
 
-def _interpolated(timings: Sequence[KernelTiming], macs: int) -> float:
-    """Microseconds for ``macs``: time grows as a power of work between two timed kernels."""
-    known = sorted({t.macs: t.p50_us for t in timings}.items())
-    if len(known) == 1 or macs <= known[0][0]:
-        work, time_us = known[0]
-        return time_us * macs / work
-    below = max((k for k in known if k[0] <= macs), default=known[0])
-    above = min((k for k in known if k[0] > macs), default=None)
-    if above is None:
-        work, time_us = known[-1]
-        return time_us * macs / work
-    share = (math.log(macs) - math.log(below[0])) / (math.log(above[0]) - math.log(below[0]))
-    return math.exp(math.log(below[1]) * (1 - share) + math.log(above[1]) * share)
+def _time_us(timings: Sequence[KernelTiming], macs: int, fixed_us: float) -> float:
+    """Microseconds of ``macs`` multiply-accumulates, fixed cost left out."""
+    ordered = sorted(timings, key=lambda timing: timing.macs)
+    rates = [max(t.p50_us - fixed_us, 0.0) / t.macs for t in ordered]
+    if not any(rates):
+        # Only graphs of fixed cost are known: what is beyond them costs as much, pessimistically.
+        largest = ordered[-1]
+        return max(macs - largest.macs, 0) * largest.p50_us / largest.macs
+    floor = _RATE_FLOOR * max(rates)
+    sizes = [math.log(timing.macs) for timing in ordered]
+    rate = np.interp(math.log(max(macs, 1)), sizes, np.log(np.maximum(rates, floor)))
+    return macs * math.exp(float(rate))

@@ -1,125 +1,86 @@
-"""The kernel probe: tiny graphs in every scheme, which tell a device's fast one in two seconds."""
+"""The probe bundle: tiny graphs by which a device shows how fast each scheme really is.
+
+Every kernel comes in every scheme that the runtime has, made by the same quantizers and emitters
+as real variants, so that what is timed is what would be shipped. Weights repeat, which costs no
+time to run and nothing on the wire.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from controller.compress import bundle
-from controller.compress.graph.model import macs
+from controller.compress.bundle import BuiltBundle
+from controller.compress.kernels import Kernel, graph
 from controller.compress.quantize import dynamic, ranges, static
 from controller.compress.toolchains import litert
 from controller.errors import FitError
-from fitment.core.bundle import ProbeGraph
+from fitment.core.bundle import BundleManifest, ProbeGraph
 
-SCHEMES: Mapping[str, tuple[str, ...]] = {
+KERNELS = (
+    "conv3x3:c32:k32:h28",
+    "conv3x3:c64:k64:h14",
+    "conv3x3:c128:k128:h7",
+    "conv1x1:c64:k64:h14",
+    "dwconv3x3:c64:k64:h14",
+    "gemm:c128:k10",
+    "gemm:c512:k512",
+)
+"""A spread of channels and sizes around what small vision networks are made of; the smallest
+shows what one run costs beside its arithmetic."""
+
+SCHEMES = {
     "onnx": ("fp32", "u8s8", "s8s8", "u8u8", "dynamic"),
     "litert": ("fp32", "s8s8"),
 }
-"""Schemes that can be told apart, by runtime."""
-
-FORMATS: Mapping[str, str] = {"onnx": "onnx", "litert": "tflite"}
-
-CONVOLUTIONS = ((3, 32, 28), (3, 64, 14), (3, 128, 7), (1, 64, 14))
-"""Kernel, channels (in and out), input height and width."""
-PRODUCT = (128, 10)
-_SEED = 20261124
+_FORMATS = {"onnx": "onnx", "litert": "tflite"}
+_CALIBRATION = 8
+_SEED = 7
 
 
-def build_probe_bundle(runtime: str, out: Path) -> bundle.BuiltBundle:
-    """Make the probe bundle of a runtime below ``out``; the same bytes each time.
+def build_probe_bundle(runtime: str, out_dir: Path) -> BuiltBundle:
+    """Write the probe bundle of a runtime ("onnx" or "litert"); always the same bytes.
 
     Raises:
-        FitError: there is no probe for this runtime.
+        FitError: there is no probe for that runtime.
     """
     if runtime not in SCHEMES:
-        raise FitError(f"no probe for runtime '{runtime}'; there are: {', '.join(SCHEMES)}")
-    graphs: dict[str, bytes] = {}
-    probes: list[ProbeGraph] = []
-    for kernel, model in kernels().items():
+        raise FitError(f"no probe for runtime '{runtime}', known: {', '.join(SCHEMES)}")
+    suffix = _FORMATS[runtime]
+    files: dict[str, bytes] = {}
+    probes = []
+    for number, signature in enumerate(KERNELS):
+        kernel = Kernel.parse(signature)
+        plain = graph(kernel, seed=_SEED + number)
         for scheme in SCHEMES[runtime]:
-            made = in_scheme(model, scheme)
-            suffix, content = _written(made, runtime)
-            path = f"{kernel.replace(':', '-')}-{scheme}{suffix}"
-            graphs[path] = content
-            probes.append(ProbeGraph(path=path, kernel=kernel, scheme=scheme, macs=macs(model)))
-    return bundle.build_probe(runtime, FORMATS[runtime], graphs, tuple(probes), out)
+            model = _in_scheme(plain, kernel, scheme)
+            path = f"probes/{signature.replace(':', '_')}.{scheme}.{suffix}"
+            files[path] = (
+                model.SerializeToString(deterministic=True)
+                if runtime == "onnx"
+                else litert.convert(model)
+            )
+            probes.append(ProbeGraph(path=path, kernel=signature, scheme=scheme, macs=kernel.macs))
+    manifest = BundleManifest(
+        kind="probe",
+        name=f"probe-{runtime}",
+        format=suffix,
+        runtime=runtime,
+        scheme="",
+        probes=tuple(probes),
+    )
+    return bundle.write(manifest, files, out_dir)
 
 
-def _written(model: onnx.ModelProto, runtime: str) -> tuple[str, bytes]:
-    if runtime == "litert":
-        return ".tflite", litert.convert(model)
-    return ".onnx", model.SerializeToString(deterministic=True)
-
-
-def kernels() -> dict[str, onnx.ModelProto]:
-    """Float graphs by kernel signature."""
-    made = {
-        f"conv{size}x{size}:c{channels}:k{channels}:h{height}": _convolution(size, channels, height)
-        for size, channels, height in CONVOLUTIONS
-    }
-    made[f"gemm:c{PRODUCT[0]}:k{PRODUCT[1]}"] = _product(*PRODUCT)
-    return made
-
-
-def in_scheme(model: onnx.ModelProto, scheme: str) -> onnx.ModelProto:
-    """One of the float graphs in a scheme, with ranges of seeded inputs."""
+def _in_scheme(plain: onnx.ModelProto, kernel: Kernel, scheme: str) -> onnx.ModelProto:
     if scheme == "fp32":
-        return model
+        return plain
     if scheme == "dynamic":
-        return dynamic.quantize(model)
-    shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
-    inputs = np.random.default_rng(_SEED).standard_normal((4, *shape[1:])).astype(np.float32)
-    return static.quantize(model, ranges.collect(model, inputs), scheme=scheme)
-
-
-def _convolution(size: int, channels: int, height: int) -> onnx.ModelProto:
-    """Convolution and ReLU twice, so that an integer kernel meets another as in a network."""
-    random = np.random.default_rng(_SEED + size * channels)
-    nodes, initializers, source = [], [], "input"
-    for index in range(2):
-        spread = (2.0 / (channels * size * size)) ** 0.5
-        weights = random.normal(0, spread, (channels, channels, size, size)).astype(np.float32)
-        bias = random.normal(0, 0.1, channels).astype(np.float32)
-        names = [f"w{index}", f"b{index}"]
-        initializers += [
-            numpy_helper.from_array(v, n) for v, n in zip((weights, bias), names, strict=True)
-        ]
-        nodes += [
-            helper.make_node(
-                "Conv", [source, *names], [f"c{index}"], name=f"conv{index}",
-                pads=[size // 2] * 4, kernel_shape=[size, size],
-            ),
-            helper.make_node("Relu", [f"c{index}"], [f"r{index}"], name=f"relu{index}"),
-        ]  # fmt: skip
-        source = f"r{index}"
-    shape = [1, channels, height, height]
-    return _model(nodes, initializers, shape, source, shape)
-
-
-def _product(cin: int, cout: int) -> onnx.ModelProto:
-    random = np.random.default_rng(_SEED + cin)
-    weights = random.normal(0, 0.1, (cout, cin)).astype(np.float32)
-    bias = random.normal(0, 0.1, cout).astype(np.float32)
-    tensors = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")]
-    node = helper.make_node("Gemm", ["input", "w", "b"], ["output"], name="gemm", transB=1)
-    return _model([node], tensors, [1, cin], "output", [1, cout])
-
-
-def _model(
-    nodes: list[onnx.NodeProto],
-    initializers: list[onnx.TensorProto],
-    source_shape: list[int],
-    target: str,
-    target_shape: list[int],
-) -> onnx.ModelProto:
-    source = helper.make_tensor_value_info("input", TensorProto.FLOAT, source_shape)
-    output = helper.make_tensor_value_info(target, TensorProto.FLOAT, target_shape)
-    graph = helper.make_graph(nodes, "probe", [source], [output], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    return model
+        return dynamic.quantize(plain)
+    generator = np.random.default_rng(_SEED)
+    inputs = generator.standard_normal((_CALIBRATION, *kernel.input_shape)).astype(np.float32)
+    found = ranges.collect(plain, np.maximum(inputs, 0.0))
+    return static.quantize(plain, found, scheme=scheme)

@@ -15,7 +15,7 @@ from controller.catalog import check
 from controller.catalog.process import write_json
 from controller.catalog.snapshot import content_digest
 from controller.catalog.workload import CALIBRATION, GUARD, TEST, TRAIN, Workload
-from controller.compress import artifact_io, bundle, calibration, evidence, execute, golden
+from controller.compress import bundle, calibration, evidence, execute, golden
 from controller.compress.base import Candidate, Context, Form
 from controller.compress.cache import FitCache, fit_key, tool_versions
 from controller.compress.graph import model as graph_model
@@ -216,44 +216,56 @@ class RungMaker:
         }
 
     def _write(self, into: Path, rung: Rung, made: _Finished) -> None:
-        settings, workload = self._settings, self.workload
-        reference = self._reference
+        patch = None
+        if self._settings.calibratable and rung.runtime == "onnx" and rung.scheme in STATIC:
+            inputs = self._context().calibration
+            patch = calibration.stem_patch(made.fp32, made.content, inputs)
+        built = bundle.build(self._bundle(rung, made, patch), into / BUNDLE)
+        variant = replace(self._variant(rung, made, built), calibratable=patch is not None)
+        write_json(into / "places.json", _places(built, into))
+        write_json(into / "steps.json", {"steps": plain.to_plain(made.candidate.evidence)})
+        write_json(into / VARIANT, variant)
+
+    def _bundle(
+        self, rung: Rung, made: _Finished, patch: calibration.PatchFiles | None
+    ) -> bundle.BundleRequest:
+        workload, reference = self.workload, self._reference
         if reference is None:
             raise FitError("fp32 outputs are needed before a bundle can be made")
         chosen = golden.choose(
             self.splits[GUARD].inputs, made.found.guard, reference.guard, scheme=rung.scheme
         )
-        patch = None
-        if settings.calibratable and rung.runtime == "onnx" and rung.scheme in STATIC:
-            inputs = self._context().calibration
-            patch = calibration.stem_patch(made.fp32, made.content, inputs)
-        io: IoSpec = artifact_io.io_spec(made.content, rung.runtime, workload)
-        built = bundle.build(
-            bundle.BundleRequest(
-                name=rung.name,
-                model=workload.name,
-                version=workload.version,
-                format=rung.format,
-                runtime=rung.runtime,
-                scheme=rung.scheme,
-                artifact=made.content,
-                io=io,
-                golden_inputs=execute.to_layout(chosen.inputs, io.inputs[0].shape[1:]),
-                golden_outputs=chosen.outputs,
-                golden_reference=chosen.reference,
-                inputs_scale=workload.input_scale,
-                tolerance=chosen.tolerance,
-                labels=workload.labels,
-                lineage=self._lineage(rung),
-                patch=patch,
-            ),
-            into / BUNDLE,
+        io = execute.io_spec(
+            made.content,
+            rung.runtime,
+            labels=workload.labels,
+            preprocessing=workload.preprocessing,
         )
+        return bundle.BundleRequest(
+            name=rung.name,
+            model=workload.name,
+            version=workload.version,
+            format=rung.format,
+            runtime=rung.runtime,
+            scheme=rung.scheme,
+            artifact=made.content,
+            io=io,
+            golden_inputs=_stored(chosen.inputs, io),
+            golden_outputs=chosen.outputs,
+            golden_reference=chosen.reference,
+            inputs_scale=workload.input_scale,
+            tolerance=chosen.tolerance,
+            labels=workload.labels,
+            lineage=self._lineage(rung),
+            patch=patch,
+        )
+
+    def _variant(self, rung: Rung, made: _Finished, built: bundle.BuiltBundle) -> Variant:
         facts = made.facts
-        variant = Variant(
+        return Variant(
             name=rung.name,
             bundle=built.ref,
-            model=settings.model_id,
+            model=self._settings.model_id,
             format=rung.format,
             runtime=rung.runtime,
             scheme=rung.scheme,
@@ -270,12 +282,8 @@ class RungMaker:
             file_bytes=len(made.content),
             wire_bytes=built.wire_bytes,
             macs=graph_model.macs(made.fp32),
-            calibratable=patch is not None,
             lineage=self._lineage(rung),
         )
-        write_json(into / "places.json", _places(built, into))
-        write_json(into / "steps.json", {"steps": plain.to_plain(made.candidate.evidence)})
-        write_json(into / VARIANT, variant)
 
     def _read(self, folder: Path, *, cached: bool) -> Built:
         variant = plain.from_plain(Variant, json.loads((folder / VARIANT).read_text()))
@@ -295,6 +303,13 @@ class _Finished:
     fp32: Any
     found: evidence.Outputs
     facts: evidence.Evidence
+
+
+def _stored(inputs: NDArray[Any], io: IoSpec) -> NDArray[Any]:
+    """Stored inputs in the file's layout; golden inputs are fed as they lie."""
+    if io.layout == "NHWC":
+        return np.ascontiguousarray(np.moveaxis(inputs, 1, -1))
+    return inputs
 
 
 def _content(candidate: Candidate) -> bytes:

@@ -96,6 +96,11 @@ class Broker:
         child = self._child
         return child.pid if child is not None and child.poll() is None else 0
 
+    @property
+    def local_host(self) -> str:
+        """Where this machine itself reaches it."""
+        return ANY_HOSTS.get(self.host, self.host)
+
     def start(self, revoked: Iterable[str] = ()) -> None:
         """Write the files, start the child and wait until it accepts connections.
 
@@ -164,7 +169,11 @@ class Broker:
     def _run_once(self) -> int:
         with self.files.log.open("ab") as output:
             self._child = subprocess.Popen(
-                self._command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is ours: the link goes before the broker
             )
         if self._stopping.is_set():  # stop() came before there was a child to end
             self._child.terminate()
@@ -224,9 +233,8 @@ class Broker:
             os.chown(path, owner.pw_uid, owner.pw_gid)
 
     def _accepts(self) -> bool:
-        host = ANY_HOSTS.get(self.host, self.host)
         try:
-            with socket.create_connection((host, self.port), timeout=1.0):
+            with socket.create_connection((self.local_host, self.port), timeout=1.0):
                 return True
         except OSError:
             return False

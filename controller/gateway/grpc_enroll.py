@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +30,19 @@ class Welcome:
 class EnrollService:
     """Behaviours of ``fitment.v1.Enroll``."""
 
-    def __init__(self, engine: Engine, fleet: Fleet, welcome: Welcome) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        fleet: Fleet,
+        *,
+        welcome: Welcome,
+        let_in: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``let_in`` is called, off the event loop, before a new device is told of the link."""
         self._engine = engine
         self._fleet = fleet
         self._welcome = welcome
+        self._let_in = let_in
 
     def table(self) -> dict[str, Behaviour]:
         """A behaviour for each method."""
@@ -42,6 +53,7 @@ class EnrollService:
             self._engine,
             lambda: self._fleet.admit(request.token, request.device, request.csr_pem),
         )
+        await asyncio.to_thread(self._let_in)  # its name may have been shut out once
         log.info("action=admitted device=%s", admission.device)
         welcome = self._welcome
         return gateway_pb2.AdmitResponse(

@@ -41,6 +41,11 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits to be written."""
+        return self._desired is not None or bool(self._others)
+
     def put(self, downlink: Downlink) -> None:
         """Queue a message; call on the loop's thread."""
         if downlink.desired is not None:

@@ -252,7 +252,7 @@ def session_stage(papers: Papers) -> Iterator[SessionStage]:
     async def begin() -> GrpcServers:
         servers = GrpcServers("127.0.0.1", papers.server_files())
         servers.bind(enroll_port=0, gateway_port=0)
-        enroll = EnrollService(engine, fleet, welcome)
+        enroll = EnrollService(engine, fleet, welcome=welcome)
         await servers.start(engine, fleet, enroll=enroll, gateway=gateway)
         return servers
 

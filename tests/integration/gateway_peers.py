@@ -53,6 +53,21 @@ def key_and_csr(name: str) -> tuple[bytes, bytes]:
     return private, request.public_bytes(serialization.Encoding.PEM)
 
 
+def mqtt_client(
+    folder: Path, name: str, *, client_id: str = "", clean: bool = True, ca: Path | None = None
+) -> paho.Client:
+    """A client with the certificate ``name`` of a folder (empty: none)."""
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2, client_id=client_id or name, clean_session=clean,
+        protocol=paho.MQTTv311,
+    )  # fmt: skip
+    context = ssl.create_default_context(cafile=str(ca or folder / "ca.crt"))
+    if name:
+        context.load_cert_chain(str(folder / f"{name}.crt"), str(folder / f"{name}.key"))
+    client.tls_set_context(context)
+    return client
+
+
 @dataclass
 class Papers:
     """A CA and what it issued, as files."""
@@ -89,14 +104,19 @@ class Papers:
             ca=self.folder / "ca.crt",
         )  # fmt: skip
 
+    @staticmethod
+    def channel_of(folder: Path, name: str, address: str) -> grpc.Channel:
+        """A channel to a gateway with the certificate ``name`` of a folder."""
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=(folder / "ca.crt").read_bytes(),
+            private_key=(folder / f"{name}.key").read_bytes(),
+            certificate_chain=(folder / f"{name}.crt").read_bytes(),
+        )
+        return grpc.secure_channel(address, credentials)
+
     def channel(self, name: str, port: int) -> grpc.Channel:
         """A channel to the gateway as a device."""
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=(self.folder / "ca.crt").read_bytes(),
-            private_key=(self.folder / f"{name}.key").read_bytes(),
-            certificate_chain=(self.folder / f"{name}.crt").read_bytes(),
-        )
-        return grpc.secure_channel(f"127.0.0.1:{port}", credentials)
+        return self.channel_of(self.folder, name, f"127.0.0.1:{port}")
 
     def anonymous_channel(self, port: int) -> grpc.Channel:
         """A channel without a client certificate."""
@@ -107,18 +127,9 @@ class Papers:
     def mqtt_client(
         self, name: str, *, client_id: str = "", clean: bool = True, trust: Papers | None = None
     ) -> paho.Client:
-        """A client with the certificate of ``name`` (empty: none) that trusts our CA."""
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id or name, clean_session=clean,
-            protocol=paho.MQTTv311,
-        )  # fmt: skip
-        context = ssl.create_default_context(cafile=str((trust or self).folder / "ca.crt"))
-        if name:
-            context.load_cert_chain(
-                str(self.folder / f"{name}.crt"), str(self.folder / f"{name}.key")
-            )
-        client.tls_set_context(context)
-        return client
+        """A client with the certificate of ``name`` (empty: none)."""
+        ca = (trust or self).folder / "ca.crt"
+        return mqtt_client(self.folder, name, client_id=client_id, clean=clean, ca=ca)
 
     def device(self, name: str) -> None:
         """Enrol a device without the wire."""

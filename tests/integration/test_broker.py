@@ -12,8 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from controller.errors import FitmentError
-from controller.gateway.broker import Broker, find_mosquitto
+from controller.errors import FitmentError, Temporary
+from controller.gateway import mqtt
+from controller.gateway.broker import Broker, find_mosquitto, free_port
+from controller.gateway.mqtt import Endpoint, MqttLink
+from fitment.core.link import Uplink
+from fitment.core.telemetry import Presence
+from fitment.wire import codec
 from tests.integration.gateway_peers import Papers, Peer, wait_for
 
 FOUND = find_mosquitto()
@@ -190,3 +195,64 @@ def test_missing_program_is_named() -> None:
     found = find_mosquitto(path="/nonexistent")
     assert found.program is None
     assert "apt-get install mosquitto" in found.reason
+
+
+class Heard:
+    """A handler that remembers."""
+
+    def __init__(self) -> None:
+        self.online: list[str] = []
+        self.offline: list[str] = []
+
+    def on_up(self, device: str, uplink: Uplink) -> None:
+        assert uplink.presence is not None
+
+    def on_online(self, device: str) -> None:
+        self.online.append(device)
+
+    def on_offline(self, device: str) -> None:
+        self.offline.append(device)
+
+
+def test_the_link_comes_back_with_its_broker(
+    papers: Papers, broker: Broker, peers: list[Peer]
+) -> None:
+    link = MqttLink(
+        Endpoint(
+            host="127.0.0.1", port=broker.port, ca=papers.folder / "ca.crt",
+            certificate=papers.folder / "ctl.1.crt", key=papers.folder / "ctl.1.key",
+        )
+    )  # fmt: skip
+    heard = Heard()
+    link.start(heard)
+    before = broker.pid
+    os.kill(before, signal.SIGKILL)
+    assert wait_for(lambda: broker.pid not in {0, before})
+    a = Peer(papers, "device-a", broker.port)
+    peers.append(a)
+    assert wait_for(a.connect)
+    presence = codec.encode(Uplink(presence=Presence(online=True, boot_id="b")))
+    a.client.publish("fitment/v1/device-a/up/presence", presence, qos=1, retain=True)
+    assert wait_for(lambda: heard.online == ["device-a"], 15)
+    # What is retained of a device that is shut out goes with it.
+    link.evict("device-a")
+    controller = Peer(papers, "ctl.1", broker.port)
+    link.stop()
+    peers.append(controller)
+    assert controller.connect()
+    controller.client.subscribe("fitment/v1/+/up/#", qos=1)
+    assert controller.drain() == []
+
+
+def test_a_broker_that_is_not_there_is_said_in_words(
+    papers: Papers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "CONNECT_WAIT_S", 0.3)
+    link = MqttLink(
+        Endpoint(
+            host="127.0.0.1", port=free_port("127.0.0.1"), ca=papers.folder / "ca.crt",
+            certificate=papers.folder / "ctl.1.crt", key=papers.folder / "ctl.1.key",
+        )
+    )  # fmt: skip
+    with pytest.raises(Temporary, match="did not let"):
+        link.start(Heard())

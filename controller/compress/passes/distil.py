@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 TEACHER_BATCH = 256
+MORE_OFTEN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distil(Pass):
     """Train for ``epochs`` over at most ``samples`` inputs, one-cycle SGD, seeded.
+
+    Where there are fewer inputs than ``samples`` they are gone over more often, up to three times
+    as often, so that the number of steps stays what was planned.
 
     ``max_seconds`` is a safety net for machines far slower than planned: when it cuts the
     training short, the evidence says so, and the result depends on the machine.
@@ -106,6 +110,7 @@ class Distil(Pass):
         torch.manual_seed(context.seed)  # dropout draws from the global generator
         batch = min(self.batch, len(inputs))
         steps = len(inputs) // batch
+        epochs = min(round(self.epochs * self.samples / len(inputs)), MORE_OFTEN * self.epochs)
         optimizer = torch.optim.SGD(
             student.parameters(),
             lr=self.learning_rate,
@@ -114,12 +119,12 @@ class Distil(Pass):
             weight_decay=5e-4,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.learning_rate, total_steps=self.epochs * steps, pct_start=0.2
+            optimizer, max_lr=self.learning_rate, total_steps=epochs * steps, pct_start=0.2
         )
         student.train()
         losses: list[float] = []
         deadline = time.monotonic() + self.max_seconds
-        for _ in range(self.epochs):
+        for _ in range(epochs):
             order = torch.randperm(len(inputs), generator=generator)
             for step in range(steps):
                 part = order[step * batch : (step + 1) * batch]
@@ -139,7 +144,7 @@ class Distil(Pass):
                 losses.append(float(loss.detach()))
             if time.monotonic() > deadline:
                 break
-        planned = self.epochs * steps
+        planned = epochs * steps
         return {
             "loss_first": float(np.mean(losses[:20])),
             "loss_last": float(np.mean(losses[-20:])),

@@ -18,8 +18,8 @@ class EmitLitert(Pass):
     refuses: ClassVar[frozenset[Property]] = frozenset({Property.DYNAMIC})
 
     def apply(self, candidate: Candidate, context: Context) -> Applied:
-        from controller.compress.toolchains import litert
+        from controller.compress.toolchains.litert import convert
 
         del context
-        content = litert.convert(candidate.payload)
+        content = convert(candidate.payload)
         return Applied(payload=content, numbers={"bytes": len(content)})

@@ -66,7 +66,8 @@ class Watch:
     def centres(self) -> NDArray[np.float64]:
         """Middle of each bin."""
         width = (self.high - self.low) / BINS
-        return np.asarray(self.low + width * (np.arange(BINS) + 0.5), np.float64)
+        middles: NDArray[np.float64] = self.low + width * (np.arange(BINS, dtype=np.float64) + 0.5)
+        return middles
 
 
 def percentile(watch: Watch) -> Range:

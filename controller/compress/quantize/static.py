@@ -50,7 +50,7 @@ class _Work:
 
     def store(self, wish: str, values: Array) -> str:
         name = self.names.fresh(wish)
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.initializers.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
 
 
@@ -226,9 +226,7 @@ def _weights(
 ) -> Weights:
     if work.scheme == "u8u8":
         return numbers.asymmetric(values)
-    # LiteRT before 2.18 refuses a fully connected layer with a scale for each channel.
-    single = work.scheme == "s8s8" and node.op_type != "Conv"
-    axis = _output_axis(node) if work.per_channel and not single else None
+    axis = _output_axis(node) if work.per_channel else None
     return numbers.symmetric(values, axis=axis, bias=bias, input_scale=input_scale)
 
 

@@ -72,7 +72,6 @@ class Plan:
     multiple_of: int = 8
     recover: Mapping[str, float] | None = None  # the workload's hints for distillation
     machine: str = ""  # of the target; empty: this one
-    static_schemes: int = 0  # how many of the static schemes to build; 0: as the effort says
 
 
 def build(plan: Plan) -> Ladder:
@@ -123,7 +122,7 @@ def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> It
     if plan.torch_source:
         ratios = QUICK_RATIOS if plan.effort == "quick" else THOROUGH_RATIOS
         heads += [(f"-pruned{round(r * 100)}-kd", pruned_head(plan, r)) for r in ratios]
-    schemes = static[: plan.static_schemes or (1 if plan.effort == "quick" else 2)]
+    schemes = static[:1] if plan.effort == "quick" else static[:2]
     for pruned, head in heads:
         bare = Rung(
             name=f"fp32{pruned}",

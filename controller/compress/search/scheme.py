@@ -7,12 +7,13 @@ its runtime is a fact that only the device knows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Verdict
 
 STATIC = ("u8s8", "s8s8", "u8u8")
+TIE = 0.05  # schemes closer than this share are equally fast; the hint orders them
 CONV_SHARE_MAX = 0.5
 _ARM = ("aarch64", "arm64", "armv7l", "armv8l")
 
@@ -34,7 +35,11 @@ def rank_schemes(
         return SchemeChoice(ranked=(), reason=f"the target allows no static int8 on {runtime}")
     table = best_table(runtime, tables)
     speeds = dict(table.schemes_by_speed()) if table is not None else {}
+    signed_first = runtime == "litert" or machine in _ARM
+    hinted = ("s8s8", "u8s8", "u8u8") if signed_first else ("u8s8", "u8u8", "s8s8")
     timed = sorted((s for s in static if s in speeds), key=lambda s: speeds[s])
+    tied = [s for s in timed if speeds[s] <= speeds[timed[0]] * (1.0 + TIE)]
+    timed = sorted(tied, key=hinted.index) + timed[len(tied) :]
     if table is not None and timed:
         listed = ", ".join(f"{s} {speeds[s]:.2f}" for s in timed)
         note = "" if table.verdict is Verdict.VALID else f" (its verdict is {table.verdict.value})"
@@ -43,8 +48,6 @@ def rank_schemes(
             reason=f"the kernel table of {runtime} {table.runtime_version}{note} gives times "
             f"relative to fp32: {listed}",
         )
-    signed_first = runtime == "litert" or machine in _ARM
-    hinted = ("s8s8", "u8s8", "u8u8") if signed_first else ("u8s8", "u8u8", "s8s8")
     why = "LiteRT's kernels are signed" if runtime == "litert" else f"a hint for {machine} CPUs"
     return SchemeChoice(
         ranked=tuple(s for s in hinted if s in static),
@@ -55,15 +58,20 @@ def rank_schemes(
 def dynamic_is_slow(runtime: str, tables: Iterable[KernelTable], *, conv_share: float) -> str:
     """Why dynamic int8 is not worth a try, or nothing.
 
-    With a table: it was timed slower than fp32. Without one: most of the work is convolutions,
-    which onnxruntime computes as ConvInteger, at 0.2 to 0.5 of the speed of fp32 on x86.
+    With a table: kernels of the kind that does most of the work took longer than in fp32.
+    Without one: most of the work is convolutions, which onnxruntime computes as ConvInteger, at
+    0.2 to 0.5 of the speed of fp32 on x86.
     """
     table = best_table(runtime, tables)
-    speeds = dict(table.schemes_by_speed()) if table is not None else {}
+    products = conv_share <= CONV_SHARE_MAX
+    speeds: dict[str, float] = {}
+    if table is not None:
+        kind = [t for t in table.timings if t.kernel.startswith("gemm") == products]
+        speeds = dict(replace(table, timings=tuple(kind)).schemes_by_speed())
     if "dynamic" in speeds:
         ratio = speeds["dynamic"]
         return f"the device takes {ratio:.1f} times as long as in fp32" if ratio > 1 else ""
-    if conv_share > CONV_SHARE_MAX:
+    if not products:
         return f"{100 * conv_share:.0f} % of the work is convolutions, slow as ConvInteger"
     return ""
 

@@ -1,0 +1,1 @@
+"""Toolchains: one adapter for each format that a target runs."""

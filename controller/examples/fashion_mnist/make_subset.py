@@ -20,8 +20,8 @@ import numpy as np
 
 DEFAULT_DATA = Path("/usr/share/datasets/fashion-mnist")
 SUBSET = "fashion_mnist_subset.npz.xz"
-TRAIN_IMAGES = 9_500  # the first ones of the training file
-TEST_IMAGES = 7_500  # the first ones of the test file: 5,000 for test, 2,500 for the guard
+TRAIN_IMAGES = 10_000  # the first ones of the training file
+TEST_IMAGES = 5_000  # the first ones of the test file
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 

@@ -34,19 +34,19 @@ labels = [
 ]  # fmt: skip
 preprocessing = {"color": "grey", "range": "0..1", "size": "28x28"}
 
-budget = {"accuracy_drop_max": 0.02, "agreement_min": 0.9}
+budget = {"accuracy_drop_max": 0.03, "agreement_min": 0.9}
 profile_budgets = {
-    "raspberry-pi-5": {"accuracy_drop_max": 0.02, "agreement_min": 0.9, "wire_bytes_max": 400_000},
-    "rk3588": {"accuracy_drop_max": 0.02, "agreement_min": 0.9, "file_bytes_max": 150_000},
+    "raspberry-pi-5": {"wire_bytes_max": 400_000},
+    "rk3588": {"file_bytes_max": 150_000},
 }
 recover = {"epochs": 3, "samples": 12_000, "learning_rate": 0.05, "temperature": 4.0, "alpha": 0.9}
 
-# How the data is cut. The checkpoint has seen all 60,000 training images, so accuracy on any of
-# them flatters it (95.3 % against 93.7 %): the guard, which chooses between variants, comes from
-# a part of the test file that the reported test images (the first 5,000) do not touch.
+# How the data is cut. Everything that chooses comes from the training file: ranges from the first
+# 512 images, the guard from the next 2,048, recovery from the rest. Test images are only reported.
+# The checkpoint has seen the guard images, so their accuracy flatters fp32 and a guard drop looks
+# larger than it is on new images: an error on the safe side, and the budget below allows for it.
 CALIBRATION_IMAGES = 512
-TEST_IMAGES = 5_000
-GUARD_IMAGES = 2_500
+GUARD_IMAGES = 2_048
 
 
 def source() -> Any:
@@ -65,19 +65,15 @@ def source() -> Any:
 
 def data(split: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Images [N, 1, 28, 28] uint8 and labels [N] of one split."""
-    if split == "train":
-        images, answers = _train()
-        return images[CALIBRATION_IMAGES:, None], answers[CALIBRATION_IMAGES:]
-    if split == "calibration_a":
-        images, answers = _train()
-        return images[:CALIBRATION_IMAGES, None], answers[:CALIBRATION_IMAGES]
-    subset = _subset()
-    start, count = {
-        "calibration_b": (TEST_IMAGES, GUARD_IMAGES),
-        "test": (0, TEST_IMAGES),
+    images, answers = _file("t10k" if split == "test" else "train")
+    end = CALIBRATION_IMAGES + GUARD_IMAGES
+    chosen = {
+        "calibration_a": slice(0, CALIBRATION_IMAGES),
+        "calibration_b": slice(CALIBRATION_IMAGES, end),
+        "train": slice(end, None),
+        "test": slice(None),
     }[split]
-    chosen = slice(start, start + count)
-    return subset["t10k_images"][chosen, None], subset["t10k_labels"][chosen].astype(np.int64)
+    return images[chosen, None], answers[chosen]
 
 
 def metric(outputs: NDArray[Any], answers: NDArray[Any]) -> float:
@@ -92,18 +88,19 @@ def _subset() -> dict[str, NDArray[Any]]:
         return {key: archive[key] for key in archive.files}
 
 
-@functools.lru_cache(maxsize=1)
-def _train() -> tuple[NDArray[Any], NDArray[Any]]:
-    """All 60,000 training images where Debian's package is installed, else the subset's 9,500.
+@functools.lru_cache(maxsize=2)
+def _file(part: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Training ("train") or test ("t10k") images: all of them where Debian's package is installed.
 
-    Both begin with the same images, so the calibration set is the same either way.
+    Otherwise the subset's: 10,000 and 5,000. Both begin with the same images, so the calibration
+    and guard sets are the same either way.
     """
-    images = FULL_DATA / "train-images-idx3-ubyte.gz"
-    answers = FULL_DATA / "train-labels-idx1-ubyte.gz"
+    images = FULL_DATA / f"{part}-images-idx3-ubyte.gz"
+    answers = FULL_DATA / f"{part}-labels-idx1-ubyte.gz"
     if images.is_file() and answers.is_file():
         return _idx(images), _idx(answers).astype(np.int64)
     subset = _subset()
-    return subset["train_images"], subset["train_labels"].astype(np.int64)
+    return subset[f"{part}_images"], subset[f"{part}_labels"].astype(np.int64)
 
 
 def _idx(path: Path) -> NDArray[Any]:

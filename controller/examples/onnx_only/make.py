@@ -1,4 +1,4 @@
-"""Make the example's ``model.onnx`` and ``images.npz``: a small network on small images.
+"""Make the example's ``model.onnx`` and ``images.npz.xz``: a small network on small images.
 
     python make.py            # a few seconds on one core
 
@@ -22,6 +22,8 @@ from torch.nn import functional
 HERE = Path(__file__).parent
 SUBSET = HERE.parent / "fashion_mnist" / "fashion_mnist_subset.npz.xz"
 CALIBRATION, GUARD, TEST = 512, 1_500, 2_000
+HELD = CALIBRATION + GUARD
+"""Training images that the network never sees: ranges and choices come from new ones."""
 EPOCHS, BATCH, SEED = 16, 64, 1
 
 
@@ -44,18 +46,19 @@ def main() -> int:
     model = nn.Sequential(
         nn.Linear(196, 96), nn.ReLU(), nn.Linear(96, 48), nn.ReLU(), nn.Linear(48, 10)
     )
-    # The first CALIBRATION training images are left out, so that ranges come from new ones.
-    fit(model, train[CALIBRATION:], answers[CALIBRATION:])
+    fit(model, train[HELD:], answers[HELD:])
     write_model(model, HERE / "model.onnx")
-    np.savez_compressed(
-        HERE / "images.npz",
+    packed_images = io.BytesIO()
+    np.savez(
+        packed_images,
         calibration_inputs=train[:CALIBRATION],
         calibration_labels=answers[:CALIBRATION].astype(np.uint8),
         test_inputs=test[:TEST],
         test_labels=test_answers[:TEST].astype(np.uint8),
-        guard_inputs=test[TEST : TEST + GUARD],
-        guard_labels=test_answers[TEST : TEST + GUARD].astype(np.uint8),
+        guard_inputs=train[CALIBRATION:HELD],
+        guard_labels=answers[CALIBRATION:HELD].astype(np.uint8),
     )
+    (HERE / "images.npz.xz").write_bytes(lzma.compress(packed_images.getvalue(), preset=9))
     with torch.inference_mode():
         outputs = model(torch.from_numpy(test[:TEST].astype(np.float32) / 255.0)).numpy()
     accuracy = (outputs.argmax(1) == test_answers[:TEST]).mean()

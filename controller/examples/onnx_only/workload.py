@@ -6,6 +6,8 @@ and the fit says so. See ``make.py`` for where the file comes from.
 
 from __future__ import annotations
 
+import io
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ HERE = Path(__file__).parent
 
 name = "onnx_only"
 version = "1.0.0"
-files = ["model.onnx", "images.npz"]
+files = ["model.onnx", "images.npz.xz"]
 
 input_name = "pixels"
 input_shape = (196,)
@@ -40,7 +42,8 @@ def data(split: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Images [N, 196] uint8 and labels [N]; there are no training images."""
     if split == "train":
         return None
-    with np.load(HERE / "images.npz", allow_pickle=False) as archive:
+    unpacked = io.BytesIO(lzma.decompress((HERE / "images.npz.xz").read_bytes()))
+    with np.load(unpacked, allow_pickle=False) as archive:
         part = _PARTS[split]
         return archive[f"{part}_inputs"], archive[f"{part}_labels"].astype(np.int64)
 

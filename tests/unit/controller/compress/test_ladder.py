@@ -71,6 +71,8 @@ def test_variants_of_one_network_share_the_dear_part() -> None:
     [
         ({"fp32": 10, "u8s8": 5, "s8s8": 20}, "x86_64", "u8s8"),
         ({"fp32": 10, "u8s8": 15, "s8s8": 4}, "x86_64", "s8s8"),
+        ({"fp32": 10, "u8s8": 5.1, "s8s8": 5}, "x86_64", "u8s8"),  # a tie
+        ({"fp32": 10, "u8s8": 5, "s8s8": 5.1}, "aarch64", "s8s8"),
         ({}, "x86_64", "u8s8"),
         ({}, "aarch64", "s8s8"),
         ({"u8s8": 5, "s8s8": 2}, "x86_64", "u8s8"),  # nothing without fp32 to compare with
@@ -97,7 +99,8 @@ def test_a_disturbed_table_gives_way_to_a_valid_one() -> None:
     ("times", "conv_share", "slow"),
     [
         ({"fp32": 10, "dynamic": 25}, 0.0, True),
-        ({"fp32": 10, "dynamic": 4}, 1.0, False),
+        ({"fp32": 10, "dynamic": 4}, 0.0, False),
+        ({"fp32": 10, "dynamic": 4}, 1.0, True),  # the table's kernel is no convolution
         ({}, 0.99, True),
         ({}, 0.1, False),
     ],

@@ -1,0 +1,190 @@
+"""Drives one deployment: stores the record, then does what its state asks for.
+
+Nothing is done before the record that says so is on disk, so a restart finds at most one step
+that was begun and not noted, and every step may be done again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from agent.actions import ACTIONS, Again, Answer, Job, Next, classify, finish, skip_calibration
+from agent.desk import Desk
+from agent.domain import transitions
+from agent.domain.events import Event
+from agent.domain.record import DeploymentRecord
+from agent.errors import SlotError
+from agent.jobs import WorkerFailure
+from agent.runner import Finished, Runner, Running
+from fitment.core.deployment import Assignment, SignedPayload
+from fitment.core.deployment import DeploymentState as State
+
+log = logging.getLogger(__name__)
+
+_STACK_BOUND = (State.CALIBRATING, State.BENCHMARKING, State.JUDGING, State.TRIAL)
+"""States that rely on what was checked on the stack of that time."""
+
+
+class Deployer:
+    """At most one deployment at a time."""
+
+    def __init__(self, runner: Runner, jitter: Callable[[], float]) -> None:
+        self._runner = runner
+        self._jitter = jitter
+        self._record: DeploymentRecord | None = None
+        self._job: Running | None = None
+        self._not_before_s = 0.0
+
+    @property
+    def record(self) -> DeploymentRecord | None:
+        """The active deployment."""
+        return self._record
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker is at it."""
+        return self._job is not None
+
+    def resume(self, desk: Desk) -> None:
+        """Take up what an earlier process left."""
+        stored = desk.journal.active()
+        if stored is not None:
+            log.info("action=resume deployment=%s state=%s", stored.id, stored.state.value)
+            self._store(desk, transitions.resume(stored, now_s=desk.now_s))
+            if stored.checked is not None and stored.checked.stack != desk.stack:
+                self.stack_changed(desk)
+
+    def start(self, desk: Desk, order: SignedPayload, assignment: Assignment) -> None:
+        """Begin a deployment; there must be none."""
+        now_s = desk.now_s
+        record = DeploymentRecord(
+            order=order, assignment=assignment, started_at_s=now_s, state_entered_at_s=now_s
+        )
+        self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=now_s))
+
+    def refuse(self, desk: Desk, order: SignedPayload, assignment: Assignment, reason: str) -> None:
+        """End a deployment before it begins."""
+        record = transitions.refuse(order, assignment, reason=reason, now_s=desk.now_s)
+        generation = int(desk.journal.setting("generation", "0"))
+        desk.journal.save(replace(record, ended_generation=generation))
+
+    def acknowledge(self, desk: Desk, deployment: str) -> None:
+        """The controller knows how it ended; only its id is still of use."""
+        for record in desk.journal.ended():
+            if record.id == deployment:
+                desk.journal.save(transitions.step(record, Event.REPORTED, now_s=desk.now_s))
+
+    def interrupt(self, desk: Desk, event: Event, reason: str) -> None:
+        """Give the active deployment up, if it still can be."""
+        if self._record is not None and self._record.state in transitions.WORKING:
+            self._apply(desk, Answer(event=event, reasons=(reason,)))
+
+    def stack_changed(self, desk: Desk) -> None:
+        """Go back to where the stack began to matter."""
+        if self._record is not None and self._record.state in _STACK_BOUND:
+            reason = "the runtime stack changed meanwhile: checked and measured anew"
+            self._apply(desk, Answer(event=Event.STACK_CHANGED, reasons=(reason,)))
+
+    def hurry(self) -> None:
+        """The controller is there again: do not wait for the back-off of an outage."""
+        if self._record is not None and self._record.waits:
+            self._not_before_s = 0.0
+
+    def pause(self) -> None:
+        """Stop the worker; the state's work begins anew with the next `tick`."""
+        if self._job is not None:
+            self._job.kill()
+            self._job = None
+
+    def stop(self, desk: Desk) -> None:
+        """The agent was asked to stop: what goes on later did not die."""
+        self.pause()
+        if self._record is not None:
+            spent_s = self._record.elapsed_s(desk.now_s)
+            desk.journal.save(replace(self._record, stopped=True, spent_s=spent_s))
+
+    def tick(self, desk: Desk) -> bool:
+        """Go on. Returns whether something changed that should be reported."""
+        record = self._record
+        if record is None:
+            return False
+        late = transitions.overdue(record, desk.now_s)
+        if late is not None:
+            self._apply(desk, Answer(event=Event.TIMED_OUT, reasons=(late,)))
+            return True
+        if self._job is not None:
+            finished = self._job.poll(desk.now_s)
+            return finished is not None and self._ended(desk, record, finished)
+        if desk.now_s < self._not_before_s:
+            return False
+        return self._go(desk, record, lambda: ACTIONS[record.state].begin(desk, record))
+
+    def _ended(self, desk: Desk, record: DeploymentRecord, finished: Finished) -> bool:
+        self._job = None
+        if finished.failure is not None:
+            return self._failed(desk, record, finished.failure, timed_out=finished.timed_out)
+        goes_on: Any = ACTIONS[record.state].finished
+        return self._go(desk, record, lambda: goes_on(desk, record, finished.result))
+
+    def _go(self, desk: Desk, record: DeploymentRecord, act: Callable[[], Next]) -> bool:
+        try:
+            following = act()
+        except (SlotError, OSError) as error:
+            failure = WorkerFailure(code="disk", message=str(error))
+            return self._failed(desk, record, failure, timed_out=False)
+        if isinstance(following, Job):
+            deadline_s = desk.now_s + transitions.left_s(record, desk.now_s)
+            self._job = self._runner.start(
+                following.worker, following.job, deadline_s=deadline_s, threads=desk.threads
+            )
+            return False
+        if isinstance(following, Again):
+            self._not_before_s = desk.now_s + following.after_s
+            return False
+        self._apply(desk, following)
+        return True
+
+    def _failed(
+        self, desk: Desk, record: DeploymentRecord, failure: WorkerFailure, *, timed_out: bool
+    ) -> bool:
+        event = classify(record, failure, timed_out=timed_out)
+        answer = Answer(event=event, reasons=(f"{record.state.value}: {failure.message}",))
+        final = event is Event.PERMANENT or (
+            event is Event.FAILED and record.attempts + 1 >= transitions.MAX_ATTEMPTS
+        )
+        if record.state is State.CALIBRATING and final:
+            answer = skip_calibration(record, f"it failed: {failure.message}")
+        elif event is Event.BUSY and record.waits:
+            answer = replace(answer, reasons=())  # said when the outage began
+        elif event is Event.REFETCH:
+            desk.folders.archive(record.assignment.bundle).unlink(missing_ok=True)
+        self._apply(desk, answer, retry_after_s=failure.retry_after_s or 0.0)
+        return event is not Event.BUSY or not record.waits
+
+    def _apply(self, desk: Desk, answer: Answer, *, retry_after_s: float = 0.0) -> None:
+        before = self._record
+        if before is None:
+            return
+        self.pause()
+        record = replace(before, **answer.changes)
+        record = transitions.step(record, answer.event, now_s=desk.now_s, reasons=answer.reasons)
+        self._store(desk, record)
+        tries = record.attempts or record.waits
+        wait_s = transitions.backoff_s(tries, self._jitter()) if tries else 0.0
+        self._not_before_s = desk.now_s + max(wait_s, retry_after_s)
+
+    def _store(self, desk: Desk, record: DeploymentRecord) -> None:
+        """Write first; what is in memory is never ahead of the disk."""
+        ended = record.state is State.REPORTING
+        if ended:
+            record = finish(desk, record)
+        # Later processes count from here, whatever their clock says.
+        desk.journal.save(replace(record, spent_s=record.elapsed_s(desk.now_s)))
+        self._record = None if ended else record
+        log.info(
+            "action=deployment id=%s state=%s outcome=%s",
+            record.id, record.state.value, record.outcome.value if record.outcome else "",
+        )  # fmt: skip

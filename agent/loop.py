@@ -1,0 +1,384 @@
+"""The supervisor: one plain loop that looks, decides, acts, reports.
+
+`Supervisor.step` does a little and returns how long nothing will be due; `run` calls it until it
+is told to stop. At most one worker runs at a time, so that nothing disturbs a benchmark; what
+its driver loses by a pause it does again.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from agent import reporting
+from agent.deployer import Deployer
+from agent.desk import Desk, Folders
+from agent.domain import plan
+from agent.domain.events import Event
+from agent.errors import AgentError
+from agent.identity import Identity, connection
+from agent.jobs import Limits, Setting
+from agent.journal import Journal
+from agent.outbox import Outbox
+from agent.rechecks import Rechecks
+from agent.renewal import Renewal
+from agent.runner import Runner
+from agent.slots import Slots
+from agent.studies import Studies
+from agent.submissions import Submissions
+from agent.telemetry import LastRun, Telemetry
+from agent.transport.link import AgentLink, LinkDown, LinkEvent, LinkUp
+from agent.watch import FingerprintWatch, SettingsWatch
+from fitment.core.deployment import ReportedState
+from fitment.core.link import Downlink, Uplink
+from fitment.core.telemetry import Command, CommandKind
+
+log = logging.getLogger(__name__)
+
+BUSY_S: Final = 0.05
+"""Between two looks at a running worker."""
+IDLE_S: Final = 0.5
+"""Between two looks when nothing runs; what comes over the link wakes the loop at once."""
+TROUBLE_S: Final = 5.0
+"""After the disk refused: trying again at once would only fill the log."""
+_STEPS_AT_ONCE: Final = 32
+
+
+class Clock(Protocol):
+    """Both kinds of time."""
+
+    def monotonic_s(self) -> float:
+        """Never goes back; means nothing outside this process."""
+        ...
+
+    def wall_unix_s(self) -> float:
+        """A hint: device clocks wander."""
+        ...
+
+
+class Driver(Protocol):
+    """What may use the one worker."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it has it."""
+        ...
+
+    def pause(self) -> None:
+        """Give it back."""
+        ...
+
+    def tick(self, desk: Desk) -> bool:
+        """Go on; True when something changed that should be reported."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a supervisor is made of; `agent.build` makes the real ones."""
+
+    clock: Clock
+    folders: Folders
+    identity: Identity
+    journal: Journal
+    slots: Slots
+    runner: Runner
+    link: AgentLink
+    settings: SettingsWatch
+    fingerprint: FingerprintWatch
+    boot_id: str
+    jitter: Callable[[], float]  # 0..1
+    sample: Callable[[str], Mapping[str, float]]
+    floor_unix: float = 0.0  # of the build: no true clock is before it
+
+
+class Supervisor:
+    """One device's agent."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._link = parts.link
+        self._online = False
+        self._orders: plan.Orders | None = None
+        self._last = LastRun()
+        self._reported: ReportedState | None = None
+        self._dirty = True
+        self._replan = True
+        self._resumed = False
+        runner, jitter = parts.runner, parts.jitter
+        self._deployer = Deployer(runner, jitter)
+        self._studies = Studies(runner, jitter)
+        self._rechecks = Rechecks(runner, jitter)
+        self._submissions = Submissions(runner, jitter)
+        self._renewal = Renewal(
+            runner, jitter, identity=parts.identity, wall_unix=parts.clock.wall_unix_s
+        )
+        outbox = Outbox(parts.journal)
+        self._telemetry = Telemetry(outbox, boot_id=parts.boot_id, sample=parts.sample)
+
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop`` is set. A disk that refuses does not end it."""
+        self._link.start()
+        try:
+            while not stop.is_set():
+                try:
+                    wait_s = self.step()
+                except (AgentError, OSError) as error:
+                    log.error("action=trouble reason=%s", error)  # noqa: TRY400 - said in full
+                    wait_s = TROUBLE_S
+                self._await(stop, wait_s)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop workers and the link. What was going on is in the journal."""
+        for driver in (self._rechecks, self._renewal, self._studies, self._submissions):
+            driver.pause()
+        try:
+            self._deployer.stop(self._desk())
+        except AgentError as error:
+            log.error("action=trouble reason=%s", error)  # noqa: TRY400 - said in full
+        self._link.stop()
+        self._parts.journal.close()
+
+    def step(self) -> float:
+        """Look, decide, act and report once; seconds until it should be called again."""
+        self._receive()
+        self._watch()
+        if self._parts.fingerprint.fingerprint is None:
+            return IDLE_S  # nothing can be decided about a device that is not known
+        desk = self._desk()
+        if not self._resumed:
+            self._deployer.resume(desk)
+            self._resumed = True
+        self._decide(desk)
+        moved = self._work(desk)
+        self._sample(desk)
+        self._report(desk)
+        if moved or (self._replan and not self._rechecks.slot):
+            return 0.0
+        return BUSY_S if any(driver.running for driver in self._drivers()) else IDLE_S
+
+    # Look
+
+    def _await(self, stop: threading.Event, wait_s: float) -> None:
+        """Sleep, or take the event that comes first."""
+        until_s = self._parts.clock.monotonic_s() + wait_s
+        while not stop.is_set():
+            left_s = until_s - self._parts.clock.monotonic_s()
+            if left_s <= 0:
+                return
+            try:
+                self._on_event(self._link.events.get(timeout=min(left_s, IDLE_S)))
+            except queue.Empty:
+                continue
+            return
+
+    def _receive(self) -> None:
+        while not self._link.events.empty():  # nobody else takes from it
+            self._on_event(self._link.events.get_nowait())
+
+    def _on_event(self, event: LinkEvent) -> None:
+        if isinstance(event, LinkUp):
+            self._online = True
+            for driver in (self._deployer, self._studies, self._submissions):
+                driver.hurry()
+            self._telemetry.resend()
+            self._reported = None  # whatever the other side remembers, it is told again
+            self._dirty = True
+        elif isinstance(event, LinkDown):
+            self._online = False
+        else:
+            self._on_downlink(event)
+
+    def _on_downlink(self, downlink: Downlink) -> None:
+        if downlink.ack is not None:
+            self._telemetry.acknowledge(downlink.ack)
+        if downlink.command is not None:
+            self._on_command(downlink.command)
+        if downlink.desired is not None:
+            desired = downlink.desired
+            self._orders = plan.decode(desired)
+            self._parts.journal.save_setting("generation", str(desired.generation))
+            self._telemetry.interval_s = max(0.1, desired.telemetry_interval_s)
+            self._link.jitter_s = max(0.0, desired.reconnect_jitter_s)
+            self._dirty = self._replan = True
+
+    def _on_command(self, command: Command) -> None:
+        now_ns = self._parts.clock.wall_unix_s() * 1e9
+        if command.deadline_unix_ns and now_ns > command.deadline_unix_ns:
+            log.info("action=command_late id=%s kind=%s", command.id, command.kind.value)
+            return
+        log.info("action=command id=%s kind=%s", command.id, command.kind.value)
+        if command.kind is CommandKind.REPORT:
+            self._reported, self._dirty = None, True
+        elif command.kind is CommandKind.PROBE:
+            self._parts.fingerprint.soon()
+            for facts in self._parts.journal.slots():
+                self._parts.journal.save_slot(replace(facts, checked_stack=""))
+            self._dirty = self._replan = True
+        elif command.kind is CommandKind.CANCEL:
+            self._cancel(command.subject)
+
+    def _cancel(self, deployment: str) -> None:
+        record = self._deployer.record
+        if record is not None and record.id == deployment:
+            self._deployer.interrupt(self._desk(), Event.CANCELLED, "an operator cancelled it")
+            self._dirty = self._replan = True
+
+    def _watch(self) -> None:
+        """Settings first: they say how the fingerprint is read."""
+        watch = self._parts.fingerprint
+        if self._parts.settings.tick():
+            watch.soon()
+            self._dirty = True
+        before = watch.fingerprint
+        if not watch.tick(self._parts.settings.settings, self._parts.clock.monotonic_s()):
+            return
+        self._dirty = self._replan = True
+        after = watch.fingerprint
+        if before is not None and after is not None and before.stack != after.stack:
+            log.info("action=stack_changed before=%s after=%s", before.stack.hash, after.stack.hash)
+            self._deployer.pause()
+            self._studies.pause()
+            self._deployer.stack_changed(self._desk())
+
+    def _desk(self) -> Desk:
+        parts = self._parts
+        settings, fingerprint = parts.settings.settings, parts.fingerprint.fingerprint
+        setting = Setting(
+            options=settings.options,
+            hardware=fingerprint.hardware.hash if fingerprint else "",
+            stack=fingerprint.stack.hash if fingerprint else "",
+            emulated=fingerprint.emulated if fingerprint else False,
+            root=settings.hardware.root,
+        )
+        return Desk(
+            device=parts.identity.device,
+            folders=parts.folders,
+            connection=connection(parts.folders, parts.identity),
+            slots=parts.slots,
+            journal=parts.journal,
+            setting=setting,
+            now_s=parts.clock.monotonic_s(),
+            floor_unix=max(parts.floor_unix, float(parts.journal.setting("time_floor", "0"))),
+            runtimes=fingerprint.runtimes() if fingerprint else (),
+            samples=settings.samples,
+            limits=Limits(memory_bytes=settings.memory_bytes),
+        )
+
+    # Decide
+
+    def _decide(self, desk: Desk) -> None:
+        """Ask the planner until it has nothing more to say."""
+        if not self._replan:
+            return
+        for _ in range(_STEPS_AT_ONCE):
+            if self._rechecks.slot:
+                return  # what serves comes before all else
+            step = plan.plan(self._situation(desk))
+            if step is None:
+                self._replan = False
+                return
+            self._perform(desk, step)
+            self._dirty = True
+
+    def _situation(self, desk: Desk) -> plan.Situation:
+        journal = desk.journal
+        waiting = (key.partition("/")[2] for key, _, _ in journal.submissions())
+        return plan.Situation(
+            orders=self._orders,
+            stack=desk.stack,
+            slots=journal.slots(),
+            active=self._deployer.record,
+            ended=journal.ended(),
+            known=journal.known(),
+            study=self._studies.study,
+            studies_known=frozenset(journal.studies()) | frozenset(waiting),
+            quarantine=journal.quarantine(),
+        )
+
+    def _perform(self, desk: Desk, step: plan.Step) -> None:
+        if isinstance(step, plan.Recheck):
+            for driver in self._drivers():
+                driver.pause()
+            self._rechecks.start(desk, step.slot)
+        elif isinstance(step, plan.Acknowledge):
+            self._deployer.acknowledge(desk, step.deployment)
+        elif isinstance(step, plan.Interrupt):
+            event = Event.SUPERSEDED if step.superseded else Event.CANCELLED
+            self._deployer.interrupt(desk, event, step.reason)
+        elif isinstance(step, plan.Start):
+            self._studies.pause()  # a deployment does not wait for a study's transfer
+            self._deployer.start(desk, step.order, step.assignment)
+        elif isinstance(step, plan.Refuse):
+            self._deployer.refuse(desk, step.order, step.assignment, step.reason)
+        elif isinstance(step, plan.BeginStudy):
+            self._studies.start(desk, step.order, step.study)
+        else:
+            self._studies.drop(desk)
+
+    # Act
+
+    def _drivers(self) -> tuple[Driver, ...]:
+        """Who may use the worker, most urgent first."""
+        if self._rechecks.slot:
+            return (self._rechecks,)
+        return (self._renewal, self._deployer, self._studies, self._submissions)
+
+    def _work(self, desk: Desk) -> bool:
+        """Let the driver that has the worker go on, or the most urgent one take it."""
+        moved = False
+        drivers = self._drivers()
+        busy = [driver for driver in drivers if driver.running]
+        for driver in busy or drivers:
+            moved = driver.tick(desk)
+            if moved or driver.running:
+                break
+        if moved:
+            self._remember_latency()
+            self._dirty = self._replan = True
+        return moved
+
+    def _remember_latency(self) -> None:
+        record = self._deployer.record
+        measured = record.measurement if record is not None else None
+        if record is not None and measured is not None and measured.latency is not None:
+            self._last = LastRun(
+                slot=record.assignment.slot, variant=measured.bundle, p50_ms=measured.latency.p50_ms
+            )
+
+    # Report
+
+    def _sample(self, desk: Desk) -> None:
+        self._telemetry.tick(
+            self._link, online=self._online, root=desk.setting.root, last=self._last,
+            now_s=desk.now_s, wall_unix_s=self._parts.clock.wall_unix_s(),
+        )  # fmt: skip
+
+    def _report(self, desk: Desk) -> None:
+        """Send the state when it is not what was sent last."""
+        fingerprint = self._parts.fingerprint.fingerprint
+        if not self._dirty or fingerprint is None:
+            return
+        self._dirty = False
+        state = reporting.build(
+            desk, fingerprint, self._deployer.record,
+            boot_id=self._parts.boot_id, notes=self._notes(),
+        )  # fmt: skip
+        if state != self._reported:
+            self._link.send(Uplink(reported=reporting.with_memory(state)))
+            self._reported = state
+
+    def _notes(self) -> list[str]:
+        parts = self._parts
+        problems = (
+            parts.journal.lost, parts.settings.problem, parts.fingerprint.problem,
+            self._renewal.problem,
+        )  # fmt: skip
+        asked = self._orders.problems if self._orders is not None else ()
+        return [problem for problem in (*problems, *asked) if problem]

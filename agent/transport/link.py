@@ -1,0 +1,127 @@
+"""The device's end of a link: small and frequent messages, both ways.
+
+Three implementations pass one contract suite: `mqtt` (a broker), `session` (a gRPC stream on the
+gateway) and `memory` (the twin for tests). What they keep:
+
+- `events` is all that comes from the other side, and the only way it comes: a link's threads
+  never call into the supervisor.
+- `LinkUp` follows the subscription, so that what the controller sends in answer is not missed;
+  presence, then the latest reported state, are on their way before it.
+- While the link is down the latest reported state is kept and sent later, and telemetry is
+  dropped: the outbox still has it.
+- What cannot be read is logged and dropped; nothing that comes ends the link.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from fitment.core.link import Downlink, Uplink
+
+RECONNECT_MAX_S: Final = 60.0
+STEADY_S: Final = 30.0
+"""A connection that lasted this long was a good one: the next wait is short again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUp:
+    """The controller can be reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkDown:
+    """It cannot; the link tries again by itself."""
+
+    reason: str
+
+
+LinkEvent = LinkUp | LinkDown | Downlink
+
+
+class AgentLink(Protocol):
+    """One way to the controller."""
+
+    events: queue.Queue[LinkEvent]
+    jitter_s: float
+    """Reconnects are scattered over this many seconds; the controller may change it."""
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        ...
+
+    def send(self, uplink: Uplink) -> None:
+        """Send from any thread, without waiting. See the module's text for a link that is down."""
+        ...
+
+    def stop(self) -> None:
+        """Say goodbye and end; safe to call twice."""
+        ...
+
+    def describe(self) -> str:
+        """One line for people."""
+        ...
+
+
+class Pacer:
+    """Waits between two tries to connect: doubling, scattered, and over when asked to stop."""
+
+    def __init__(self, *, base_s: float = 1.0) -> None:
+        self._base_s = base_s
+        self._tries = 0
+        self._stopped = threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the link is to end."""
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """End the wait, and all later ones."""
+        self._stopped.set()
+
+    def connected(self, lasted_s: float) -> None:
+        """A connection that lasted is no failed try."""
+        if lasted_s >= STEADY_S:
+            self._tries = 0
+
+    def wait(self, jitter_s: float) -> None:
+        """Wait before the next try."""
+        full_s = min(RECONNECT_MAX_S, self._base_s * 2.0 ** min(self._tries, 16))
+        self._tries += 1
+        self._stopped.wait(full_s * random.uniform(0.5, 1.0) + jitter_s * random.random())
+
+
+class Kept:
+    """The latest reported state, kept for when the link is there. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reported: Uplink | None = None
+
+    def put(self, uplink: Uplink) -> None:
+        """Remember a reported state; anything else is not kept."""
+        if uplink.reported is not None:
+            with self._lock:
+                self._reported = uplink
+
+    def get(self) -> Uplink | None:
+        """The latest, or None before the first."""
+        with self._lock:
+            return self._reported
+
+
+def field_of(message: Uplink) -> str:
+    """Name of the one field that is set.
+
+    Raises:
+        ValueError: none or several are set.
+    """
+    fields = ("presence", "reported", "telemetry")
+    present = [name for name in fields if getattr(message, name) is not None]
+    if len(present) != 1:
+        raise ValueError(f"exactly one of {', '.join(fields)} must be set, not {len(present)}")
+    return present[0]

@@ -1,0 +1,285 @@
+"""The composition root: the one place that wires store, trust, engine, link and servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from controller.artifacts.blobs import FolderBlobs
+from controller.config import ANY_HOSTS, Settings
+from controller.errors import Conflict
+from controller.gateway.bridge import Bridge
+from controller.gateway.door import Door, Doorkeeper, open_door
+from controller.gateway.grpc import GrpcServers, ServerFiles
+from controller.gateway.grpc_enroll import EnrollService, Welcome
+from controller.gateway.grpc_gateway import GatewayService
+from controller.gateway.http.api import Api
+from controller.gateway.http.app import make_app
+from controller.gateway.http.server import RestServer
+from controller.gateway.views import Addresses
+from controller.reconcile.context import Context, ReconcileSettings
+from controller.reconcile.controller import Controller
+from controller.reconcile.engine import Engine
+from controller.reconcile.fitrunner import WorkerFitRunner
+from controller.store import open_store
+from controller.trust import Trust
+from fitment.core import plain
+from fitment.core.link import Downlink
+from profiles import all_profiles
+
+log = logging.getLogger(__name__)
+
+ADDRESSES_NAME = "controller.json"
+TOKEN_NAME = "operator.token"  # noqa: S105 - a file's name
+LOCK_NAME = "lock"
+DATABASE_NAME = "fitment.db"
+TENANT = "default"
+
+Ready = Callable[[Addresses], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wired:
+    """A started controller."""
+
+    addresses: Addresses
+    engine: Engine
+    controller: Controller
+    door: Door
+
+
+class Server:
+    """One controller on one data directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def run(self, ready: Ready) -> None:
+        """Serve until SIGTERM or SIGINT, then stop everything that was started.
+
+        Raises:
+            UserError: something in the settings cannot be had (a port, mosquitto).
+            Conflict: another controller uses the data directory.
+        """
+        asyncio.run(self._run(ready))
+
+    async def _run(self, ready: Ready) -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        async with started(self.settings) as wired:
+            ready(wired.addresses)
+            await stopping.wait()
+            log.info("action=stopping")
+
+
+@contextlib.asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[Wired]:
+    """Start everything; on leaving, end it in reverse, whatever had been started."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(locked(settings.data_dir))
+        (settings.data_dir / ADDRESSES_NAME).unlink(missing_ok=True)  # of one that was killed
+        trust, notes = open_trust(settings)
+        relay = _Relay()
+        controller = _controller(settings, trust, relay)
+        stack.callback(controller.close)
+        engine = Engine(controller, tick_s=settings.tick_s)
+        engine.start()
+        stack.callback(engine.stop)
+
+        def revoked() -> frozenset[str]:
+            return engine.call(lambda: _revoked(controller)).result()
+
+        door = await asyncio.to_thread(open_door, settings, trust.files, revoked)
+        stack.callback(door.close)
+        base = _Base(settings=settings, trust=trust, engine=engine, controller=controller)
+        addresses = await _serve(stack, base, door=door, revoked=revoked, notes=notes)
+        relay.publish = door.link.publish
+        await asyncio.to_thread(door.link.start, Bridge(engine, controller, door.link))
+        stack.callback(door.link.stop)
+        stack.enter_context(_announced(settings.data_dir, addresses))
+        yield Wired(addresses=addresses, engine=engine, controller=controller, door=door)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """What the servers stand on."""
+
+    settings: Settings
+    trust: Trust
+    engine: Engine
+    controller: Controller
+
+
+async def _serve(
+    stack: contextlib.AsyncExitStack,
+    base: _Base,
+    *,
+    door: Door,
+    revoked: Callable[[], frozenset[str]],
+    notes: tuple[str, ...],
+) -> Addresses:
+    """Bind all ports, then serve on them: nobody is told an address that is not taken yet."""
+    settings, trust = base.settings, base.trust
+    servers = GrpcServers(settings.host, _server_files(trust))
+    servers.bind(enroll_port=settings.enroll_port, gateway_port=settings.gateway_port)
+    stack.push_async_callback(servers.stop)
+    rest = RestServer(settings.rest_host, settings.rest_port)
+    stack.push_async_callback(rest.stop)
+    host = settings.told_host
+    addresses = Addresses(
+        rest=f"http://{settings.rest_host}:{rest.port}",
+        enroll=f"{host}:{servers.enroll_port}",
+        gateway=f"{host}:{servers.gateway_port}",
+        mqtt=door.mqtt_address,
+        link=door.kind,
+        pid=os.getpid(),
+        version=metadata.version("fitment"),
+        notes=(*notes, *door.notes),
+    )
+    keeper = Doorkeeper(door, revoked, trust.files.crl)
+    enroll = EnrollService(
+        base.engine, base.controller, welcome=_welcome(trust, addresses), let_in=keeper.look
+    )
+    gateway = GatewayService(
+        base.engine,
+        base.controller,
+        sessions=door.sessions,
+        blobs=base.controller.context.blobs,
+        read_metadata=trust.repository.read,
+        ca_pem=trust.ca.certificate_pem,
+    )
+    await servers.start(base.engine, base.controller, enroll=enroll, gateway=gateway)
+    api = Api(
+        controller=base.controller,
+        engine=base.engine,
+        addresses=addresses,
+        link=door.link.describe(),
+        data_dir=settings.data_dir.resolve(),
+        shut_out=keeper.look,
+    )
+    await rest.start(make_app(api, operator_token(settings.data_dir)))
+    return addresses
+
+
+class _Relay:
+    """Stands for the link until there is one: what is published before is published again."""
+
+    def __init__(self) -> None:
+        self.publish: Callable[[str, Downlink], None] | None = None
+
+    def __call__(self, device: str, downlink: Downlink) -> None:
+        if self.publish is not None:
+            self.publish(device, downlink)
+
+
+def _controller(settings: Settings, trust: Trust, relay: _Relay) -> Controller:
+    data_dir = settings.data_dir.resolve()
+    context = Context(
+        store=open_store(f"sqlite:///{data_dir / DATABASE_NAME}", TENANT),
+        trust=trust,
+        blobs=FolderBlobs(data_dir / "blobs"),
+        profiles=all_profiles(),
+        fits=WorkerFitRunner(data_dir / "jobs", threads=settings.fit_threads),
+        publish=relay,
+        clock=time.time,
+        settings=ReconcileSettings(optimise=settings.optimise, auto_approve=settings.auto_approve),
+    )
+    return Controller(context)
+
+
+def _revoked(controller: Controller) -> frozenset[str]:
+    return frozenset(device.name for device in controller.store.devices.find(revoked=True))
+
+
+def open_trust(settings: Settings) -> tuple[Trust, tuple[str, ...]]:
+    """The trust folder, made at the first start; and what an operator should know of it."""
+    folder = settings.data_dir.resolve() / "trust"
+    offline = settings.offline.resolve()
+    hosts = [host for host in (settings.host, settings.public_host) if host not in ANY_HOSTS]
+    hosts = [host for host in hosts if host]
+    if not (folder / "ca").exists():
+        trust = Trust.create(folder, offline, hosts)
+    else:
+        trust = Trust.open(folder, offline)
+        trust.set_hosts(hosts)
+    if settings.offline_dir is None and offline.exists():
+        note = (
+            f"the offline keys are online: {offline} signs releases on this machine;"
+            " move the folder away and start with --offline-dir when you approve"
+        )
+        return trust, (note,)
+    return trust, ()
+
+
+def _welcome(trust: Trust, addresses: Addresses) -> Welcome:
+    return Welcome(
+        ca_pem=trust.ca.certificate_pem,
+        tuf_root=trust.repository.root_bytes(),
+        director_public_key=trust.director.public_raw,
+        director_key_id=trust.director.key_id,
+        gateway_address=addresses.gateway,
+        mqtt_address=addresses.mqtt,
+    )
+
+
+def _server_files(trust: Trust) -> ServerFiles:
+    files = trust.files
+    return ServerFiles(key=files.server_key, chain=files.server_certificate, ca=files.ca)
+
+
+@contextlib.contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory; the kernel lets go of it when this process ends, however.
+
+    Raises:
+        Conflict: another controller holds it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (data_dir / LOCK_NAME).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(
+                f"another controller uses {data_dir}; stop it, or choose another --data-dir"
+            ) from error
+        yield
+
+
+def operator_token(data_dir: Path) -> str:
+    """The token that operators show; made at the first start, readable by the owner only."""
+    path = data_dir / TOKEN_NAME
+    if not path.exists():
+        _write(path, secrets.token_urlsafe(32))
+    return path.read_text().strip()
+
+
+@contextlib.contextmanager
+def _announced(data_dir: Path, addresses: Addresses) -> Iterator[None]:
+    path = data_dir / ADDRESSES_NAME
+    _write(path, json.dumps(plain.to_plain(addresses), indent=2) + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    temporary.replace(path)

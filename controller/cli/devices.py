@@ -1,0 +1,142 @@
+"""``fitment device`` and ``fitment token``: who belongs to the fleet, and how it fares."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from controller.cli.common import (
+    DEFAULT_DATA_DIR,
+    DataDir,
+    Json,
+    Server,
+    ago,
+    connect,
+    duration_s,
+    pairs,
+    print_facts,
+    print_json,
+    print_table,
+    when,
+)
+from controller.domain import fleet
+
+devices = typer.Typer(no_args_is_help=True, help="Enrolled devices.")
+tokens = typer.Typer(no_args_is_help=True, help="One-time admissions.")
+
+
+@devices.command("list")
+def list_devices(
+    *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+) -> None:
+    """All devices, with profile and what they run."""
+    with connect(server, data_dir) as client:
+        found = client.devices()
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (device.name, _state(device), device.profile or "-", _runs(device), ago(device.last_seen))
+        for device in found
+    ]
+    columns = ("device", "state", "profile", "runs", "seen")
+    print_table(columns, rows, empty="No device is enrolled yet; run: fitment token create")
+
+
+@devices.command("show")
+def show_device(
+    name: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+) -> None:
+    """One device: what it is, why it got its profile, what it runs."""
+    with connect(server, data_dir) as client:
+        device = client.device(name)
+    if as_json:
+        print_json(device)
+        return
+    facts = {
+        "device": device.name,
+        "state": _state(device),
+        "enrolled": when(device.enrolled_at),
+        "seen": when(device.last_seen),
+        "profile": device.profile,
+        "because": device.profile_reason,
+        "cohort": device.cohort.key if device.cohort else "",
+        "labels": ", ".join(f"{key}={value}" for key, value in device.labels.items()),
+        "runs": _runs(device),
+    }
+    if device.reported is not None:
+        facts["agent"] = device.reported.agent_version
+        facts["emulated"] = "yes: it stands in for a board" * device.reported.fingerprint.emulated
+        facts["notes"] = "; ".join(device.reported.notes)
+    print_facts(facts)
+
+
+@devices.command("revoke")
+def revoke_device(
+    name: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+) -> None:
+    """Shut a device out, at once and for good; it needs a new token to come back."""
+    with connect(server, data_dir) as client:
+        device = client.revoke(name)
+    if as_json:
+        print_json(device)
+    else:
+        print(f"{name} is revoked.")
+
+
+@devices.command("telemetry")
+def show_telemetry(
+    name: str,
+    column: Annotated[str, typer.Argument(help="A quantity, with its unit in its name.")],
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Newest values.")] = 20,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """The newest values of one quantity of a device."""
+    with connect(server, data_dir) as client:
+        view = client.telemetry(name, column, limit)
+    if as_json:
+        print_json(view)
+        return
+    rows = [(when(at), f"{value:g}") for at, value in view.values]
+    empty = f"{name} has sent no '{column}' ({view.samples} samples of other quantities)"
+    print_table(("at", column), rows, empty=empty)
+
+
+@tokens.command("create")
+def create_token(
+    *,
+    ttl: Annotated[str, typer.Option(help="How long it admits: 15m, 2h, 7d.")] = "1h",
+    label: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE that the device gets; repeatable.")
+    ] = None,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """A token that admits one device. Its text is shown once."""
+    labels, ttl_s = pairs(label or [], "--label"), duration_s(ttl)
+    with connect(server, data_dir) as client:
+        token = client.create_token(ttl_s, labels)
+    if as_json:
+        print_json(token)
+        return
+    print(token.text)
+    print(f"Admits one device until {when(token.expires_at)}. On the device:")
+    print(f"  fitment-agent enroll --controller {token.enroll} --token {token.text}")
+
+
+def _state(device: fleet.Device) -> str:
+    if device.revoked:
+        return "revoked"
+    return "online" if device.online else "offline"
+
+
+def _runs(device: fleet.Device) -> str:
+    if device.reported is None:
+        return "-"
+    slots = [f"{slot.slot}: {slot.name}" for slot in device.reported.slots if slot.variant]
+    return ", ".join(slots) or "-"

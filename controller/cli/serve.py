@@ -1,0 +1,95 @@
+"""``fitment serve``: run a controller until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from controller.cli.common import Json, print_json
+from controller.config import FILE_NAME, FILE_VARIABLE, LinkChoice, Settings, load
+from controller.gateway.views import Addresses
+
+_Port = Annotated[int | None, typer.Option(help="0 takes a free one.", show_default=False)]
+
+
+def serve(  # noqa: PLR0913 - one parameter an option
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar=FILE_VARIABLE, help=f"Settings; default: {FILE_NAME} where it is."),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Everything that it keeps.")] = None,
+    offline_dir: Annotated[
+        Path | None, typer.Option(help="Keys of root and targets, for approving releases.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Where devices connect.")] = None,
+    public_host: Annotated[
+        str | None, typer.Option(help="The name of this host that devices are told.")
+    ] = None,
+    enroll_port: _Port = None,
+    gateway_port: _Port = None,
+    mqtt_port: _Port = None,
+    rest_host: Annotated[str | None, typer.Option(help="Where operators connect.")] = None,
+    rest_port: _Port = None,
+    link: Annotated[LinkChoice | None, typer.Option(help="How small messages travel.")] = None,
+    mqtt_url: Annotated[
+        str | None, typer.Option(help="A broker that is not ours, mqtts://host:port.")
+    ] = None,
+    optimise: Annotated[
+        bool | None, typer.Option("--optimise/--no-optimise", help="Let triggers start fits.")
+    ] = None,
+    auto_approve: Annotated[
+        bool | None,
+        typer.Option("--auto-approve/--no-auto-approve", help="Releases need no operator."),
+    ] = None,
+    fit_threads: Annotated[int | None, typer.Option(help="Processor threads of a fit.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a controller: enrolment, gateway, link, REST, and the loop behind them."""
+    flags = {
+        name: value
+        for name, value in locals().items()
+        if name not in {"config", "verbose", "as_json"}
+    }
+    file = config or (Path(FILE_NAME) if Path(FILE_NAME).exists() else None)
+    settings = load(file=file, environment=os.environ, flags=flags)
+    _log(verbose=verbose)
+    from controller.build import Server
+
+    def ready(addresses: Addresses) -> None:
+        if as_json:
+            print_json(addresses)
+        else:
+            _show(settings, addresses)
+        sys.stdout.flush()
+
+    Server(settings).run(ready)
+
+
+def _show(settings: Settings, addresses: Addresses) -> None:
+    print(f"fitment {addresses.version} serves {settings.data_dir}")
+    print(f"  operators  {addresses.rest}/v1   (token in {settings.data_dir}/operator.token)")
+    print(f"  enrolment  {addresses.enroll}")
+    print(f"  gateway    {addresses.gateway}")
+    print(f"  link       {addresses.link} {addresses.mqtt}".rstrip())
+    for note in addresses.notes:
+        print(f"  note       {note}")
+    print("Admit a device:")
+    print(f"  fitment token create --data-dir {settings.data_dir}")
+    print(f"  fitment-agent enroll --controller {addresses.enroll} --token fit1.…")
+
+
+def _log(*, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    for noisy in ("uvicorn", "httpx", "asyncio", "grpc"):
+        logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.WARNING)

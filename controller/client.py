@@ -1,0 +1,193 @@
+"""A thin, typed REST client: what the command line and scripts use.
+
+Every method is one request; answers become the records that the controller keeps. Problems
+become the same errors that the controller raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from controller.domain import fleet
+from controller.errors import (
+    Conflict,
+    FitError,
+    FitmentError,
+    NotFound,
+    Temporary,
+    TrustError,
+    UserError,
+    WorkloadError,
+)
+from controller.gateway.views import NewToken, RolloutView, Status, TelemetryView
+from fitment.core import plain
+
+T = TypeVar("T")
+TIMEOUT_S = 30.0
+REGISTER_TIMEOUT_S = 900.0
+"""Registration loads the workload in a worker; the first import of its libraries is slow."""
+
+_ERRORS: Mapping[str, type[FitmentError]] = {
+    kind.code: kind
+    for kind in (UserError, NotFound, Conflict, WorkloadError, TrustError, Temporary, FitError)
+}
+
+
+class Unreachable(UserError):
+    """Nobody answers at the controller's address."""
+
+    code = "unreachable"
+
+
+class Client:
+    """One controller, as an operator sees it."""
+
+    def __init__(
+        self, server: str, token: str, *, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.server = server
+        self._http = httpx.Client(
+            base_url=server,
+            headers={"authorization": f"Bearer {token}"},
+            timeout=TIMEOUT_S,
+            transport=transport,
+            trust_env=False,  # a proxy for the internet is not one for the controller
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def status(self) -> Status:
+        return self._get(Status, "/v1/status")
+
+    def devices(self) -> tuple[fleet.Device, ...]:
+        return self._get(tuple[fleet.Device, ...], "/v1/devices")
+
+    def device(self, name: str) -> fleet.Device:
+        return self._get(fleet.Device, f"/v1/devices/{_part(name)}")
+
+    def revoke(self, name: str) -> fleet.Device:
+        return self._post(fleet.Device, f"/v1/devices/{_part(name)}/revoke")
+
+    def telemetry(self, name: str, column: str, limit: int = 20) -> TelemetryView:
+        path = f"/v1/devices/{_part(name)}/telemetry"
+        return self._get(TelemetryView, path, column=column, limit=str(limit))
+
+    def create_token(
+        self, ttl_s: float = 3600.0, labels: Mapping[str, str] | None = None
+    ) -> NewToken:
+        return self._post(NewToken, "/v1/tokens", ttl_s=ttl_s, labels=dict(labels or {}))
+
+    def models(self) -> tuple[fleet.ModelVersion, ...]:
+        return self._get(tuple[fleet.ModelVersion, ...], "/v1/models")
+
+    def model(self, key: str) -> fleet.ModelVersion:
+        return self._get(fleet.ModelVersion, f"/v1/models/{_part(key)}")
+
+    def register_model(self, path: str) -> fleet.ModelVersion:
+        """Register the workload at an absolute path on the controller's machine."""
+        return self._post(fleet.ModelVersion, "/v1/models", timeout_s=REGISTER_TIMEOUT_S, path=path)
+
+    def approve_model(self, key: str) -> tuple[fleet.Release, ...]:
+        return self._post(tuple[fleet.Release, ...], f"/v1/models/{_part(key)}/approve")
+
+    def fits(self, model: str = "") -> tuple[fleet.FitJob, ...]:
+        return self._get(tuple[fleet.FitJob, ...], "/v1/fits", model=model)
+
+    def fit(self, key: str) -> fleet.FitJob:
+        return self._get(fleet.FitJob, f"/v1/fits/{_part(key)}")
+
+    def start_fits(
+        self, model: str, device: str = "", effort: str = ""
+    ) -> tuple[fleet.FitJob, ...]:
+        kind = tuple[fleet.FitJob, ...]
+        return self._post(kind, "/v1/fits", model=model, device=device, effort=effort)
+
+    def releases(self) -> tuple[fleet.Release, ...]:
+        return self._get(tuple[fleet.Release, ...], "/v1/releases")
+
+    def release(self, key: str) -> fleet.Release:
+        return self._get(fleet.Release, f"/v1/releases/{_part(key)}")
+
+    def create_release(self, model: str) -> fleet.Release:
+        return self._post(fleet.Release, "/v1/releases", model=model)
+
+    def approve_release(self, key: str) -> fleet.Release:
+        return self._post(fleet.Release, f"/v1/releases/{_part(key)}/approve")
+
+    def rollouts(self) -> tuple[fleet.Rollout, ...]:
+        return self._get(tuple[fleet.Rollout, ...], "/v1/rollouts")
+
+    def rollout(self, key: str) -> RolloutView:
+        return self._get(RolloutView, f"/v1/rollouts/{_part(key)}")
+
+    def create_rollout(self, release: str, **plan: Any) -> RolloutView:
+        """``plan`` holds the fields of `controller.reconcile.rolling.RolloutPlan`."""
+        return self._post(RolloutView, "/v1/rollouts", release=release, **plan)
+
+    def change_rollout(self, key: str, act: str) -> RolloutView:
+        """``act`` is ``pause``, ``resume``, ``cancel`` or ``revert``."""
+        return self._post(RolloutView, f"/v1/rollouts/{_part(key)}/{_part(act)}")
+
+    def triggers(self) -> tuple[fleet.Trigger, ...]:
+        return self._get(tuple[fleet.Trigger, ...], "/v1/triggers")
+
+    def audit(self, limit: int = 200, **filters: str) -> tuple[fleet.AuditEntry, ...]:
+        kind = tuple[fleet.AuditEntry, ...]
+        return self._get(kind, "/v1/audit", limit=str(limit), **filters)
+
+    def _get(self, kind: type[T], path: str, **query: str) -> T:
+        given = {key: value for key, value in query.items() if value}
+        return self._ask(kind, "GET", path, params=given)
+
+    def _post(self, kind: type[T], route: str, *, timeout_s: float = TIMEOUT_S, **body: Any) -> T:
+        return self._ask(kind, "POST", route, json=plain.to_plain(body), timeout=timeout_s)
+
+    def _ask(self, kind: type[T], method: str, path: str, **more: Any) -> T:
+        try:
+            answer = self._http.request(method, path, **more)
+        except httpx.TimeoutException as error:
+            raise Temporary(f"the controller at {self.server} did not answer in time") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unreachable(
+                f"no controller answers at {self.server} ({error}); start one with"
+                " 'fitment serve', or name another with --server"
+            ) from error
+        if answer.is_success:
+            return plain.from_plain(kind, answer.json())
+        raise _problem(answer)
+
+
+def _part(text: str) -> str:
+    """One segment of a path; a name may not reach another route."""
+    if not text or "/" in text or text in {".", ".."} or "?" in text or "#" in text:
+        raise UserError(f"'{text}' is no name or id")
+    return text
+
+
+def _problem(answer: httpx.Response) -> FitmentError:
+    try:
+        document = answer.json()
+    except ValueError:
+        document = {}
+    code, text = str(document.get("code", "")), str(document.get("detail", ""))
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        return UserError(
+            "the controller does not accept this operator token: set FITMENT_TOKEN, or give the"
+            " --data-dir that holds its operator.token"
+        )
+    kind = _ERRORS.get(code, FitmentError)
+    return kind(text or f"the controller answered {answer.status_code}")

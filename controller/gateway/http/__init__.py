@@ -1,0 +1,1 @@
+"""REST for operators, under ``/v1``. The only room that knows FastAPI."""

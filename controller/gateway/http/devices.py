@@ -1,0 +1,80 @@
+"""Routes for devices, tokens and telemetry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from controller.domain import fleet
+from controller.gateway.http.api import Api, body, filters, found, number, reply
+from controller.gateway.views import NewToken, TelemetryView
+
+_SEE = "fitment device list"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """``POST /v1/tokens``."""
+
+    ttl_s: float = 3600.0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def router(api: Api) -> APIRouter:
+    """All of them."""
+    routes = APIRouter()
+    store, controller = api.controller.store, api.controller
+
+    @routes.get("/devices")
+    async def list_devices(request: Request) -> JSONResponse:
+        wanted = filters(request, "profile")
+        return reply(await api.ask(lambda: store.devices.find(**wanted)))
+
+    @routes.get("/devices/{name}")
+    async def show_device(name: str) -> JSONResponse:
+        return reply(await api.ask(lambda: _device(api, name)))
+
+    @routes.post("/devices/{name}/revoke")
+    async def revoke_device(name: str) -> JSONResponse:
+        await api.ask(lambda: controller.revoke(name))
+        await asyncio.to_thread(api.shut_out)
+        return reply(await api.ask(lambda: _device(api, name)))
+
+    @routes.get("/devices/{name}/telemetry")
+    async def telemetry(name: str, request: Request) -> JSONResponse:
+        column = filters(request, "column").get("column", "latency_p50_ms")
+        limit = number(request, "limit", 20, most=10_000)
+        return reply(await api.ask(lambda: _telemetry(api, name, column, limit)))
+
+    @routes.post("/tokens")
+    async def create_token(request: Request) -> JSONResponse:
+        asked = await body(request, TokenRequest)
+        text, token = await api.ask(lambda: controller.create_token(asked.ttl_s, asked.labels))
+        made = NewToken(
+            text=text,
+            expires_at=token.expires_at,
+            enroll=api.addresses.enroll,
+            labels=token.labels,
+        )
+        return reply(made, 201)
+
+    return routes
+
+
+def _device(api: Api, name: str) -> fleet.Device:
+    return found(api.controller.store.devices.get(name), "device", name, _SEE)
+
+
+def _telemetry(api: Api, name: str, column: str, limit: int) -> TelemetryView:
+    _device(api, name)
+    telemetry = api.controller.store.telemetry
+    return TelemetryView(
+        device=name,
+        column=column,
+        samples=telemetry.count(name),
+        values=telemetry.latest(name, column, limit),
+    )

@@ -1,0 +1,55 @@
+"""Routes for the whole: status, triggers, audit."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from controller.domain.fleet import JobStatus, RolloutState
+from controller.gateway.http.api import Api, filters, number, reply
+from controller.gateway.views import Status
+
+_JOB_ENDED = frozenset({JobStatus.DONE, JobStatus.FAILED})
+_ROLLOUT_ACTIVE = frozenset(
+    {RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.REVERTING}
+    | {RolloutState.AWAITING_APPROVAL}
+)
+
+
+def router(api: Api) -> APIRouter:
+    """All of them."""
+    routes = APIRouter()
+    store = api.controller.store
+
+    @routes.get("/status")
+    async def status() -> JSONResponse:
+        return reply(await api.ask(lambda: _status(api)))
+
+    @routes.get("/triggers")
+    async def triggers(request: Request) -> JSONResponse:
+        wanted = filters(request, "device", "model")
+        return reply(await api.ask(lambda: store.triggers.find(**wanted)))
+
+    @routes.get("/audit")
+    async def audit(request: Request) -> JSONResponse:
+        wanted = filters(request, "action", "subject")
+        limit = number(request, "limit", 200, most=100_000)
+        return reply(await api.ask(lambda: store.audit.find(**wanted)[-limit:]))
+
+    return routes
+
+
+def _status(api: Api) -> Status:
+    store = api.controller.store
+    devices = store.devices.find(revoked=False)
+    return Status(
+        addresses=api.addresses,
+        link=api.link,
+        devices=len(devices),
+        online=sum(device.online for device in devices),
+        models=len(store.models.find()),
+        jobs_active=sum(job.status not in _JOB_ENDED for job in store.jobs.find()),
+        rollouts_active=sum(r.state in _ROLLOUT_ACTIVE for r in store.rollouts.find()),
+        triggers_open=sum(not trigger.closed_at for trigger in store.triggers.find()),
+        notes=(*api.addresses.notes, *api.controller.context.trust.repository.notes()),
+    )

@@ -1,0 +1,65 @@
+"""What REST answers beside plain records; the command line reads the same types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controller.domain import fleet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where this controller listens; ``data_dir/controller.json`` while it runs."""
+
+    rest: str  # http://host:port
+    enroll: str  # host:port, as devices are told
+    gateway: str  # host:port
+    mqtt: str  # host:port; empty: devices use the gRPC session
+    link: str  # "mqtt" or "grpc"
+    pid: int
+    version: str
+    notes: tuple[str, ...] = ()  # what an operator should know about how it started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The whole in one look."""
+
+    addresses: Addresses
+    link: str  # one line for people
+    devices: int = 0
+    online: int = 0
+    models: int = 0
+    jobs_active: int = 0
+    rollouts_active: int = 0
+    triggers_open: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewToken:
+    """An enrolment token; its text is shown once."""
+
+    text: str
+    expires_at: float
+    enroll: str  # host:port
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutView:
+    """A rollout and how each of its devices fares."""
+
+    rollout: fleet.Rollout
+    deployments: tuple[fleet.Deployment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryView:
+    """The newest values of one quantity of one device."""
+
+    device: str
+    column: str
+    samples: int  # rows stored for the device, of all quantities
+    values: tuple[tuple[float, float], ...] = ()  # (wall seconds, value), newest first

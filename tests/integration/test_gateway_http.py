@@ -1,0 +1,387 @@
+"""REST on a real socket, a real engine and a real controller; the typed client on the other end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from controller import cli
+from controller.artifacts.memory import MemoryBlobs
+from controller.cli.fleet_fit import answer, follow
+from controller.client import Client, Unreachable
+from controller.domain import fleet
+from controller.errors import Conflict, FitError, NotFound, TrustError, UserError, WorkloadError
+from controller.gateway.http.api import Api
+from controller.gateway.http.app import make_app
+from controller.gateway.http.server import RestServer
+from controller.gateway.views import Addresses
+from controller.reconcile.context import Context, ReconcileSettings
+from controller.reconcile.controller import Controller
+from controller.reconcile.engine import Engine
+from controller.store import open_store
+from controller.testing import ScriptedFits, TwinDevice, variant
+from controller.trust import Trust
+from fitment.core.link import Downlink
+from fitment.core.telemetry import Column, TelemetryBatch
+from profiles import all_profiles
+from tests.integration.gateway_peers import LoopThread, wait_for
+
+TOKEN = "operator-token"
+ADDRESSES = Addresses(
+    rest="", enroll="127.0.0.1:1", gateway="127.0.0.1:2", mqtt="", link="grpc", pid=1, version="0",
+    notes=("a note",),
+)  # fmt: skip
+MODEL = fleet.ModelVersion(
+    id="model-1", name="m", version="1", digest="sha256:m", snapshot="/none", registered_at=1.0
+)
+
+
+@dataclass
+class Stage:
+    """A controller behind REST, and its devices."""
+
+    url: str
+    folder: Path
+    engine: Engine
+    controller: Controller
+    devices: dict[str, TwinDevice] = field(default_factory=dict)
+    looks: list[frozenset[str]] = field(default_factory=list)
+
+    def join(self, name: str) -> TwinDevice:
+        def act() -> TwinDevice:
+            record = fleet.Device(name=name, enrolled_at=1.0, serial="1", serials=("1",))
+            self.controller.store.devices.put(record)
+            twin = TwinDevice(
+                name=name, controller=self.controller, times_ms={"fp32": 1.0, "int8": 0.3}
+            )
+            self.devices[name] = twin
+            twin.connect()
+            return twin
+
+        return self.engine.call(act).result(5)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        def turn() -> None:
+            for device in self.devices.values():
+                device.step()
+
+        def looked() -> bool:
+            self.engine.call(turn).result(5)
+            return done()
+
+        assert wait_for(looked)
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    folder = tmp_path_factory.mktemp("trust")
+    return Trust.create(folder / "trust", folder / "offline")
+
+
+@pytest.fixture
+def stage(trust: Trust, tmp_path: Path) -> Iterator[Stage]:
+    devices: dict[str, TwinDevice] = {}
+
+    def publish(name: str, downlink: Downlink) -> None:
+        if name in devices:
+            devices[name].receive(downlink)
+
+    fits = ScriptedFits(tmp_path / "fits", (variant("fp32", 1.0), variant("int8", 0.4, drop=0.001)))
+    context = Context(
+        store=open_store("memory://", "default"), trust=trust, blobs=MemoryBlobs(),
+        profiles=all_profiles(), fits=fits, publish=publish, clock=lambda: 1_800_000_000.0,
+        settings=ReconcileSettings(),
+    )  # fmt: skip
+    controller = Controller(context)
+    engine = Engine(controller, tick_s=0.02)
+    engine.start()
+    loop = LoopThread()
+    rest = RestServer("127.0.0.1", 0)
+    made = Stage(f"http://127.0.0.1:{rest.port}", tmp_path, engine, controller, devices)
+
+    def shut_out() -> None:
+        found = engine.call(lambda: controller.store.devices.find(revoked=True)).result(5)
+        made.looks.append(frozenset(device.name for device in found))
+
+    api = Api(
+        controller=controller, engine=engine, addresses=ADDRESSES, link="gRPC session",
+        data_dir=tmp_path, shut_out=shut_out,
+    )  # fmt: skip
+    loop.run(rest.start(make_app(api, TOKEN)))
+    yield made
+    loop.run(rest.stop())
+    loop.stop()
+    engine.stop()
+    controller.close()
+
+
+@pytest.fixture
+def client(stage: Stage) -> Iterator[Client]:
+    with Client(stage.url, TOKEN) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "header", [{}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}]
+)
+@pytest.mark.parametrize(
+    "path", ["/v1/status", "/v1/devices", "/v1/nothing", "/", "/docs", "/openapi.json"]
+)
+def test_nobody_gets_in_without_the_token(stage: Stage, header: dict[str, str], path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = httpx.request(method, stage.url + path, headers=header)
+        assert answer.status_code == 401
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["code"] == "unauthenticated"
+
+
+def test_health_is_open_and_tells_nothing(stage: Stage) -> None:
+    assert httpx.get(f"{stage.url}/healthz").json() == {"status": "ok"}
+
+
+def test_a_wrong_token_is_said_in_words(stage: Stage) -> None:
+    with Client(stage.url, "wrong") as stranger, pytest.raises(UserError, match="FITMENT_TOKEN"):
+        stranger.status()
+
+
+def test_nobody_there_is_said_in_words() -> None:
+    with Client("http://127.0.0.1:9", TOKEN) as lonely, pytest.raises(Unreachable, match="serve"):
+        lonely.status()
+
+
+def test_status_counts(stage: Stage, client: Client) -> None:
+    stage.join("device-a")
+    status = client.status()
+    assert (status.devices, status.online, status.models) == (1, 1, 0)
+    assert status.addresses.enroll == "127.0.0.1:1"
+    assert "a note" in status.notes
+
+
+def test_tokens_admit_and_carry_labels(client: Client) -> None:
+    token = client.create_token(60.0, {"site": "lab"})
+    assert token.text.startswith("fit1.")
+    assert token.expires_at == 1_800_000_060.0
+    assert token.labels == {"site": "lab"}
+    with pytest.raises(UserError, match="lifetime"):
+        client.create_token(0.0)
+
+
+def test_devices_are_listed_shown_and_revoked(stage: Stage, client: Client) -> None:
+    stage.join("device-a")
+    stage.join("device-b")
+    assert [device.name for device in client.devices()] == ["device-a", "device-b"]
+    shown = client.device("device-a")
+    assert shown.profile
+    assert shown.reported is not None
+    assert client.revoke("device-a").revoked
+    assert stage.looks == [frozenset({"device-a"})]
+    with pytest.raises(NotFound, match="fitment device list"):
+        client.device("nobody")
+    with pytest.raises(NotFound):
+        client.revoke("nobody")
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a?b", "a#b"])
+def test_a_name_cannot_reach_another_route(client: Client, name: str) -> None:
+    with pytest.raises(UserError, match="is no name"):
+        client.device(name)
+
+
+def test_telemetry_gives_the_newest(stage: Stage, client: Client) -> None:
+    stage.join("device-a")
+    batch = TelemetryBatch(
+        outbox="o", sequence=1, first_available=1, boot_id="b", monotonic_ns=(1, 2),
+        wall_unix_ns=(1_000_000_000, 2_000_000_000),
+        columns={"temperature_c": Column(values=(40.0, 41.0))},
+    )  # fmt: skip
+    store = stage.controller.store
+    stage.engine.call(lambda: store.telemetry.ingest("device-a", batch)).result(5)
+    view = client.telemetry("device-a", "temperature_c", 1)
+    assert view.values == ((2.0, 41.0),)
+    assert view.samples > 0
+    with pytest.raises(UserError, match="limit"):
+        client.telemetry("device-a", "temperature_c", 0)
+
+
+def test_from_a_model_to_a_rollout(stage: Stage, client: Client) -> None:
+    stage.join("device-a")
+    stage.engine.call(lambda: stage.controller.register_model(MODEL)).result(5)
+    assert client.model("m") == MODEL
+    jobs = client.start_fits("m", effort="quick")
+    assert len(jobs) == 1
+    stage.until(lambda: client.fit(jobs[0].id).status is fleet.JobStatus.DONE)
+    assert [job.id for job in client.fits(model=MODEL.id)] == [jobs[0].id]
+    release = client.create_release("m")
+    assert client.releases() == (release,)
+    waiting = client.create_rollout(release.id, waves=[1.0])
+    assert waiting.rollout.state is fleet.RolloutState.AWAITING_APPROVAL
+    assert [r.id for r in client.approve_model("m")] == [release.id]
+    with pytest.raises(Conflict, match="waits for approval"):
+        client.approve_model("m")
+    assert client.approve_release(release.id).approved_at
+    stage.until(
+        lambda: client.rollout(waiting.rollout.id).rollout.state is fleet.RolloutState.COMPLETED
+    )
+    view = client.rollout(waiting.rollout.id)
+    assert [d.device for d in view.deployments] == ["device-a"]
+    assert [r.id for r in client.rollouts()] == [waiting.rollout.id]
+    actions = [entry.action for entry in client.audit()]
+    assert {"model_registered", "fit_started", "release_approved", "rollout_created"} <= set(
+        actions
+    )
+    assert [e.action for e in client.audit(action="rollout_created")] == ["rollout_created"]
+    assert len(client.audit(limit=1)) == 1
+    assert client.triggers() == ()
+
+
+def test_a_rollout_is_paused_and_goes_on(stage: Stage, client: Client) -> None:
+    stage.join("device-a").behave = lambda _assignment: None
+    stage.engine.call(lambda: stage.controller.register_model(MODEL)).result(5)
+    (job,) = client.start_fits("m")
+    stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
+    release = client.create_release("m")
+    client.approve_release(release.id)
+    rollout = client.create_rollout(release.id, waves=[1.0]).rollout.id
+    for act, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
+        assert client.change_rollout(rollout, act).rollout.state.value == state
+    with pytest.raises(Conflict):
+        client.change_rollout(rollout, "pause")
+    with pytest.raises(UserError, match="cannot 'explode'"):
+        client.change_rollout(rollout, "explode")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/v1/fits", "{", "no JSON"),
+        ("/v1/fits", "[]", "JSON object"),
+        ("/v1/fits", '{"modle": "m"}', "unknown key 'modle'"),
+        ("/v1/fits", '{"model": 3}', "FitRequest.model"),
+        ("/v1/fits", '{"model": "m", "effort": "heroic"}', "effort"),
+        ("/v1/fits", "{}", "'model' is missing"),
+        ("/v1/models", '{"path": "relative.py"}', "absolute path"),
+        ("/v1/tokens", '{"ttl_s": "1h"}', "ttl_s"),
+    ],
+)
+def test_a_bad_body_says_what_is_wrong(stage: Stage, path: str, body: str, words: str) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    answer = httpx.post(stage.url + path, content=body, headers=headers)
+    assert answer.status_code == 400
+    assert words in answer.json()["detail"]
+
+
+def test_an_unknown_filter_or_route_is_no_silent_success(stage: Stage) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    answer = httpx.get(f"{stage.url}/v1/devices?profil=x", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
+    missing = httpx.get(f"{stage.url}/v1/nothing", headers=headers)
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+    assert httpx.delete(f"{stage.url}/v1/devices", headers=headers).status_code == 405
+
+
+def test_errors_keep_their_kind_and_an_unexpected_one_its_secret(
+    stage: Stage, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untrusted(_key: str) -> fleet.ModelVersion:
+        raise TrustError("the offline keys are not here")
+
+    monkeypatch.setattr(stage.controller, "find_model", untrusted)
+    with pytest.raises(TrustError, match="offline keys"):
+        client.model("m")
+
+    def broken(_key: str) -> fleet.ModelVersion:
+        raise KeyError("/secret/path")
+
+    monkeypatch.setattr(stage.controller, "find_model", broken)
+    answer = httpx.get(f"{stage.url}/v1/models/m", headers={"authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+
+
+def test_a_workload_is_copied_validated_and_registered_once(
+    stage: Stage, client: Client, root: Path
+) -> None:
+    workload = root / "controller" / "examples" / "onnx_only" / "workload.py"
+    model = client.register_model(str(workload))
+    assert (model.name, model.version) == ("onnx_only", "1.0.0")
+    assert model.budget.accuracy_drop_max == 0.02
+    assert (Path(model.snapshot) / "workload.py").read_bytes() == workload.read_bytes()
+    assert client.register_model(str(workload)) == model
+    assert client.models() == (model,)
+    broken = stage.folder / "broken.py"
+    broken.write_text("name = 'x'\n")
+    with pytest.raises(WorkloadError, match="no `version`"):
+        client.register_model(str(broken))
+
+
+def test_answers_are_plain_json(stage: Stage, client: Client) -> None:
+    stage.join("device-a")
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    document = json.loads(httpx.get(f"{stage.url}/v1/devices", headers=headers).text)
+    assert document[0]["name"] == "device-a"
+    assert replace(client.devices()[0], name="x").name == "x"
+
+
+def test_the_command_line_shows_all_of_it(
+    stage: Stage,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FITMENT_SERVER", stage.url)
+    monkeypatch.setenv("FITMENT_TOKEN", TOKEN)
+    stage.join("device-a")
+    stage.engine.call(lambda: stage.controller.register_model(MODEL)).result(5)
+
+    def says(*arguments: str) -> str:
+        assert cli.run(arguments) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    (job,) = json.loads(says("fit", "m", "--no-wait", "--json"))
+    stage.until(lambda: client.fit(job["id"]).status is fleet.JobStatus.DONE)
+    assert "int8" in says("fit", "m")
+    release = json.loads(says("release", "create", "m", "--json"))["id"]
+    assert "counter" in says("release", "show", release)
+    assert "approved" in says("release", "approve", release)
+    rollout = json.loads(says("rollout", "create", release, "--waves", "1", "--json"))
+    rollout_id = rollout["rollout"]["id"]
+    stage.until(lambda: client.rollout(rollout_id).rollout.state is fleet.RolloutState.COMPLETED)
+    assert "committed" in says("rollout", "status", rollout_id)
+    assert "m: int8" in says("device", "list")
+    assert "profile" in says("device", "show", "device-a")
+    for arguments in (
+        ["status"], ["model", "list"], ["model", "show", "m"], ["rollout", "list"], ["audit"],
+        ["release", "list"], ["trigger", "list"], ["device", "telemetry", "device-a", "x_ms"],
+    ):  # fmt: skip
+        assert says(*arguments)
+        json.loads(says(*arguments, "--json"))
+    assert cli.run(["rollout", "pause", rollout_id]) == cli.USER_ERROR
+    assert cli.run(["model", "approve", "m"]) == cli.USER_ERROR
+    assert "is revoked" in says("device", "revoke", "device-a")
+
+
+def test_a_fit_that_failed_is_a_failure(
+    stage: Stage,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FITMENT_SERVER", stage.url)
+    monkeypatch.setenv("FITMENT_TOKEN", TOKEN)
+    assert cli.run(["fit", "m"]) == cli.USER_ERROR
+    assert "fitment model register m" in capsys.readouterr().err
+    fits = stage.controller.context.fits
+    assert isinstance(fits, ScriptedFits)
+    fits.error = "no recipe holds\nand more"
+    stage.join("device-a")
+    stage.engine.call(lambda: stage.controller.register_model(MODEL)).result(5)
+    (job,) = client.start_fits("m")
+    stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.FAILED)
+    with pytest.raises(FitError, match="no recipe holds"):
+        answer(follow(client, client.fits()), as_json=False)
+    assert "failed" in capsys.readouterr().out

@@ -1,0 +1,138 @@
+"""Settings: file < environment < flag, and no key that nobody reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.build import parse_broker
+from agent.config import load
+from agent.errors import ConfigError
+
+FULL = """
+[agent]
+device = "cam-1"
+link = "mqtt"
+mqtt = "broker:8883"
+gateway = "ctl:9444"
+fingerprint_interval_s = 5
+memory_bytes = 1000000
+
+[runtime]
+enabled = ["onnx"]
+threads = 2
+disabled_optimizers = ["B", "A"]
+
+[hardware]
+root = "/board"
+emulates = "jetson-orin-nano"
+
+[samples]
+digits = "/srv/samples"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "config.toml").write_text(text)
+    return folder
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, FULL))
+    assert (settings.device, settings.link, settings.mqtt) == ("cam-1", "mqtt", "broker:8883")
+    assert (settings.gateway, settings.fingerprint_interval_s) == ("ctl:9444", 5.0)
+    assert (settings.memory_bytes, settings.enabled) == (1000000, ("onnx",))
+    assert settings.options.threads == 2
+    assert settings.options.disabled_optimizers == ("B", "A")
+    assert (settings.hardware.root, settings.hardware.emulates) == ("/board", "jetson-orin-nano")
+    assert settings.samples == {"digits": Path("/srv/samples")}
+    assert settings.data_dir == tmp_path
+
+
+def test_without_a_file_there_are_defaults(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert (settings.link, settings.enabled, settings.options.threads) == ("auto", None, 1)
+    assert settings.memory_bytes is None
+
+
+def test_the_environment_wins_over_the_file_and_the_flag_over_both(tmp_path: Path) -> None:
+    file = write(tmp_path, FULL + "\n") / "config.toml"
+    variables = {
+        "FITMENT_AGENT_DATA_DIR": "/elsewhere", "FITMENT_AGENT_LINK": "grpc",
+        "FITMENT_AGENT_RUNTIME_THREADS": "4", "FITMENT_AGENT_RUNTIME_ENABLED": "litert, onnx",
+        "FITMENT_AGENT_FINGERPRINT_INTERVAL_S": "2.5", "OTHER": "x",
+    }  # fmt: skip
+    settings = load(file=file, environment=variables)
+    assert (settings.data_dir, settings.link) == (Path("/elsewhere"), "grpc")
+    assert (settings.options.threads, settings.enabled) == (4, ("litert", "onnx"))
+    assert settings.fingerprint_interval_s == 2.5
+    assert load(tmp_path, environment=variables).data_dir == tmp_path
+
+
+def test_the_file_is_looked_for_where_the_data_is(tmp_path: Path) -> None:
+    write(tmp_path, "[agent]\ndevice = 'found'")
+    assert load(environment={"FITMENT_AGENT_DATA_DIR": str(tmp_path)}).device == "found"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[agent]\nlinks = 'auto'", r"\[agent\] has no 'links'; it has data_dir"),
+        ("[agents]\nlink = 'auto'", r"'agents' is no table of the agent's; there are \[agent\]"),
+        ("link = 'auto'", "'link' is no table"),
+        ("[agent]\nlink = 1", "link must be text, not 1"),
+        ("[agent]\nlink = 'mtqq'", "link is 'mtqq'; it may be auto, mqtt, grpc"),
+        ("[runtime]\nthreads = 'two'", "threads must be a whole number"),
+        ("[runtime]\nthreads = true", "threads must be a whole number"),
+        ("[runtime]\nthreads = 0", "threads must be at least 1"),
+        ("[runtime]\nenabled = 'onnx'", "enabled must be a list of texts"),
+        ("[runtime]\nenabled = [1]", "enabled must be a list of texts"),
+        ("[agent]\nfingerprint_interval_s = 0", "must be more than 0"),
+        ("[agent]\nmemory_bytes = 0", "memory_bytes must be more than 0"),
+        ("[samples]\ndigits = 1", "maps a slot to a folder"),
+        ("samples = 1", "maps a slot to a folder"),
+        ("[agent", "is not TOML"),
+    ],
+)
+def test_mistakes_are_named_with_their_mend(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("FITMENT_AGENT_LNIK", "auto", "FITMENT_AGENT_LNIK is not known; there are"),
+        ("FITMENT_AGENT_RUNTIME_THREADS", "two", "must be a whole number"),
+        ("FITMENT_AGENT_FINGERPRINT_INTERVAL_S", "soon", "must be a number"),
+    ],
+)
+def test_mistakes_in_the_environment_too(name: str, value: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path, environment={name: value})
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(tmp_path, file=tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("address", "parsed"),
+    [
+        ("broker:8883", ("broker", 8883, True)),
+        ("mqtts://broker", ("broker", 8883, True)),
+        ("mqtt://127.0.0.1:1", ("127.0.0.1", 1, False)),
+        ("mqtt://localhost", ("localhost", 1883, False)),
+        ("mqtts://[::1]:5", ("::1", 5, True)),
+    ],
+)
+def test_addresses_of_brokers(address: str, parsed: tuple[str, int, bool]) -> None:
+    assert parse_broker(address) == parsed
+
+
+@pytest.mark.parametrize("address", ["mqtt://broker:1883", "http://x", "broker:port", ""])
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_broker(address)
