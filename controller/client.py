@@ -23,7 +23,7 @@ from controller.errors import (
     UserError,
     WorkloadError,
 )
-from controller.gateway.views import NewToken, RolloutView, Status, TelemetryView
+from controller.gateway.views import FACT_HEADER, NewToken, RolloutView, Status, TelemetryView
 from fitment.core import plain
 
 T = TypeVar("T")
@@ -85,6 +85,19 @@ class Client:
     def telemetry(self, name: str, column: str, limit: int = 20) -> TelemetryView:
         path = f"/v1/devices/{_part(name)}/telemetry"
         return self._get(TelemetryView, path, column=column, limit=str(limit))
+
+    def pull(self, name: str, slot: str = "") -> fleet.RunningModel:
+        """The model file that a slot of a device runs; ``slot`` may be empty where it has one."""
+        query = {"slot": slot} if slot else {}
+        answer = self._request("GET", f"/v1/devices/{_part(name)}/model", params=query)
+
+        def fact(key: str) -> str:
+            return str(answer.headers.get(f"{FACT_HEADER}{key}", ""))
+
+        return fleet.RunningModel(
+            device=name, slot=fact("slot"), variant=fact("variant"), data=answer.content,
+            file_name=fact("file-name"), calibration=fact("calibration"),
+        )  # fmt: skip
 
     def create_token(
         self, ttl_s: float = 3600.0, labels: Mapping[str, str] | None = None
@@ -157,6 +170,9 @@ class Client:
         return self._ask(kind, "POST", route, json=plain.to_plain(body), timeout=timeout_s)
 
     def _ask(self, kind: type[T], method: str, path: str, **more: Any) -> T:
+        return plain.from_plain(kind, self._request(method, path, **more).json())
+
+    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, path, **more)
         except httpx.TimeoutException as error:
@@ -167,7 +183,7 @@ class Client:
                 " 'fitment serve', or name another with --server"
             ) from error
         if answer.is_success:
-            return plain.from_plain(kind, answer.json())
+            return answer
         raise _problem(answer)
 
 

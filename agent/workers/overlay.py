@@ -5,13 +5,12 @@ What runs is pristine plus overlay, put together in memory. The pristine file is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from agent.workers.child import JobError, write_durably
-from fitment.core import digest, plain
-from fitment.core.patch import Overlay, Write
+from fitment.core import digest
+from fitment.core.patch import Overlay, Write, parse_overlay, patched
 
 
 def make(artifact_sha256: str, writes: Iterable[Write]) -> Overlay:
@@ -34,12 +33,9 @@ def load(path: Path) -> Overlay:
         JobError: ``overlay_invalid``; the file is missing, damaged, or not what its id says.
     """
     try:
-        overlay = plain.from_plain(Overlay, json.loads(path.read_bytes()))
+        return parse_overlay(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _invalid(f"{path} cannot be read: {error}") from error
-    if digest.digest_of(list(overlay.writes)) != overlay.id:
-        raise _invalid(f"{path}: the writes do not have the digest that its id names")
-    return overlay
+        raise _invalid(f"{path} cannot be used: {error}") from error
 
 
 def apply(artifact: bytes, overlay: Overlay) -> bytes:
@@ -48,26 +44,17 @@ def apply(artifact: bytes, overlay: Overlay) -> bytes:
     Raises:
         JobError: ``overlay_invalid``; it was made for another file, or writes outside this one.
     """
-    found = digest.digest_bytes(artifact)
-    if found != overlay.artifact_sha256:
-        raise _invalid(
-            f"the overlay was made for {digest.short(overlay.artifact_sha256)}, "
-            f"the file is {digest.short(found)}: calibrate again"
-        )
-    patched = bytearray(artifact)
-    for write in overlay.writes:
-        end = write.offset + len(write.data)
-        if write.offset < 0 or end > len(patched):
-            raise _invalid(f"a write of {len(write.data)} bytes at {write.offset} is outside")
-        patched[write.offset : end] = write.data
-    return bytes(patched)
+    try:
+        return patched(artifact, overlay)
+    except ValueError as error:
+        raise _invalid(str(error)) from error
 
 
 def materialize(artifact: Path, overlay_path: Path, into: Path) -> str:
     """Write the patched file to ``into`` and give its digest, for inspection and support."""
-    patched = apply(artifact.read_bytes(), load(overlay_path))
-    write_durably(into, patched)
-    return digest.digest_bytes(patched)
+    running = apply(artifact.read_bytes(), load(overlay_path))
+    write_durably(into, running)
+    return digest.digest_bytes(running)
 
 
 def _invalid(message: str) -> JobError:

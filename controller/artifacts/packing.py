@@ -12,6 +12,7 @@ import lzma
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from controller.artifacts.blobs import Blobs
 from controller.errors import UserError
@@ -89,6 +90,31 @@ def pack_into(folder: Path, blobs: Blobs, work: Path) -> PackedBundle:
     blobs.put_file(temporary)
     temporary.unlink()
     return packed
+
+
+def read_artifact(archive: BinaryIO) -> tuple[BundleManifest, bytes]:
+    """The manifest and the runtime file of a transport file that `pack` wrote.
+
+    Raises:
+        UserError: it is none, or its runtime file is not what the manifest says.
+    """
+    try:
+        with tarfile.open(fileobj=archive, mode="r:xz") as members:
+            manifest = plain.from_plain(BundleManifest, json.loads(_member(members, MANIFEST_NAME)))
+            data = _member(members, manifest.artifact)
+    except (tarfile.TarError, lzma.LZMAError, EOFError, KeyError, ValueError) as error:
+        raise UserError(f"this is no transport file of a bundle: {error}") from error
+    entry = next((e for e in manifest.files if e.path == manifest.artifact), None)
+    if entry is None or digests.digest_bytes(data) != entry.sha256:
+        raise UserError(f"'{manifest.artifact}' differs from its entry in {MANIFEST_NAME}")
+    return manifest, data
+
+
+def _member(members: tarfile.TarFile, name: str) -> bytes:
+    stream = members.extractfile(name)
+    if stream is None:
+        raise KeyError(f"'{name}' is no regular file in it")
+    return stream.read()
 
 
 def _manifest_bytes(folder: Path) -> bytes:

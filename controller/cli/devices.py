@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,6 +71,36 @@ def show_device(
         facts["emulated"] = "yes: it stands in for a board" * device.reported.fingerprint.emulated
         facts["notes"] = "; ".join(device.reported.notes)
     print_facts(facts)
+
+
+@devices.command("pull")
+def pull_model(
+    name: str,
+    *,
+    out: Annotated[Path, typer.Option(help="The folder to write it to.")] = Path(),
+    slot: Annotated[str, typer.Option(help="Which model, where it runs more than one.")] = "",
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """Get the model file that a device runs, byte for byte, with its calibration in it."""
+    with connect(server, data_dir) as client:
+        running = client.pull(name, slot)
+    out.mkdir(parents=True, exist_ok=True)
+    # The name comes over the network: only its last part may become a path.
+    path = out / f"{name}-{Path(running.file_name).name}"
+    path.write_bytes(running.data)
+    facts = {
+        "path": str(path),
+        "sha256": running.sha256,
+        "slot": running.slot,
+        "variant": running.variant,
+        "calibration": running.calibration,
+    }
+    if as_json:
+        print_json({"device": name, **facts})
+    else:
+        print_facts(facts)
 
 
 @devices.command("revoke")

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fitment.core import digest
 from fitment.core.deployment import (
     BundleRef,
     CalibrationPlan,
@@ -333,3 +334,20 @@ class AuditEntry:
     action: str
     subject: str
     details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningModel:
+    """A model file as one slot of one device runs it."""
+
+    device: str
+    slot: str
+    variant: str  # digest
+    file_name: str  # of the variant and its format, "int8-u8s8.onnx"
+    calibration: str  # overlay id, empty when pristine
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Of the file; that of a pristine one is the bundle's own entry."""
+        return digest.digest_bytes(self.data)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from controller.domain import fleet
 
+FACT_HEADER = "x-fitment-"
+"""How the headers begin that say what a downloaded file is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:

@@ -18,6 +18,7 @@ from controller.reconcile import (
     fitting,
     ingest,
     optimising,
+    pulling,
     releasing,
     rolling,
 )
@@ -164,6 +165,9 @@ class Controller:
         if self.context.settings.auto_approve:
             return self.approve_release(release.id, actor="controller")
         return release
+
+    def pull(self, device: str, slot: str = "") -> fleet.RunningModel:
+        return pulling.pull(self.context, device, slot)
 
     def approve_release(self, release_id: str, *, actor: str = "operator") -> fleet.Release:
         approved = releasing.approve(self.context, release_id, actor=actor)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from controller.domain import fleet
 from controller.gateway.http.api import Api, body, filters, found, number, reply
-from controller.gateway.views import NewToken, TelemetryView
+from controller.gateway.views import FACT_HEADER, NewToken, TelemetryView
 
 _SEE = "fitment device list"
 
@@ -37,6 +37,11 @@ def router(api: Api) -> APIRouter:
     @routes.get("/devices/{name}")
     async def show_device(name: str) -> JSONResponse:
         return reply(await api.ask(lambda: _device(api, name)))
+
+    @routes.get("/devices/{name}/model")
+    async def pull_model(name: str, request: Request) -> Response:
+        wanted = filters(request, "slot").get("slot", "")
+        return _file(await api.ask(lambda: controller.pull(name, wanted)))
 
     @routes.post("/devices/{name}/revoke")
     async def revoke_device(name: str) -> JSONResponse:
@@ -67,6 +72,17 @@ def router(api: Api) -> APIRouter:
 
 def _device(api: Api, name: str) -> fleet.Device:
     return found(api.controller.store.devices.get(name), "device", name, _SEE)
+
+
+def _file(running: fleet.RunningModel) -> Response:
+    facts = {
+        "slot": running.slot,
+        "variant": running.variant,
+        "calibration": running.calibration,
+        "file-name": running.file_name,
+    }
+    headers = {f"{FACT_HEADER}{name}": value for name, value in facts.items()}
+    return Response(running.data, media_type="application/octet-stream", headers=headers)
 
 
 def _telemetry(api: Api, name: str, column: str, limit: int) -> TelemetryView:

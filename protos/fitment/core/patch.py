@@ -6,8 +6,10 @@ needed on the device. The pristine file is never touched: what runs is pristine 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
+from fitment.core import digest, plain
 from fitment.core.histogram import Histogram
 
 
@@ -75,3 +77,36 @@ class Write:
 
     offset: int
     data: bytes
+
+
+def parse_overlay(data: bytes) -> Overlay:
+    """The overlay of its canonical JSON.
+
+    Raises:
+        ValueError: damaged, or its writes are not what its id says.
+    """
+    overlay = plain.from_plain(Overlay, json.loads(data))
+    if digest.digest_of(list(overlay.writes)) != overlay.id:
+        raise ValueError("the writes do not have the digest that its id names")
+    return overlay
+
+
+def patched(artifact: bytes, overlay: Overlay) -> bytes:
+    """What runs: the pristine file's bytes with the overlay written over them.
+
+    Raises:
+        ValueError: it was made for another file, or writes outside this one.
+    """
+    found = digest.digest_bytes(artifact)
+    if found != overlay.artifact_sha256:
+        raise ValueError(
+            f"the overlay was made for {digest.short(overlay.artifact_sha256)}, "
+            f"the file is {digest.short(found)}: calibrate again"
+        )
+    changed = bytearray(artifact)
+    for write in overlay.writes:
+        end = write.offset + len(write.data)
+        if write.offset < 0 or end > len(changed):
+            raise ValueError(f"a write of {len(write.data)} bytes at {write.offset} is outside")
+        changed[write.offset : end] = write.data
+    return bytes(changed)

@@ -44,7 +44,7 @@ def test_a_tampered_overlay_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "{"])
 def test_a_damaged_overlay_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "o.json").write_text(content)
-    with pytest.raises(JobError, match="cannot be read"):
+    with pytest.raises(JobError, match="cannot be used"):
         overlay.load(tmp_path / "o.json")
 
 
