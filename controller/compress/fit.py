@@ -21,7 +21,7 @@ from controller.compress.predict import predict
 from controller.compress.rungs import Built, RungMaker, Settings
 from controller.compress.search import ladder
 from controller.compress.search.ladder import RuntimeTarget
-from controller.compress.search.scheme import best_table, dynamic_is_slow
+from controller.compress.search.scheme import best_table
 from controller.domain.fleet import Budget, Variant
 from controller.errors import FitError, FitmentError, WorkloadError
 from fitment.core.kernels import KernelTable
@@ -152,9 +152,6 @@ class _Climb:
 
     def _needless(self, rung: ladder.Rung) -> str:
         """Why a dear rung need not be tried: its cheaper relative already answers it."""
-        if rung.scheme == "dynamic" and self._request.effort == "quick":
-            tables = self._request.kernel_tables
-            return dynamic_is_slow(rung.runtime, tables, conv_share=self._conv_share(rung))
         limit = self._request.budget.accuracy_drop_max
         if limit is None:
             return ""
@@ -168,11 +165,6 @@ class _Climb:
             if drop is not None and drop > 2 * limit:
                 return f"its fp32 form already drops {drop:.4f} on the guard set"
         return ""
-
-    def _conv_share(self, rung: ladder.Rung) -> float:
-        layers = graph_model.layers(self._maker.head(rung.recipe.split()[0]))
-        convs = sum(layer.macs for layer in layers if layer.kind != "gemm")
-        return convs / max(sum(layer.macs for layer in layers), 1)
 
     def _drop(self, rung: ladder.Rung) -> float | None:
         built = self._built.get(rung.label)

@@ -7,14 +7,13 @@ its runtime is a fact that only the device knows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Verdict
 
 STATIC = ("u8s8", "s8s8", "u8u8")
 TIE = 0.05  # schemes closer than this share are equally fast; the hint orders them
-CONV_SHARE_MAX = 0.5
 _ARM = ("aarch64", "arm64", "armv7l", "armv8l")
 
 
@@ -53,27 +52,6 @@ def rank_schemes(
         ranked=tuple(s for s in hinted if s in static),
         reason=f"no kernel table of {runtime}: {why}",
     )
-
-
-def dynamic_is_slow(runtime: str, tables: Iterable[KernelTable], *, conv_share: float) -> str:
-    """Why dynamic int8 is not worth a try, or nothing.
-
-    With a table: kernels of the kind that does most of the work took longer than in fp32.
-    Without one: most of the work is convolutions, which onnxruntime computes as ConvInteger, at
-    0.2 to 0.5 of the speed of fp32 on x86.
-    """
-    table = best_table(runtime, tables)
-    products = conv_share <= CONV_SHARE_MAX
-    speeds: dict[str, float] = {}
-    if table is not None:
-        kind = [t for t in table.timings if t.kernel.startswith("gemm") == products]
-        speeds = dict(replace(table, timings=tuple(kind)).schemes_by_speed())
-    if "dynamic" in speeds:
-        ratio = speeds["dynamic"]
-        return f"the device takes {ratio:.1f} times as long as in fp32" if ratio > 1 else ""
-    if not products:
-        return f"{100 * conv_share:.0f} % of the work is convolutions, slow as ConvInteger"
-    return ""
 
 
 def best_table(runtime: str, tables: Iterable[KernelTable]) -> KernelTable | None:

@@ -6,7 +6,7 @@ import pytest
 
 from controller.compress.search import ladder
 from controller.compress.search.ladder import Plan, RuntimeTarget
-from controller.compress.search.scheme import dynamic_is_slow, rank_schemes
+from controller.compress.search.scheme import rank_schemes
 from controller.errors import FitError
 from fitment.core.kernels import KernelTable, KernelTiming
 from fitment.core.measurement import Verdict
@@ -93,23 +93,6 @@ def test_a_disturbed_table_gives_way_to_a_valid_one() -> None:
     assert rank_schemes("onnx", ONNX.schemes, tables, machine="x86_64").ranked[0] == "s8s8"
     only = rank_schemes("onnx", ONNX.schemes, tables[:1], machine="x86_64")
     assert "its verdict is contended" in only.reason
-
-
-@pytest.mark.parametrize(
-    ("times", "conv_share", "slow"),
-    [
-        ({"fp32": 10, "dynamic": 25}, 0.0, True),
-        ({"fp32": 10, "dynamic": 4}, 0.0, False),
-        ({"fp32": 10, "dynamic": 4}, 1.0, True),  # the table's kernel is no convolution
-        ({}, 0.99, True),
-        ({}, 0.1, False),
-    ],
-)
-def test_dynamic_int8_is_tried_where_it_may_pay(
-    times: dict[str, float], conv_share: float, slow: bool
-) -> None:
-    tables = [_table(**times)] if times else []
-    assert bool(dynamic_is_slow("onnx", tables, conv_share=conv_share)) is slow
 
 
 def test_a_target_without_int8_says_so() -> None:
