@@ -11,7 +11,7 @@ pending, and are admitted when they come back.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from controller.domain import gates
@@ -122,18 +122,34 @@ def _returned(view: View) -> tuple[Step, ...]:
 
 
 def _admissions(view: View) -> tuple[Step, ...]:
+    """Who may begin: a wave's share holds for the devices of each cohort, and for the cohorts.
+
+    Without the second a release for twenty cohorts of one device each would reach all of them in
+    its first wave.
+    """
+    cohorts = view.cohorts().values()
+    begun = sum(_taken(view.of(members)) > 0 for members in cohorts)
+    openings = quota(len(cohorts), view.rollout.waves[view.rollout.wave]) - begun
     admitted: list[Step] = []
-    for members in view.cohorts().values():
-        wave = _reach(view, view.of(members))
-        taken = sum(not gates.is_void(d) for d in view.of(members))
-        free = quota(len(members), view.rollout.waves[wave]) - taken
+    for members in cohorts:
+        taken = _taken(view.of(members))
+        free = quota(len(members), view.rollout.waves[_reach(view, view.of(members))]) - taken
         waiting = [d for d in members if d.online and d.name not in view.deployments]
-        admitted += [Admit(device=d.name, wave=view.rollout.wave) for d in waiting[: max(0, free)]]
+        chosen = waiting[: max(0, free)]
+        if chosen and not taken:
+            openings -= 1
+            if openings < 0:
+                continue
+        admitted += [Admit(device=d.name, wave=view.rollout.wave) for d in chosen]
     return tuple(admitted)
 
 
+def _taken(deployments: Iterable[Deployment]) -> int:
+    return sum(not gates.is_void(d) for d in deployments)
+
+
 def quota(members: int, share: float) -> int:
-    """How many of a cohort a wave may have admitted: at least one."""
+    """How many of a group a wave may have admitted: at least one."""
     return max(1, math.ceil(share * members - 1e-9))
 
 

@@ -89,9 +89,21 @@ ROWS = (
         expected=["Admit b"],  # they say nothing either, so another canary is needed
     ),
     Row(
-        name="each cohort has its own canary",
-        devices=(device("a"), device("x", stack="t")),
-        expected=["Admit a", "Admit x"],
+        name="each cohort has its own canary, and a wave's share holds for cohorts too",
+        devices=(device("a"), device("x", stack="t"), device("y", stack="u")),
+        expected=["Admit a"],
+    ),
+    Row(
+        name="the next wave begins with the next cohort's canary",
+        rollout=replace(RUNNING, wave=1),
+        devices=(device("a"), device("x", stack="t"), device("y", stack="u")),
+        deployments=(ended("a", GOOD),),
+        expected=["Admit x"],
+    ),
+    Row(
+        name="a cohort that is offline gives its turn to the next",
+        devices=(device("a", online=False), device("x", stack="t"), device("y", stack="u")),
+        expected=["Admit x"],
     ),
     Row(
         name="an offline canary is replaced by the next device",
@@ -125,9 +137,9 @@ ROWS = (
     ),
     Row(
         name="a late cohort begins with a canary, whatever the wave",
-        rollout=replace(RUNNING, wave=1),
+        rollout=replace(RUNNING, wave=2),
         devices=(*FIVE, *(device(n, stack="t") for n in "xyz")),
-        deployments=tuple(ended(n, GOOD) for n in "abc"),
+        deployments=tuple(ended(n, GOOD) for n in "abcde"),
         expected=["Admit x"],
     ),
     Row(
@@ -261,6 +273,8 @@ def test_no_device_is_admitted_before_its_gate_and_every_rollout_ends(seed: int)
         for members in view.cohorts().values():
             admitted = sum(d.name in deployments for d in members)
             assert admitted <= rules.quota(len(members), made.waves[made.wave])
+        begun = sum(any(d.name in deployments for d in m) for m in view.cohorts().values())
+        assert begun <= rules.quota(len(view.cohorts()), made.waves[made.wave])
         open_ones = [n for n, d in deployments.items() if d.outcome is None]
         if not steps and open_ones:
             outcome = BAD if chance.random() < 0.03 else GOOD
