@@ -1,4 +1,5 @@
-# `make test` sets up what it needs, can be run again and again, and says what it does.
+# `make demo` and `make test` set up what they need, can be run again and again, in any order, and
+# say what they do.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,9 +13,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 2
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: help setup mosquitto test lint lock clean
+.PHONY: help setup mosquitto demo test lint lock clean
 
 help:
+	@echo "make demo    set up, and run the whole loop with three devices; leaves demo-out/"
 	@echo "make test    set up and run every check and test"
 	@echo "make lint    ruff, mypy, import contracts, generated code"
 	@echo "make clean   remove the environment and what was built"
@@ -36,6 +38,9 @@ setup: $(STAMP) mosquitto
 
 mosquitto:
 	@sh deploy/setup/mosquitto.sh
+
+demo: setup
+	@echo "== demo"; $(BIN)/fitment demo --out demo-out
 
 lint: $(STAMP)
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from controller.cli import (
+    demo,
     devices,
     fit,
     models,
@@ -37,6 +38,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         help="Keeps the right variant of a model on every device of a mixed fleet.",
     )  # fmt: skip
+    app.command("demo")(demo.demo)
     app.command("serve")(serve.serve)
     app.command("status")(watching.status)
     app.add_typer(devices.tokens, name="token")

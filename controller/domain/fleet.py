@@ -190,7 +190,9 @@ class FitJob:
     variants: tuple[Variant, ...] = ()
     fp32_accuracy: float | None = None
     fp32_bytes: int | None = None
+    scheme_reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these
     studies: tuple[str, ...] = ()  # put to devices for this job
+    measured: Mapping[str, Measurement] = field(default_factory=dict)  # what the choice went by
     choice: Choice | None = None
 
 

@@ -142,6 +142,7 @@ def _running(context: Context, job: fleet.FitJob) -> None:
     job = replace(
         job,
         variants=variants,
+        scheme_reasons=progress.result["reasons"],
         fp32_accuracy=progress.result["fp32_accuracy"],
         fp32_bytes=progress.result["fp32_bytes"],
     )
@@ -175,13 +176,12 @@ def _confirming(context: Context, job: fleet.FitJob) -> None:
 
 
 def _choose(context: Context, job: fleet.FitJob) -> None:
-    chosen = choice.choose(
-        job.variants, _budget(context, job), measured(context, job),
-        unusable=_unusable(context, job),
-    )  # fmt: skip
+    known = measured(context, job)
+    budget, unusable = _budget(context, job), _unusable(context, job)
+    chosen = choice.choose(job.variants, budget, known, unusable=unusable)
     with context.store.transaction():
         _move(context, job, JobStatus.DONE, step="done", fraction=1.0, choice=chosen,
-              finished_at=context.clock())  # fmt: skip
+              measured=known, finished_at=context.clock())  # fmt: skip
         names = {v.bundle.variant: v.name for v in job.variants}
         details = {"chosen": names.get(chosen.chosen, ""), "reason": chosen.reason}
         context.record("controller", "variant_chosen", job.id, details)

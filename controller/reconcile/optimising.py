@@ -37,7 +37,11 @@ def look(context: Context, name: str) -> bool:
     every = context.store.deployments.find(device=name)
     for deployment in plan.running(every).values():
         finding = triggers.moved(device, deployment)
-        if finding is not None:
+        if finding is None:
+            continue
+        if _unchecked(device, deployment.slot):
+            waiting = True
+        else:
             waiting |= _open(context, device, deployment, finding)
     for deployment in _newest(every).values():
         finding = _missed(context, device, deployment)
@@ -93,13 +97,24 @@ def _open(
     return False
 
 
+def _unchecked(device: fleet.Device, slot: str) -> bool:
+    """Whether the device has yet to say how its variant does on its new stack.
+
+    It always does: a variant that cannot even be asked counts as answering wrongly.
+    """
+    if device.reported is None:
+        return False
+    found = next((s for s in device.reported.slots if s.slot == slot and s.variant), None)
+    return found is not None and found.checked_stack != device.reported.fingerprint.stack.hash
+
+
 def _condition(device: fleet.Device, slot: str) -> str:
     """What the device says of the running variant on its new stack."""
     reported = device.reported.slots if device.reported else ()
     found = next((s for s in reported if s.slot == slot), None)
     if found is None:
         return ""
-    golden = {None: "not answered yet", True: "right", False: "wrong"}[found.golden_ok]
+    golden = {None: "not given", True: "right", False: "wrong"}[found.golden_ok]
     coverage = found.integer_coverage
     shown = "unknown" if coverage is None else f"{coverage:.2f}"
     return f"; golden answers {golden}, integer coverage {shown}"

@@ -104,6 +104,25 @@ def test_a_changed_stack_is_fitted_again_for_that_device_alone(world: Any) -> No
     assert len(world.store.triggers.find()) == 1, "the loop must come to rest"
 
 
+def test_a_trigger_waits_for_the_golden_answers_on_the_new_stack(world: Any) -> None:
+    """Answers that were given on the old stack would say that all is well."""
+    device = world.join("a")
+    release = world.released()
+    world.controller.create_rollout(release.id, RolloutPlan(waves=(1.0,)))
+    world.settle()
+    device.rechecks = False
+    device.change(fingerprint(runtime="1.32"))
+    world.settle()
+    assert world.store.triggers.find() == ()
+    slot = device.slots["m"]
+    new = device.seen.stack.hash
+    device.slots["m"] = replace(slot, golden_ok=False, integer_coverage=0.0, checked_stack=new)
+    world.turn()
+    world.turn()
+    (trigger,) = world.store.triggers.find()
+    assert "golden answers wrong, integer coverage 0.00" in trigger.reason
+
+
 def test_a_running_variant_that_is_still_right_stays(world: Any) -> None:
     world.join("a")
     release = world.released()
