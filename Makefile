@@ -13,11 +13,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 2
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: help setup mosquitto demo test lint lock clean
+.PHONY: help setup mosquitto demo bench test lint lock clean
 
 help:
 	@echo "make demo    set up, and run the whole loop with three devices; leaves demo-out/"
 	@echo "make test    set up and run every check and test"
+	@echo "make bench   set up, and measure what the README claims; leaves bench-out/"
 	@echo "make lint    ruff, mypy, import contracts, generated code"
 	@echo "make clean   remove the environment and what was built"
 
@@ -41,6 +42,9 @@ mosquitto:
 
 demo: setup
 	@echo "== demo"; $(BIN)/fitment demo --out demo-out
+
+bench: setup
+	@echo "== benchmarks"; $(BIN)/python -m tests.benchmarks --out bench-out
 
 lint: $(STAMP)
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .

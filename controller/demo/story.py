@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from controller.demo import report
-from controller.demo.processes import DemoFailed, crew
+from controller.demo.processes import crew
 from controller.demo.report import StepTime
 from controller.demo.stage import MARK, Folders, Stage, environment
 from controller.demo.steps import STEPS, Step
@@ -19,6 +20,9 @@ from controller.errors import FitmentError, UserError
 
 LIMIT_S = 600.0
 """The demo is broken when it takes longer; two quiet cores need less than half."""
+
+
+Talk = AbstractContextManager[Callable[[str], None]]
 
 
 class Show(Protocol):
@@ -35,8 +39,8 @@ class Show(Protocol):
         ...
 
 
-def run(out: Path, link: str, show: Show) -> dict[str, Any]:
-    """Run all steps; the report is written whatever happens.
+def run(out: Path, link: str, show: Show, steps: Sequence[Step] = STEPS) -> dict[str, Any]:
+    """Run the steps; the report is written whatever happens.
 
     Raises:
         UserError: ``out`` holds other things.
@@ -49,8 +53,10 @@ def run(out: Path, link: str, show: Show) -> dict[str, Any]:
             folders=folders, crew=hired, say=lambda _text: None,
             deadline_s=time.monotonic() + LIMIT_S,
         )  # fmt: skip
-        for number, step in enumerate(STEPS, 1):
-            failed = _take(stage, step, number, times, show)
+        for number, step in enumerate(steps, 1):
+            with_bar = partial(show.step, number, len(steps), step.title)
+            failed = _take(stage, step, times, with_bar)
+            show.done(times[-1])
             if failed:
                 break
         found = report.make(stage, times, failed)
@@ -60,11 +66,11 @@ def run(out: Path, link: str, show: Show) -> dict[str, Any]:
     return found
 
 
-def _take(stage: Stage, step: Step, number: int, times: list[StepTime], show: Show) -> str:
-    """Take one step; gives why it failed, or nothing."""
+def _take(stage: Stage, step: Step, times: list[StepTime], shown: Callable[[], Talk]) -> str:
+    """Take one step and add its time; gives why it failed, or nothing."""
     began, failed = time.monotonic(), ""
     try:
-        with show.step(number, len(STEPS), step.title) as say:
+        with shown() as say:
             stage.say = say
             result = step.run(stage)
     except FitmentError as error:
@@ -72,7 +78,6 @@ def _take(stage: Stage, step: Step, number: int, times: list[StepTime], show: Sh
         failed = f"{step.title}: {error}"
     seconds = round(time.monotonic() - began, 2)
     times.append(StepTime(name=step.name, title=step.title, seconds=seconds, result=result))
-    show.done(times[-1])
     return failed
 
 
@@ -93,6 +98,3 @@ def prepare(out: Path) -> Folders:
     (out / "report.json").unlink(missing_ok=True)
     folders.logs.mkdir()
     return folders
-
-
-__all__ = ["DemoFailed", "Show", "prepare", "run"]

@@ -1,0 +1,88 @@
+"""``make bench``: a table, and ``bench.json`` beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main() -> int:
+    """Measure all, or one of them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"))
+    parser.add_argument("--only", choices=("variants", "loop"))
+    parser.add_argument("--link", choices=("auto", "mqtt", "grpc"), default="auto")
+    arguments = parser.parse_args()
+    # Before any library starts its threads.
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+    from tests.benchmarks import loop, variants
+
+    out = arguments.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
+    if arguments.only != "loop":
+        found["variants"] = variants.measure(out, say)
+    if arguments.only != "variants":
+        found["loop"] = loop.measure(out, say, arguments.link)
+    (out / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
+    show(found)
+    print(f"\nAll of it: {out / 'bench.json'}")
+    return 0
+
+
+def say(text: str) -> None:
+    """Progress, apart from the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(found: dict[str, Any]) -> None:
+    """The results for people."""
+    if "variants" in found:
+        _show_variants(found["variants"])
+    if "loop" in found:
+        _show_loop(found["loop"])
+
+
+def _show_variants(found: dict[str, Any]) -> None:
+    low, high = found["accuracy_interval"]
+    print(f"\n{found['variant']} on {found['runtime']}, chosen for {found['profile']}")
+    print(
+        f"  accuracy {100 * found['accuracy']:.2f} % ({100 * low:.2f} to {100 * high:.2f}),"
+        f" fp32 {100 * found['fp32_accuracy']:.2f} %,"
+        f" {100 * found['accuracy_change']:+.2f} points on {found['test_images']} test images"
+    )
+    print(
+        f"  bytes of the fp32 ONNX file: {100 * found['file_share_of_fp32']:.1f} % as a file,"
+        f" {100 * found['wire_share_of_fp32']:.1f} % on the wire"
+    )
+    for name, entry in found["latency"].items():
+        ratio = entry.get("times_as_long_as_chosen")
+        shown = "" if ratio is None else (
+            f", {ratio['median']:.1f} times as long as chosen"
+            f" ({ratio['low']:.1f} to {ratio['high']:.1f})"
+        )  # fmt: skip
+        print(f"  {name:<20} p50 {entry['p50_ms']:.3f} ms, {entry['verdict']}{shown}")
+    print(f"  the fit took {found['fit_s']:.0f} s")
+
+
+def _show_loop(found: dict[str, Any]) -> None:
+    print(f"\nThe loop over {found['link']}: the demo took {found['demo_s']:.0f} s")
+    print(f"  from a change to the commit, fitted anew     {found['change_to_commit_s']:.1f} s")
+    print(
+        f"  … and from the cache                         {found['change_to_commit_cached_s']:.1f} s"
+    )
+    for name, memory in found["supervisor_memory_bytes"].items():
+        if memory:
+            print(
+                f"  supervisor of {name:<12} PSS {memory['pss'] / 2**20:.1f} MiB,"
+                f" anonymous {memory['anonymous'] / 2**20:.1f} MiB"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
