@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.transport.link import Kept, LinkDown, LinkEvent, LinkUp, Pacer, field_of
+from agent.transport.thin_paho import paho
 from fitment.core.link import Downlink, Uplink
 from fitment.core.telemetry import Presence
 from fitment.wire import codec, topics
