@@ -32,7 +32,9 @@ def create_release(
         print_json(release)
         return
     _show(release)
-    if not release.approved_at:
+    if release.approved_at:
+        print(f"Roll it out: fitment rollout create {release.id}")
+    else:
         print(f"Approve it: fitment release approve {release.id}")
 
 

@@ -246,6 +246,8 @@ def _latency_words(best: Variant, variants: Sequence[Variant], case: _Case) -> s
 
 
 def _compared(own: float, other: float) -> str:
+    if max(own, other) <= min(own, other) * (1 + TIE):
+        return "as fast as fp32"
     if own <= other:
         return f"{other / own:.1f} times faster than fp32"
     return f"{own / other:.1f} times slower than fp32"
