@@ -7,6 +7,7 @@ controller.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -133,8 +134,8 @@ def limits(texts: list[str]) -> dict[str, float]:
             found[name] = float(value)
         except ValueError as error:
             raise UserError(f"--budget takes NAME=NUMBER, not '{text}'") from error
-        if not separator or not name:
-            raise UserError(f"--budget takes NAME=NUMBER, not '{text}'")
+        if not separator or not name or not 0 <= found[name] < math.inf:
+            raise UserError(f"--budget takes NAME=NUMBER, with a number of 0 or more, not '{text}'")
     whole = ("file_bytes_max", "wire_bytes_max", "peak_memory_max_bytes")
     return {name: int(v) if name in whole else v for name, v in found.items()}
 
