@@ -41,7 +41,7 @@ def register(api: Api, path: Path) -> fleet.ModelVersion:
     folder = api.data_dir / "jobs" / f"inspect-{model_id}"
     try:
         facts = inspect.inspect(taken.folder, folder, report=_report)
-    except FitmentError:
+    except (FitmentError, OSError):
         # Nobody will ask for this copy again. One that another registration uses at this very
         # moment is of the same content and fails as well.
         shutil.rmtree(taken.folder, ignore_errors=True)
