@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refused(error: OSError) -> str:
     """What the operating system refused, in words."""
-    named = f"{error.filename}: " if error.filename else ""
+    place = error.filename2 or error.filename  # of two, the second is written to
+    named = f"{place}: " if place else ""
     why = error.strerror or str(error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "make room on this disk and try again" if full else "check that path and its rights"

@@ -86,7 +86,8 @@ def is_disk_full(error: OSError) -> bool:
 
 def disk_error(error: OSError) -> FitmentError:
     """What the operating system refused, in words: which file, what, and what to do."""
-    named = f"{error.filename}: " if error.filename else ""
+    place = error.filename2 or error.filename  # of two, the second is written to
+    named = f"{place}: " if place else ""
     why = error.strerror or str(error) or type(error).__name__
     if is_disk_full(error):
         return DiskFull(f"{named}the disk is full: make room there and try again ({why})")
