@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -151,12 +152,13 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 @contextmanager
-def full(disk: Path) -> Iterator[None]:
-    """Nothing more goes onto the disk while the block runs."""
+def full(disk: Path, *, but: int = 0) -> Iterator[None]:
+    """Nothing more than ``but`` bytes goes onto the disk while the block runs."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
+    os.truncate(filler, filler.stat().st_size - but)
     try:
         yield
     finally:

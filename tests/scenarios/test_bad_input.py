@@ -199,7 +199,14 @@ def test_a_bad_workload_is_not_fitted(name: str, terminal: Terminal, tmp_path: P
     assert unfinished(out) == []
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "it raises when loaded", "its source raises", "it has no metric", "its metric raises",
+        "its inputs have another shape", "its calibration sets overlap", "its checkpoint is cut",
+        "its ONNX file is text", "its file is not there",
+    ],
+)  # fmt: skip
 def test_a_bad_workload_is_not_registered(
     name: str, running: Running, terminal: Terminal, tmp_path: Path
 ) -> None:
@@ -354,10 +361,9 @@ def test_a_bad_profile_stops_what_would_use_it(name: str, tmp_path: Path, root: 
 def test_a_bad_profile_keeps_a_controller_from_starting_and_its_store_as_it_was(
     tmp_path: Path, root: Path
 ) -> None:
-    with serving(tmp_path / "data", root) as running:
-        with running.client() as client:
-            client.create_token(60.0)
-        before = records(running)
+    with serving(tmp_path / "data", root) as running, running.client() as client:
+        client.create_token(60.0)
+    before = _content(tmp_path / "data")
     _add_profile(tmp_path, root, PROFILE + 'colour = "red"')
     done = _with_profiles(
         tmp_path, root, "controller", "serve", "--data-dir", str(tmp_path / "data")
@@ -365,5 +371,10 @@ def test_a_bad_profile_keeps_a_controller_from_starting_and_its_store_as_it_was(
     assert done.returncode == cli.USER_ERROR
     said = one_line(done.stderr, "fitment")
     assert said.startswith("profiles/data/my-board.toml: ")
-    with serving(tmp_path / "data", root) as running:
-        assert records(running) == before
+    assert _content(tmp_path / "data") == before
+
+
+def _content(data_dir: Path) -> dict[str, bytes]:
+    """Every file of a controller that does not run; each start signs its revocations anew."""
+    files = (path for path in data_dir.rglob("*") if path.is_file() and path.name != "crl.pem")
+    return {str(path): path.read_bytes() for path in files}
