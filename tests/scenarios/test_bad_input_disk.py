@@ -7,7 +7,6 @@ transfer does when its disk fills up on the way is held by `tests/integration/te
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent import cli as agent_cli
+from agent.errors import JournalError
 from agent.jobs import EnrollJob, FetchJob, StageJob, StageResult, WorkerFailure
 from agent.workers import enroll
 from controller import cli
@@ -27,9 +27,11 @@ from tests.integration.test_agent_process import Place
 from tests.integration.test_trust_workers import run as run_worker
 from tests.integration.trust_server import Controller
 
+from .agent_world import World, assignment
 from .bad_world import (
     Terminal,
     full,
+    grow,
     kept,
     one_line,
     records,
@@ -78,41 +80,6 @@ def reasons(place: Place, deployment: str) -> str:
 # --- artifacts -----------------------------------------------------------------------------------
 
 
-def _altered_once(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    first = next(chunks)
-    yield first[:-1] + bytes([first[-1] ^ 1])
-    yield from chunks
-
-
-def _cut_once(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    yield next(chunks)[:200]
-
-
-@needs_broker
-def test_a_bad_transfer_is_mended_and_the_last_good_one_serves_meanwhile(place: Place) -> None:
-    place.enroll()
-    agent = place.run()
-    first = place.order("first", 0, counter=1)
-    place.wish(first)
-    assert place.outcome("d-1") is Outcome.COMMITTED
-    for number, fault in enumerate((_altered_once, _cut_once), 2):
-        faults, offsets = place.controller.faults, place.controller.book.offsets
-
-        def once(chunks: Iterator[bytes], fault=fault, faults=faults) -> Iterator[bytes]:
-            faults.chunks = None
-            return fault(chunks)
-
-        faults.chunks = once
-        before = len(offsets)
-        order = place.order(f"model-{number}", number % 2, counter=number)
-        place.wish(order)
-        assert place.outcome(f"d-{number}") is Outcome.COMMITTED, reasons(place, f"d-{number}")
-        assert active(place) == order.bundle.variant
-        # Altered bytes are asked for again from the start, cut ones from where they end.
-        assert offsets[before:] == [0, 0 if fault is _altered_once else 200]
-    assert agent.poll() is None
-
-
 @needs_broker
 def test_an_artifact_that_is_not_what_was_signed_is_never_run(place: Place) -> None:
     place.enroll()
@@ -127,6 +94,7 @@ def test_an_artifact_that_is_not_what_was_signed_is_never_run(place: Place) -> N
         middle = len(data) // 2
         altered = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
         path.write_bytes(altered if damage == "altered" else data[:middle])
+        asked = len(place.controller.book.offsets)
         place.wish(order)
         early = f"the transfer ended {len(data) - middle} bytes early"
         words = "the received file has digest" if damage == "altered" else early
@@ -138,6 +106,10 @@ def test_an_artifact_that_is_not_what_was_signed_is_never_run(place: Place) -> N
         path.write_bytes(data)
         assert place.outcome(order.deployment) is Outcome.COMMITTED
         assert active(place) == order.bundle.variant
+        # Altered bytes were asked for again from the start, cut ones from where they end.
+        again = 0 if damage == "altered" else middle
+        offsets = place.controller.book.offsets[asked:]
+        assert (offsets[0], set(offsets[1:])) == (0, {again})
         ended = {r.deployment: r.outcome for r in place.reported[-1].deployments}
         assert ended == {order.deployment: Outcome.COMMITTED}
         assert unfinished(place.data_dir) == []
@@ -165,6 +137,7 @@ def test_an_enrolment_without_room_burns_no_token(
             assert words in said
             assert controller.book.names == set()
             assert unfinished(disk) == []
+            assert list((disk / "data" / "work" / "jobs").iterdir()) == []
         assert agent_cli.main(arguments) == 0
         assert controller.book.names == {"cam-1"}
         assert unfinished(disk) == []
@@ -213,8 +186,25 @@ def test_a_bundle_that_fills_the_disk_leaves_nothing_behind(
         assert failure.message == f"no room to unpack into {disk / 'b'}: make room on this disk"
         assert [path.name for path in disk.iterdir()] == ["a"]
         assert (disk / "a" / "model.onnx").read_bytes() == b"what serves"
-        subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)
+        grow(disk, "2m")
         assert isinstance(run_worker(job, root), StageResult)
+
+
+def test_an_order_that_comes_while_the_journal_refuses_is_not_lost(tmp_path: Path) -> None:
+    """The same without a small disk: SQLite itself refuses to write."""
+    world = World(tmp_path)
+    world.wish(assignment("d-1"))
+    world.finish("d-1")
+    world.journal.rows("PRAGMA query_only = ON")
+    world.wish(assignment("d-2", name="v2", counter=2))
+    for _ in range(2):
+        with pytest.raises(JournalError, match="the journal cannot be written"):
+            world.supervisor.step()
+    assert world.serves() == "v1"
+    world.journal.rows("PRAGMA query_only = OFF")
+    assert world.finish("d-2").outcome is Outcome.COMMITTED
+    assert world.serves() == "v2"
+    assert world.states("d-2").count("fetching") == 1
 
 
 @needs_broker
@@ -336,7 +326,7 @@ def test_a_fit_without_room_says_so_and_can_be_run_again(
         assert f"the disk of {disk / 'out'}" in said
         assert "is full; make room there and start it again" in said
         assert not (disk / "out" / "variants.json").exists()
-        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        grow(disk, "64m")
         assert terminal.run(*command).code == 0
         assert json.loads((disk / "out" / "variants.json").read_text())["chosen"]
         assert unfinished(disk) == []
