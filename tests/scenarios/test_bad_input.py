@@ -1,8 +1,9 @@
-"""The matrix of bad input, first half: what an operator hands over.
+"""The matrix of bad input, first part: what an operator hands over.
 
-Workloads, checkpoints, ONNX files, profiles, budgets. What devices and their surroundings do is
-in `test_bad_input_fleet`. A row has three halves: the exit code, one line that says what is
-wrong with what and how to mend it, and nothing lost or left half-done.
+Workloads, checkpoints, ONNX files, budgets, profiles. Tokens, certificates and applications are in
+`test_bad_input_fleet`, artifacts and full disks in `test_bad_input_disk`. Each row holds three
+things: the exit code, one line that says what is wrong with what and how to mend it, and that
+nothing was lost or left half-done.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The matrix of bad input, second half: what devices show, and what their surroundings do.
+"""The matrix of bad input, second part: what devices and applications show.
 
-Tokens, certificates, applications, artifacts, full disks: each against real processes on loopback.
-The first half, with the list of rows that other tests hold, is `test_bad_input`.
+Tokens, certificates, applications: each against real processes on loopback. The list of rows that
+other tests hold is in `test_bad_input`.
 """
 
 from __future__ import annotations
