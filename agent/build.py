@@ -25,6 +25,7 @@ from agent.runner import ProcessRunner
 from agent.slots import Slots
 from agent.telemetry import sample_device
 from agent.transport.link import AgentLink
+from agent.transport.papers import Papers
 from agent.watch import FingerprintWatch, SettingsWatch
 from fitment.core.fingerprint import Fingerprint
 
@@ -128,13 +129,14 @@ def parse_broker(address: str) -> tuple[str, int, bool]:
 def _session(folders: Folders, identity: Identity, boot_id: str) -> AgentLink:
     from agent.transport.session import SessionLink, tls_credentials
 
-    def credentials() -> Any:
-        keys = folders.keys
-        names = ("ca.crt", "device.crt", "device.key")
-        ca, certificate, key = ((keys / name).read_bytes() for name in names)
-        return tls_credentials(ca, certificate, key)
+    keys = folders.keys
+    papers = Papers(ca=keys / "ca.crt", certificate=keys / "device.crt", key=keys / "device.key")
 
-    return SessionLink(identity.gateway, credentials, boot_id=boot_id)
+    def credentials() -> Any:
+        files = (papers.ca, papers.certificate, papers.key)
+        return tls_credentials(*(file.read_bytes() for file in files))
+
+    return SessionLink(identity.gateway, credentials, boot_id=boot_id, papers=papers)
 
 
 def fingerprint_of(settings: Settings) -> Fingerprint:

@@ -7,6 +7,7 @@ Every command answers people by default and scripts with ``--json``. Exit codes 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -36,6 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AgentError as error:
         print(f"fitment-agent: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"fitment-agent: {_refused(error)}", file=sys.stderr)
+        return AgentError.exit_code
+
+
+def _refused(error: OSError) -> str:
+    """What the operating system refused, in words."""
+    place = error.filename2 or error.filename  # of two, the second is written to
+    named = f"{place}: " if place else ""
+    why = error.strerror or str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "make room on this disk and try again" if full else "check that path and its rights"
+    return f"{named}{why}: {advice}"
 
 
 def _settings(arguments: argparse.Namespace) -> config.Settings:

@@ -7,6 +7,7 @@ its driver loses by a pause it does again.
 
 from __future__ import annotations
 
+import collections
 import logging
 import queue
 import threading
@@ -102,6 +103,7 @@ class Supervisor:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._link = parts.link
+        self._held: collections.deque[LinkEvent] = collections.deque()
         self._online = False
         self._orders: plan.Orders | None = None
         self._last = LastRun()
@@ -166,21 +168,27 @@ class Supervisor:
     # Look
 
     def _await(self, stop: threading.Event, wait_s: float) -> None:
-        """Sleep, or take the event that comes first."""
+        """Sleep, or until the first event comes."""
         until_s = self._parts.clock.monotonic_s() + wait_s
         while not stop.is_set():
             left_s = until_s - self._parts.clock.monotonic_s()
             if left_s <= 0:
                 return
             try:
-                self._on_event(self._link.events.get(timeout=min(left_s, IDLE_S)))
+                self._held.append(self._link.events.get(timeout=min(left_s, IDLE_S)))
             except queue.Empty:
                 continue
             return
 
     def _receive(self) -> None:
-        while not self._link.events.empty():  # nobody else takes from it
-            self._on_event(self._link.events.get_nowait())
+        """Take in what came. A disk that refuses must not lose it: then it stays held."""
+        while True:
+            while not self._link.events.empty():  # nobody else takes from it
+                self._held.append(self._link.events.get_nowait())
+            if not self._held:
+                return
+            self._on_event(self._held[0])
+            self._held.popleft()
 
     def _on_event(self, event: LinkEvent) -> None:
         if isinstance(event, LinkUp):

@@ -77,13 +77,17 @@ class ProcessRunner:
             errors=stem.with_suffix(".stderr"),
         )
         text = json.dumps(plain.to_plain(replace(job, result=str(files.result))))
-        files.job.write_text(text)
-        with files.errors.open("wb") as errors:
-            process = subprocess.Popen(
-                [self._python, "-m", f"agent.workers.{worker}", str(files.job)],
-                stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
-                env=_environment(threads), cwd=_PACKAGE_PARENT, start_new_session=True,
-            )  # fmt: skip
+        try:
+            files.job.write_text(text)
+            with files.errors.open("wb") as errors:
+                process = subprocess.Popen(
+                    [self._python, "-m", f"agent.workers.{worker}", str(files.job)],
+                    stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                    env=_environment(threads), cwd=_PACKAGE_PARENT, start_new_session=True,
+                )  # fmt: skip
+        except OSError as error:  # a full disk, mostly
+            files.remove()
+            raise OSError(error.errno, error.strerror, str(files.job)) from error
         return _Process(process, worker, files, deadline_s=deadline_s)
 
     def sweep(self) -> None:

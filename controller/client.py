@@ -15,6 +15,7 @@ import httpx
 from controller.domain import fleet
 from controller.errors import (
     Conflict,
+    DiskFull,
     FitError,
     FitmentError,
     NotFound,
@@ -33,8 +34,10 @@ REGISTER_TIMEOUT_S = 900.0
 
 _ERRORS: Mapping[str, type[FitmentError]] = {
     kind.code: kind
-    for kind in (UserError, NotFound, Conflict, WorkloadError, TrustError, Temporary, FitError)
-}
+    for kind in (
+        UserError, NotFound, Conflict, WorkloadError, TrustError, Temporary, DiskFull, FitError,
+    )
+}  # fmt: skip
 
 
 class Unreachable(UserError):

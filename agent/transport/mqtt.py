@@ -21,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.transport.link import Kept, LinkDown, LinkEvent, LinkUp, Pacer, field_of
+from agent.transport.papers import Papers, explain
 from agent.transport.thin_paho import paho
 from fitment.core.link import Downlink, Uplink
 from fitment.core.telemetry import Presence
@@ -154,6 +155,13 @@ class MqttLink:
         context.load_cert_chain(str(self._broker.certificate), str(self._broker.key))
         return context
 
+    def _explained(self, why: str) -> str:
+        ca, certificate, key = self._broker.ca, self._broker.certificate, self._broker.key
+        if ca is None or certificate is None or key is None:
+            return why
+        papers = Papers(ca=ca, certificate=certificate, key=key)
+        return explain(why, papers, f"{self._broker.host}:{self._broker.port}")
+
     def _presence(self, *, online: bool) -> Presence:
         return Presence(online=online, boot_id=self._boot_id)
 
@@ -163,6 +171,8 @@ class MqttLink:
         return client.publish(topic, codec.encode(uplink), qos=kind.qos, retain=kind.retain)
 
     def _down(self, *, was_up: bool) -> None:
+        if not self._failing:
+            self._why = self._explained(self._why)
         if not self._failing:  # one line when it begins, one when it is over
             log.warning("action=link_down link=%s reason=%s", self.describe(), self._why)
         if was_up or not self._failing:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import grpc
 
 from agent.transport.link import Kept, LinkDown, LinkEvent, LinkUp, Pacer, field_of
+from agent.transport.papers import Papers, explain
 from fitment.core.link import Downlink, Uplink
 from fitment.core.telemetry import Presence
 from fitment.v1 import gateway_pb2, gateway_pb2_grpc
@@ -73,13 +74,15 @@ class SessionLink:
 
     def __init__(
         self, address: str, credentials: MakeCredentials, *, boot_id: str,
-        jitter_s: float = 1.0, retry_base_s: float = 1.0,
+        papers: Papers | None = None, jitter_s: float = 1.0, retry_base_s: float = 1.0,
     ) -> None:  # fmt: skip
+        """``papers`` are looked at when nobody lets us in, to say why."""
         self.events: queue.Queue[LinkEvent] = queue.Queue()
         self.jitter_s = jitter_s
         self._address = address
         self._credentials = credentials
         self._boot_id = boot_id
+        self._papers = papers
         self._kept = Kept()
         self._pacer = Pacer(base_s=retry_base_s)
         self._thread: threading.Thread | None = None
@@ -171,6 +174,7 @@ class SessionLink:
 
     def _down(self, why: str, *, was_up: bool) -> None:
         if not self._failing:  # one line when it begins, one when it is over
+            why = explain(why, self._papers, self._address) if self._papers is not None else why
             log.warning("action=link_down link=%s reason=%s", self.describe(), why)
         if was_up or not self._failing:
             self.events.put(LinkDown(reason=why))

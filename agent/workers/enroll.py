@@ -7,6 +7,7 @@ written, but the key, until the whole answer was checked.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from fitment.core import plain
 from fitment.v1 import gateway_pb2
 from fitment.wire import topics
 
+_ROOM_BYTES = 256 * 1024  # keys and certificates take a tenth of it
+
 
 def handle(job: EnrollJob) -> EnrollResult:
     """Fill ``job.keys``.
@@ -28,7 +31,7 @@ def handle(job: EnrollJob) -> EnrollResult:
     Raises:
         JobError: ``token``, ``name``, ``address``, ``wrong_ca``, ``unavailable`` (unreachable),
             ``refused`` (token unknown, used or expired: the message says which), ``conflict``
-            (name taken), ``answer``.
+            (name taken), ``answer``, ``disk_full``.
     """
     token = first_contact.read_token(job.token)
     if job.device and not topics.valid_device_name(job.device):
@@ -41,6 +44,7 @@ def handle(job: EnrollJob) -> EnrollResult:
     folder = Path(job.keys)
     keys.ensure_folder(folder)
     key = keys.ensure_key(folder)
+    _check_room(folder)
     request = gateway_pb2.AdmitRequest(
         token=token.text, device=job.device, csr_pem=keys.make_csr(key, job.device)
     )
@@ -50,6 +54,17 @@ def handle(job: EnrollJob) -> EnrollResult:
     result = _result(answer, issued)
     _write(folder, answer, result, enroll_address=job.controller)
     return result
+
+
+def _check_room(folder: Path) -> None:
+    """A token admits once: who cannot store the answer must not ask for it."""
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM_BYTES:
+        raise JobError(
+            "disk_full",
+            f"{folder} has {free} bytes free, enrolling needs {_ROOM_BYTES}: make room on this "
+            "disk and enrol again, the token is still good",
+        )
 
 
 def _controller_ca(job: EnrollJob, fingerprint: str) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from agent.jobs import Connection
+from agent.transport.papers import Papers, explain
 from agent.workers.child import JobError
 from fitment.v1 import gateway_pb2_grpc
 
@@ -61,8 +62,23 @@ def gateway(connection: Connection) -> Iterator[gateway_pb2_grpc.GatewayStub]:
         private_key=read_key_file(connection.key),
         certificate_chain=read_key_file(connection.certificate),
     )
-    with _channel(connection.gateway, credentials) as channel:
-        yield gateway_pb2_grpc.GatewayStub(channel)  # type: ignore[no-untyped-call]
+    try:
+        with _channel(connection.gateway, credentials) as channel:
+            yield gateway_pb2_grpc.GatewayStub(channel)  # type: ignore[no-untyped-call]
+    except JobError as error:
+        if error.code != "unavailable":
+            raise
+        # Still nothing but a wait helps this job: the papers are mended while the agent runs.
+        why = explain(error.message, _papers(connection), connection.gateway)
+        raise JobError(error.code, why, retry_after_s=error.retry_after_s) from error
+
+
+def _papers(connection: Connection) -> Papers:
+    return Papers(
+        ca=Path(connection.ca),
+        certificate=Path(connection.certificate),
+        key=Path(connection.key),
+    )
 
 
 @contextmanager

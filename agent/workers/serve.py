@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from agent.jobs import RuntimeOptions, ServeJob, ServeResult
-from agent.workers import child, frames, goldens, installed, statistics
+from agent.workers import child, frames, goldens, installed, io_check, statistics
 from agent.workers.child import JobError
 from agent.workers.frames import Frame
 from agent.workers.goldens import Answer
@@ -50,6 +50,7 @@ class Service:
         self._loaded = self._load(folder, overlay)
         self._ops: Mapping[str, Callable[[Frame], Reply]] = {
             "infer": self._infer,
+            "io": self._io,
             "check": self._check,
             "stats": self._stats,
             "swap": self._swap,
@@ -78,6 +79,7 @@ class Service:
     def _infer(self, frame: Frame) -> Reply:
         with self._lock:
             started = time.perf_counter_ns()
+            io_check.require(frame.header.get("expects"), self._loaded)  # a swap may have come
             session = self._loaded.session
             if len(frame.tensors) != len(session.inputs):
                 raise JobError(
@@ -90,6 +92,12 @@ class Service:
             latency_ms = self._latencies_ns[-1] / 1e6
             variant = self._loaded.bundle.variant  # a swap may come before the answer is sent
         return {"latency_ms": latency_ms, "variant": variant}, outputs
+
+    def _io(self, frame: Frame) -> Reply:
+        with self._lock:
+            loaded = self._loaded
+        io_check.require(frame.header.get("expects"), loaded)
+        return {"io": io_check.describe(loaded), "variant": loaded.bundle.variant}, []
 
     def _check(self, frame: Frame) -> Reply:
         del frame

@@ -72,7 +72,9 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         raise JobError("archive", f"the transport file is damaged: {error}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise JobError("disk_full", f"no room to unpack into {folder}") from error
+            raise JobError(
+                "disk_full", f"no room to unpack into {folder}: make room on this disk"
+            ) from error
         raise JobError("disk", f"cannot unpack into {folder}: {error}") from error
 
 

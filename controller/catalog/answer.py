@@ -51,8 +51,11 @@ def _torch(
     parts = []
     with (
         translated(
-            WorkloadError, f"{workload.name}: running the model failed", below=workload.folder
-        ),
+            WorkloadError,
+            f"{workload.name}: running the model failed",
+            below=workload.folder,
+            mend="it must take a batch of `input_shape` in float32",
+        ),  # fmt: skip
         torch.inference_mode(),
     ):
         for start in range(0, len(inputs), BATCH):
@@ -78,6 +81,8 @@ def _onnx(
     with translated(
         WorkloadError,
         f"{workload.name}: '{source.name}' is not an ONNX file that onnxruntime can load",
+        below=workload.folder,
+        mend="export it again, or copy it whole",
     ):
         session = onnxruntime.InferenceSession(
             str(source), options, providers=["CPUExecutionProvider"]
@@ -91,7 +96,10 @@ def _onnx(
     entry = session.get_inputs()[0]
     step = entry.shape[0] if entry.shape and isinstance(entry.shape[0], int) else BATCH
     parts = []
-    with translated(WorkloadError, f"{workload.name}: running '{source.name}' failed"):
+    with translated(
+        WorkloadError, f"{workload.name}: running '{source.name}' failed", below=workload.folder,
+        mend="it must take a batch of `input_shape` in float32",
+    ):  # fmt: skip
         for start in range(0, len(inputs), step):
             batch = workload.real(inputs[start : start + step])
             padded = np.concatenate([batch, np.repeat(batch[-1:], step - len(batch), axis=0)])

@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ JOB, PROGRESS, RESULT, ERROR, LOCK = (
 )
 _PARENT = "FITMENT_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
+_LEAST_BYTES = 64 * 1024  # free; a job's small files need a few blocks
 
 Progress = Callable[[str, float], None]
 Handler = Callable[[Any, Path, Progress], object]
@@ -132,6 +134,12 @@ def outcome(folder: Path, kind: type[Any]) -> Any:
     try:
         failure = plain.from_plain(JobError, json.loads((folder / ERROR).read_text()))
     except FileNotFoundError:
+        if shutil.disk_usage(folder).free < _LEAST_BYTES:
+            # Then it could not say so itself: its words would have to lie on the same disk.
+            raise errors.FitError(
+                f"the worker died without a result: the disk of {folder} is full; make room there"
+                " and start it again"
+            ) from None
         raise errors.FitError(
             f"the worker died without a result; its last words: {_last_words(folder)}"
         ) from None
@@ -174,11 +182,15 @@ def run(
 def write_json(path: Path, value: object) -> None:
     """Write whole, sync, rename: a reader sees the old or the new file, never half of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(plain.to_plain(value), stream, allow_nan=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(plain.to_plain(value), stream, allow_nan=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:  # a full disk does not say which file it was
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _reporter(folder: Path) -> Progress:

@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+MEND = "mend the workload file, or what it reads"
 CALIBRATION, GUARD, TEST, TRAIN = "calibration_a", "calibration_b", "test", "train"
 
 
@@ -168,7 +169,9 @@ class Workload:
         return value
 
     def _guard(self, what: str) -> Any:
-        return translated(WorkloadError, f"{self.name}: {what} failed", below=self.folder)
+        return translated(
+            WorkloadError, f"{self.name}: {what} failed", below=self.folder, mend=MEND
+        )
 
 
 def load(folder: Path) -> Workload:
@@ -217,7 +220,7 @@ def _execute(path: Path) -> types.ModuleType:
         raise WorkloadError(f"{path}: Python cannot load this file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling in user code look the module up
-    with translated(WorkloadError, f"{path.name} cannot be loaded", below=path.parent):
+    with translated(WorkloadError, f"{path.name} cannot be loaded", below=path.parent, mend=MEND):
         spec.loader.exec_module(module)
     return module
 

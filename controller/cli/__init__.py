@@ -22,7 +22,7 @@ from controller.cli import (
     trust,
     watching,
 )
-from controller.errors import FitmentError, UserError
+from controller.errors import FitmentError, UserError, disk_error
 from profiles.errors import ProfileError
 
 USER_ERROR = 2
@@ -63,6 +63,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fails(error, USER_ERROR)
     except FitmentError as error:
         return _fails(error, FAILURE)
+    except OSError as error:  # a full disk, a folder that may not be written
+        return _fails(disk_error(error), FAILURE)
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as end:

@@ -79,9 +79,9 @@ def show(report: dict[str, Any], out: Path) -> None:
 
     wide = Console()
     console = wide if wide.is_terminal else Console(width=170)
-    columns = ("device", "", "variant", "runtime", "accuracy", "agreement", "kB", "wire kB",
-               "p50 ms", "p95 ms", "verdict", "energy")  # fmt: skip
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    columns = ("device", "", "variant", "runtime", "accuracy", "agrees", "kB (wire)",
+               "p50/p95 ms", "verdict", "energy")  # fmt: skip
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for device in report["devices"]:
         for moment in ("before", "after"):
             if device[moment] is not None:
@@ -99,18 +99,17 @@ def _row(device: dict[str, Any], moment: str, report: dict[str, Any]) -> tuple[s
     state = device[moment]
     measured, energy = state["measured"] or {}, state["energy"]
     drop = 100 * (state["accuracy"] - report["fp32_accuracy"])
+    marks = ("changed" * (moment == "after"), "emulated" * bool(device["emulated"]))
     return (
         device["name"] if moment == "before" else "",
-        "changed" if moment == "after" else "",
+        " ".join(mark for mark in marks if mark),
         state["variant"],
         state["runtime"],
         f"{100 * state['accuracy']:.2f} % ({drop:+.2f})",
         f"{100 * state['agreement']:.1f} %",
-        f"{state['file_bytes'] / 1000:.0f}",
-        f"{state['wire_bytes'] / 1000:.0f}",
-        _number(measured.get("p50_ms")),
-        _number(measured.get("p95_ms")),
-        f"{measured.get('verdict', '-')}{' (emulated)' if measured.get('emulated') else ''}",
+        f"{state['file_bytes'] / 1000:.0f} ({state['wire_bytes'] / 1000:.0f})",
+        f"{_number(measured.get('p50_ms'))}/{_number(measured.get('p95_ms'))}",
+        measured.get("verdict", "-"),
         f"{energy['value_mj']:.3f} mJ" if energy["value_mj"] is not None else energy["status"],
     )
 

@@ -7,6 +7,7 @@ controller.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ import typer
 
 from controller.cli.common import DEFAULT_DATA_DIR, DataDir, Json, Server, connect
 from controller.cli.fleet_fit import answer, follow
-from controller.errors import UserError
+from controller.errors import FitError, UserError
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -84,7 +85,10 @@ def _fit_here(local: Local, budget: dict[str, float], *, as_json: bool) -> None:
         budget=budget, effort=local.effort,
     )  # fmt: skip
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # Where nobody watches, it would leave an empty line before what is said.
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task("starting", total=1.0)
         report = fit_locally(
             request,
@@ -94,6 +98,11 @@ def _fit_here(local: Local, budget: dict[str, float], *, as_json: bool) -> None:
         print(json.dumps(report, indent=2))
     else:
         _show(report, local.out)
+    if not report["chosen"]:
+        raise FitError(
+            f"{report['closest']}: raise that limit, or try --thorough; what was made, with its"
+            f" evidence, is in {local.out}"
+        )
 
 
 def find(workload: str) -> Path:
@@ -125,8 +134,8 @@ def limits(texts: list[str]) -> dict[str, float]:
             found[name] = float(value)
         except ValueError as error:
             raise UserError(f"--budget takes NAME=NUMBER, not '{text}'") from error
-        if not separator or not name:
-            raise UserError(f"--budget takes NAME=NUMBER, not '{text}'")
+        if not separator or not name or not 0 <= found[name] < math.inf:
+            raise UserError(f"--budget takes NAME=NUMBER, with a number of 0 or more, not '{text}'")
     whole = ("file_bytes_max", "wire_bytes_max", "peak_memory_max_bytes")
     return {name: int(v) if name in whole else v for name, v in found.items()}
 
@@ -154,7 +163,8 @@ def _show(report: dict[str, Any], out: Path) -> None:
         )
     console.print(table)
     chosen = [row for row in report["variants"] if row["chosen"]]
-    console.print(chosen[0]["reason"] if chosen else f"Nothing fits: {report['closest']}")
+    if chosen:
+        console.print(chosen[0]["reason"])
     for name, why in report["failed"].items():
         console.print(f"not made: {name}: {why.splitlines()[0]}")
     console.print(f"Artifacts and variants.json are in {out}.")

@@ -24,7 +24,10 @@ def follow(client: Client, jobs: Sequence[FitJob]) -> tuple[FitJob, ...]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # Where nobody watches, it would leave an empty line before what is said.
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         tasks = {job.id: progress.add_task(job.cohort.key, total=1.0) for job in jobs}
         current = tuple(jobs)
         while True:
@@ -42,7 +45,7 @@ def answer(jobs: Sequence[FitJob], *, as_json: bool) -> None:
     """What each cohort got.
 
     Raises:
-        FitError: every one of them failed.
+        FitError: every one of them failed, or nothing keeps to the budget anywhere.
     """
     if as_json:
         print_json(jobs)
@@ -54,6 +57,9 @@ def answer(jobs: Sequence[FitJob], *, as_json: bool) -> None:
             print(f"Release it: fitment release create {done[0].model}")
     if jobs and all(job.status is JobStatus.FAILED for job in jobs):
         raise FitError(f"no fit came to an end: {jobs[0].error.splitlines()[0]}")
+    choices = [job.choice for job in jobs if job.choice is not None]
+    if choices and len(choices) == len(jobs) and not any(choice.chosen for choice in choices):
+        raise FitError(f"{choices[0].reason}: raise that limit, or try --thorough")
 
 
 def _state(job: FitJob) -> str:

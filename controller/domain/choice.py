@@ -196,13 +196,20 @@ def _over(
     if value is None or limit is None or value <= limit:
         return None
     share = (value - limit) / max(abs(limit), least)
-    return Excess(share=share, words=f"{name} {value:.4g} is above {limit:.4g}")
+    return Excess(share=share, words=f"{name} {_number(value)} is above {_number(limit)}")
 
 
 def _under(name: str, value: float, limit: float) -> Excess | None:
     if value >= limit:
         return None
-    return Excess(share=(limit - value) / limit, words=f"{name} {value:.4g} is below {limit:.4g}")
+    return Excess(
+        share=(limit - value) / limit, words=f"{name} {_number(value)} is below {_number(limit)}"
+    )
+
+
+def _number(value: float) -> str:
+    """Bytes in full, fractions in four digits."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _closest(variants: Sequence[Variant], misses: Mapping[str, list[Excess]]) -> str:

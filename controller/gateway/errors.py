@@ -37,6 +37,9 @@ CATALOGUE: Mapping[str, Entry] = {
     ),
     "untrusted": Entry(grpc=grpc.StatusCode.PERMISSION_DENIED, http=403, title="Not trusted"),
     "busy": Entry(grpc=grpc.StatusCode.RESOURCE_EXHAUSTED, http=503, title="Try again later"),
+    "disk_full": Entry(
+        grpc=grpc.StatusCode.RESOURCE_EXHAUSTED, http=507, title="Disk full"
+    ),
     "fit": Entry(grpc=grpc.StatusCode.FAILED_PRECONDITION, http=422, title="No fit"),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ import grpc
 from cryptography import x509
 from google.protobuf import message_factory
 
-from controller.errors import FitmentError, TrustError, UserError
+from controller.errors import DiskFull, FitmentError, TrustError, UserError, is_disk_full
 from controller.gateway import errors, policy
 from fitment.v1 import gateway_pb2
 from fitment.wire import codec, topics
@@ -87,6 +87,11 @@ def _guarded(rule: policy.Rule, behaviour: Behaviour, check: Check) -> Any:
             await _abort(context, error)
         except codec.WireError as error:
             await _abort(context, UserError(str(error)))
+        except OSError as error:
+            log.exception("action=call_failed")
+            # Paths of this machine are nothing that a device needs to know.
+            full = DiskFull("the controller's disk is full") if is_disk_full(error) else None
+            await _abort(context, full or FitmentError())
         except grpc.aio.AbortError:
             raise
         except Exception:  # the outermost door: whatever else it is, the caller learns nothing

@@ -137,7 +137,8 @@ class WorkerFitRunner:
         fits = [w for name, w in self._running.items() if not name.startswith("probe-")]
         if self._waiting and all(worker.poll() is not None for worker in fits):
             job = next(iter(self._waiting))
-            request = self._waiting.pop(job)
+            # It waits on where it cannot be started now, as on a full disk.
             self._running[job] = process.start(
-                FIT_WORKER, self._folder / job, request, threads=self._threads
+                FIT_WORKER, self._folder / job, self._waiting[job], threads=self._threads
             )
+            del self._waiting[job]

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, event, func
+from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
 from controller.domain import fleet
-from controller.errors import Conflict, UserError
+from controller.errors import Conflict, DiskFull, UserError
 from controller.store.base import INDEXED, KEYS, check_filters, contiguous
 from controller.store.migrations import migrate
 from controller.store.tables import ROWS, BatchRow, SampleRow, SettingRow
@@ -30,6 +32,10 @@ R = TypeVar("R")
 _INSERT_SAMPLES = (
     "INSERT INTO sample (batch, tenant, device, quantity, wall_s, value) VALUES (?, ?, ?, ?, ?, ?)"
 )
+
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+"""The second is what a write beyond a quota, or into the shared index, comes back as."""
+_PRIMARY_CODE = 0xFF  # of an extended result code
 
 
 class _Session:
@@ -45,12 +51,26 @@ class _Session:
         if self._open is not None:
             yield self._open
             return
-        with self._engine.begin() as connection:
+        with _room_for_it(), self._engine.begin() as connection:
             self._open = connection
             try:
                 yield connection
             finally:
                 self._open = None
+
+
+@contextmanager
+def _room_for_it() -> Iterator[None]:
+    """A full disk in our words; what was to be written is rolled back as one."""
+    try:
+        yield
+    except OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE not in _NO_ROOM:
+            raise
+        raise DiskFull(
+            f"the controller's disk takes no more ({error.orig}): make room in its data directory;"
+            " nothing was changed, ask again then"
+        ) from error
 
 
 class SqlCollection(Generic[R]):

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controller.errors import FitmentError
+from controller.errors import FitmentError, disk_error
 from controller.gateway import errors
 from controller.gateway.http import devices, models, releases, system
 from controller.gateway.http.api import Api
@@ -61,6 +61,7 @@ def make_app(api: Api, token: str) -> FastAPI:
 
     app.add_exception_handler(FitmentError, _ours)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OSError, _refused_by_the_system)
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(OperatorsOnly, token=token)
     return app
@@ -90,6 +91,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     detail = f"{request.method} {request.url.path}: {error.detail}"
     code = "not_found" if error.status_code == 404 else "invalid"
     return problem(error.status_code, code, str(error.detail), detail)
+
+
+async def _refused_by_the_system(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    return await _ours(request, disk_error(error))
 
 
 async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:

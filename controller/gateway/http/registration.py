@@ -6,13 +6,14 @@ A workload is code. This process only parses it; it runs in the worker alone.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from pathlib import Path
 
 from controller import ids
 from controller.catalog import snapshot
 from controller.domain import fleet
-from controller.errors import UserError
+from controller.errors import FitmentError, UserError
 from controller.gateway.http.api import Api
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,15 @@ def register(api: Api, path: Path) -> fleet.ModelVersion:
     now = time.time()
     model_id = ids.uuid7(now)
     folder = api.data_dir / "jobs" / f"inspect-{model_id}"
-    facts = inspect.inspect(taken.folder, folder, report=_report)
+    try:
+        facts = inspect.inspect(taken.folder, folder, report=_report)
+    except (FitmentError, OSError):
+        # Nobody will ask for this copy again. One that another registration uses at this very
+        # moment is of the same content and fails as well.
+        shutil.rmtree(taken.folder, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     model = fleet.ModelVersion(
         id=model_id,
         name=facts.name,

@@ -13,9 +13,10 @@ import pytest
 from typer.main import get_command
 
 from controller import cli
-from controller.cli import common, fit, rollouts
+from controller.cli import common, fit, fleet_fit, rollouts
 from controller.config import FIELDS
-from controller.errors import UserError
+from controller.domain.fleet import Choice, Cohort, FitJob, JobStatus
+from controller.errors import FitError, UserError
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -192,3 +193,18 @@ def test_nothing_heavy_is_imported_for_help(root: Path) -> None:
         env={"PYTHONPATH": f"{root}:{root / 'protos'}"},
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_fits_that_chose_nothing_anywhere_are_no_success() -> None:
+    nothing = Choice(chosen="", reason="no variant keeps to the budget; int8 came closest: 2 % off")
+    some = Choice(chosen="sha256:ab", reason="0.1 ms")
+
+    def job(choice: Choice) -> FitJob:
+        cohort = Cohort(profile="p", hardware="h", stack="s")
+        return FitJob(
+            id="j", model="m", cohort=cohort, status=JobStatus.DONE, created_at=0.0, choice=choice
+        )
+
+    with pytest.raises(FitError, match="2 % off: raise that limit"):
+        fleet_fit.answer([job(nothing), job(nothing)], as_json=True)
+    fleet_fit.answer([job(nothing), job(some)], as_json=True)

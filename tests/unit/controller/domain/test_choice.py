@@ -95,7 +95,7 @@ def test_near_ties_go_to_the_smaller_transfer() -> None:
 def test_nothing_fits_and_the_nearest_is_named() -> None:
     found = choice.choose(ALL, Budget(file_bytes_max=40_000), {})
     assert found.chosen == ""
-    assert "int8-pruned came closest: file bytes 5e+04 is above 4e+04 (25 % off)" in found.reason
+    assert "int8-pruned came closest: file bytes 50000 is above 40000 (25 % off)" in found.reason
     assert set(found.rejected) == {"fp32", "int8", "int8-pruned"}
 
 
