@@ -38,7 +38,7 @@ def list_devices(
         print_json(found)
         return
     rows = [
-        (device.name, _state(device), device.profile or "-", _runs(device), ago(device.last_seen))
+        (device.name, _state(device), _profile(device), _runs(device), ago(device.last_seen))
         for device in found
     ]
     columns = ("device", "state", "profile", "runs", "seen")
@@ -164,6 +164,11 @@ def _state(device: fleet.Device) -> str:
     if device.revoked:
         return "revoked"
     return "online" if device.online else "offline"
+
+
+def _profile(device: fleet.Device) -> str:
+    emulated = device.reported is not None and device.reported.fingerprint.emulated
+    return f"{device.profile or '-'}{' (emulated)' * emulated}"
 
 
 def _runs(device: fleet.Device) -> str:

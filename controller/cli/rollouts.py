@@ -173,7 +173,7 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
         (d.device, str(d.wave + 1), digest.short(d.variant), _progress(d), _latency(d))
         for d in view.deployments
     ]
-    columns = ("device", "wave", "variant", "state", "p50 ms")
+    columns = ("device", "wave", "variant", "state", "p50")
     print_table(columns, rows, empty="No device was admitted yet.")
 
 
@@ -190,4 +190,7 @@ def _progress(deployment: fleet.Deployment) -> str:
 
 def _latency(deployment: fleet.Deployment) -> str:
     taken = deployment.measurement
-    return "-" if taken is None or taken.latency is None else f"{taken.latency.p50_ms:.3f}"
+    if taken is None or taken.latency is None:
+        return "-"
+    words = f"{taken.latency.p50_ms:.3f} ms, {taken.verdict.value}"
+    return f"{words}, emulated" if taken.emulated else words
