@@ -145,14 +145,14 @@ def _show(report: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table(
-        "variant", "runtime", "accuracy", "agreement", "kB", "wire kB", "p50 ms", "verdict"
-    )
+    columns = ("", "variant", "runtime", "accuracy", "agrees", "kB", "wire", "p50 ms", "verdict")
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for row in report["variants"]:
         latency = row["latency"]
         value = latency["value"]
         table.add_row(
-            f"[bold]{row['name']}[/] ←" if row["chosen"] else row["name"],
+            "→" if row["chosen"] else "",
+            f"[bold]{row['name']}[/]" if row["chosen"] else row["name"],
             row["runtime"],
             "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f} %",
             f"{100 * row['agreement']:.2f} %",

@@ -160,6 +160,10 @@ class _Climb:
             drop = self._drop(replace(rung, name=f"int8-{rung.scheme}"))
             if drop is not None and drop <= reserve:
                 return f"minmax ranges already keep the guard drop at {drop:.4f}"
+        if rung.weight_bits < 8:
+            drop = self._drop(replace(rung, name=f"int8-{rung.scheme}{rung.pruned}"))
+            if drop is not None and drop > limit:
+                return f"with weights of eight bits it already drops {drop:.4f} on the guard set"
         if rung.pruned and rung.scheme != "fp32":
             drop = self._drop(replace(rung, name=f"fp32{rung.pruned}"))
             if drop is not None and drop > 2 * limit:

@@ -58,13 +58,17 @@ def test_every_rung_of_both_runtimes_is_made(fitted: FitResult) -> None:
     assert [(v.name, v.runtime) for v in fitted.variants] == [
         ("fp32", "onnx"),
         ("int8-u8s8", "onnx"),
+        ("int8-u8s8-w4", "onnx"),
         ("int8-dynamic", "onnx"),
         ("fp32-pruned50-kd", "onnx"),
         ("int8-u8s8-pruned50-kd", "onnx"),
+        ("int8-u8s8-w4-pruned50-kd", "onnx"),
         ("fp32", "litert"),
         ("int8-s8s8", "litert"),
+        ("int8-s8s8-w4", "litert"),
         ("fp32-pruned50-kd", "litert"),
         ("int8-s8s8-pruned50-kd", "litert"),
+        ("int8-s8s8-w4-pruned50-kd", "litert"),
     ]
     assert fitted.skipped == {}
     assert "a hint for x86_64" in fitted.reasons["onnx"]
@@ -86,6 +90,10 @@ def test_the_evidence_is_sane(fitted: FitResult) -> None:
             assert variant.integer_coverage == 1.0
         if "pruned" in name:
             assert variant.macs < 0.5 * fp32.macs
+        if "-w4" in name:
+            whole = by_name[name.replace("-w4", ""), runtime]
+            assert variant.wire_bytes < whole.wire_bytes
+            assert variant.file_bytes == pytest.approx(whole.file_bytes, rel=0.01)
         static = name.startswith("int8") and variant.scheme != "dynamic"
         assert variant.calibratable == (static and runtime == "onnx")
 
@@ -147,7 +155,7 @@ def test_a_killed_worker_goes_on_at_the_last_rung(base: Path, fitted: FitResult)
         worker.result(folder)
     finished = worker.run(folder, request, report=_silent)
     assert finished.cached[:2] == ("fp32", "int8-u8s8")
-    assert len(finished.variants) == 5
+    assert len(finished.variants) == 7
 
 
 def test_a_rung_that_cannot_be_made_is_recorded_and_the_ladder_goes_on(base: Path) -> None:

@@ -34,16 +34,19 @@ def test_the_quick_ladder_of_a_torch_source() -> None:
     assert _names(Plan(targets=(ONNX,), machine="x86_64")) == [
         "fp32",
         "int8-u8s8",
+        "int8-u8s8-w4",
         "int8-dynamic",
         "fp32-pruned50-kd",
         "int8-u8s8-pruned50-kd",
+        "int8-u8s8-w4-pruned50-kd",
     ]
 
 
 def test_litert_has_signed_int8_and_no_dynamic() -> None:
     found = ladder.build(Plan(targets=(LITERT,))).rungs
     assert [r.name for r in found] == [
-        "fp32", "int8-s8s8", "fp32-pruned50-kd", "int8-s8s8-pruned50-kd",
+        "fp32", "int8-s8s8", "int8-s8s8-w4",
+        "fp32-pruned50-kd", "int8-s8s8-pruned50-kd", "int8-s8s8-w4-pruned50-kd",
     ]  # fmt: skip
     assert all(r.recipe.text[-1] == "emit_litert" for r in found)
     assert found[0].label == "fp32@litert"
@@ -56,6 +59,7 @@ def test_an_onnx_source_is_not_pruned() -> None:
 
 def test_thorough_tries_more_ratios_schemes_and_calibrators() -> None:
     names = _names(Plan(targets=(ONNX,), effort="thorough", machine="x86_64"))
+    assert {"int8-u8s8-w4", "int8-u8s8-w3-pruned30-kd"} <= set(names)
     assert {"int8-u8s8-kl", "int8-s8s8", "fp32-pruned30-kd", "int8-u8s8-pruned65-kd"} <= set(names)
     assert len(names) == len(set(names))
 

@@ -1,0 +1,279 @@
+"""Few-bit weights that keep a layer's outputs: rounding with second-order compensation.
+
+GPTQ (Frantar et al., 2022, arXiv:2210.17323), itself optimal brain surgeon one weight at a time.
+For a layer ``Y = X Wᵀ`` the error ``‖X (W − Ŵ)ᵀ‖²`` has the Hessian ``H = XᵀX``. Columns are
+rounded in order; what rounding column ``i`` does to the outputs is pushed onto the columns that
+are still free: with ``U`` the upper Cholesky factor of ``H⁻¹``,
+
+    e = (w_i − q_i) / U_ii,    W[:, i:] −= e ⊗ U[i, i:]
+
+Weights stay int8 in the file and use ``2^bits − 1`` of its levels, so every runtime runs them as
+before; what shrinks is the transfer, since the entropy coder sees few values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from controller.compress.graph.model import (
+    Array,
+    Inputs,
+    View,
+    attributes,
+    copied,
+    run_batches,
+    with_outputs,
+)
+from controller.compress.graph.normalize import normalized
+
+ROWS = 8_192  # of X for each layer
+DAMPING = 0.01  # of the mean diagonal of H
+FRACTIONS = np.linspace(0.4, 1.0, 25)  # of max |w| that the levels may span
+_SEED = 20261124
+
+Double = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconstructed:
+    """The model, and for each changed layer how far its outputs are from the float weights'."""
+
+    model: onnx.ModelProto
+    sqnr_db: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """One quantized layer: its node, and the tensors behind its DequantizeLinears."""
+
+    node: onnx.NodeProto
+    weights: onnx.TensorProto
+    weight_scale: onnx.TensorProto
+    bias: onnx.TensorProto
+    bias_scale: onnx.TensorProto
+    input_scale: float
+    transposed: bool  # weights are [K, out]
+
+
+def reconstruct(
+    fp32: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    inputs: Inputs,
+    *,
+    bits: int,
+    whole: frozenset[str] = frozenset(),
+    batch: int = 64,
+) -> Reconstructed:
+    """A copy of ``quantized`` whose weights use ``bits`` bits.
+
+    Args:
+        fp32: the float model that was quantized; its weights are the aim.
+        quantized: its Q/DQ form with symmetric weights (from `static.quantize`).
+        inputs: real inputs, float32 [N, …]; no labels.
+        bits: 2 to 8.
+        whole: names of layers whose weights stay as they are.
+        batch: inputs in one run.
+    """
+    result = copied(quantized)
+    aims = _weights(normalized(fp32))
+    quality = {}
+    for layer in _layers(result):
+        aim = aims.get(layer.node.name)
+        if aim is None or layer.node.name in whole:
+            continue
+        hessians = _hessians(result, layer, inputs, batch)
+        quality[layer.node.name] = _rewrite(layer, aim, hessians, bits)
+    onnx.checker.check_model(result)
+    return Reconstructed(model=result, sqnr_db=quality)
+
+
+def edges(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the first and the last layer, which suffer most from few bits."""
+    heavy = [n.name for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+    return frozenset(heavy[:1] + heavy[-1:])
+
+
+def round_columns(weights: Double, hessian: Double, scale: Double, bits: int) -> Double:
+    """Integer levels [out, K] of ``weights`` [out, K], compensated column by column.
+
+    Args:
+        weights: what should be approximated.
+        hessian: ``XᵀX`` [K, K] of the layer's inputs.
+        scale: one for each output [out].
+        bits: levels are in ``±(2^(bits−1) − 1)``.
+    """
+    limit = 2 ** (bits - 1) - 1
+    order = np.argsort(-np.diag(hessian), kind="stable")  # where errors cost most comes first
+    left = weights[:, order].copy()
+    upper = _inverse_factor(hessian[np.ix_(order, order)])
+    levels = np.empty_like(left)
+    for i in range(left.shape[1]):
+        levels[:, i] = np.clip(np.rint(left[:, i] / scale), -limit, limit)
+        error = (left[:, i] - levels[:, i] * scale) / upper[i, i]
+        left[:, i + 1 :] -= np.outer(error, upper[i, i + 1 :])
+    found = np.empty_like(levels)
+    found[:, order] = levels
+    return found
+
+
+def best_scale(weights: Double, hessian: Double, bits: int) -> Double:
+    """For each output the scale whose plain rounding does least harm, weighed by diag(H)."""
+    limit = 2 ** (bits - 1) - 1
+    largest = np.maximum(np.abs(weights).max(axis=1), 1e-12)
+    weigh = np.diag(hessian)
+    best: Array = np.full(len(weights), np.inf)
+    chosen: Array = largest / limit
+    for fraction in FRACTIONS:
+        scale = fraction * largest / limit
+        rounded = np.clip(np.rint(weights / scale[:, None]), -limit, limit) * scale[:, None]
+        harm = ((weights - rounded) ** 2 * weigh).sum(axis=1)
+        better = harm < best
+        best, chosen = np.where(better, harm, best), np.where(better, scale, chosen)
+    return np.asarray(chosen.astype(np.float32), np.float64)  # as the file will hold it
+
+
+def _inverse_factor(hessian: Double) -> Double:
+    """Upper Cholesky factor of the inverse, damped; inputs that never vary get a diagonal."""
+    damped = hessian.copy()
+    level = max(float(np.diag(hessian).mean()) * DAMPING, 1e-12)
+    damped[np.diag_indices_from(damped)] += level
+    inverse = np.linalg.inv(damped)
+    # cholesky gives L with A = L Lᵀ; wanted is U with A = Uᵀ U, which is Lᵀ.
+    return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)
+
+
+def _rewrite(layer: _Layer, aim: Array, hessians: list[Double], bits: int) -> float:
+    """Write new levels, scales and bias of one layer; returns its outputs' SQNR in dB."""
+    matrix = _matrix(aim, layer.transposed)
+    share = len(matrix) // len(hessians)
+    levels, scales = np.empty_like(matrix), np.empty(len(matrix))
+    signal = noise = 0.0
+    for group, hessian in enumerate(hessians):
+        part = slice(group * share, (group + 1) * share)
+        scales[part] = best_scale(matrix[part], hessian, bits)
+        levels[part] = round_columns(matrix[part], hessian, scales[part], bits)
+        wrong = matrix[part] - levels[part] * scales[part, None]
+        signal += float(np.einsum("ij,jk,ik->", matrix[part], hessian, matrix[part]))
+        noise += float(np.einsum("ij,jk,ik->", wrong, hessian, wrong))
+    bias = numpy_helper.to_array(layer.bias) * numpy_helper.to_array(layer.bias_scale)
+    bias_scale = (layer.input_scale * scales).astype(np.float32)
+    limits = np.iinfo(np.int32)
+    stored = np.clip(np.rint(bias / bias_scale), limits.min, limits.max).astype(np.int32)
+    _put(layer.weights, _unmatrix(levels, aim.shape, layer.transposed).astype(np.int8))
+    _put(layer.weight_scale, scales.astype(np.float32))
+    _put(layer.bias, stored)
+    _put(layer.bias_scale, bias_scale)
+    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
+
+
+def _layers(model: onnx.ModelProto) -> Sequence[_Layer]:
+    """Convolutions and products with symmetric weights by channel, in the order of the graph."""
+    view = View(model)
+    found = []
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3:
+            continue
+        sources = [view.producers.get(name) for name in node.input[:3]]
+        if any(s is None or s.op_type != "DequantizeLinear" for s in sources):
+            continue
+        data, weight, bias = (s for s in sources if s is not None)
+        tensors = [view.initializers.get(n) for n in (*weight.input[:2], *bias.input[:2])]
+        step = view.initializers.get(data.input[1])
+        if step is None or any(t is None for t in tensors):
+            continue
+        weights, weight_scale, stored_bias, bias_scale = (t for t in tensors if t is not None)
+        if weights.data_type != onnx.TensorProto.INT8 or not weight_scale.dims:
+            continue
+        if attributes(node).get("auto_pad", b"NOTSET") != b"NOTSET":
+            continue  # its padding is not written down
+        layer = _Layer(
+            node=node, weights=weights, weight_scale=weight_scale, bias=stored_bias,
+            bias_scale=bias_scale, input_scale=float(numpy_helper.to_array(step)),
+            transposed=node.op_type == "Gemm" and not attributes(node).get("transB", 0),
+        )  # fmt: skip
+        found.append(layer)
+    return found
+
+
+def _weights(model: onnx.ModelProto) -> dict[str, Array]:
+    """Float weights by the names of their nodes."""
+    view = View(model)
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            value = view.constant(node.input[1])
+            if value is not None:
+                found[node.name] = value
+    return found
+
+
+def _hessians(model: onnx.ModelProto, layer: _Layer, inputs: Inputs, batch: int) -> list[Double]:
+    """``XᵀX`` [K, K] of what the quantized layer sees, for each group of a convolution."""
+    name = layer.node.input[0]
+    per_input = max(1, ROWS // max(len(inputs), 1))
+    chance = np.random.default_rng(_SEED)
+    sums: list[Double] = []
+
+    def add(_names: list[str], values: list[Array]) -> None:
+        found = _unfold(layer.node, values[0], tuple(layer.weights.dims), per_input, chance)
+        products = [(x.T @ x).astype(np.float64) for x in found]  # a batch in float32, the sum not
+        sums[:] = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
+
+    run_batches(with_outputs(model, [name]), inputs, add, batch=batch)
+    return sums
+
+
+def _unfold(
+    node: onnx.NodeProto,
+    values: Array,
+    weight_shape: tuple[int, ...],
+    per_input: int,
+    chance: np.random.Generator,
+) -> list[Array]:
+    """Some windows of a convolution's input as rows [n, K], in the order of its weights."""
+    if node.op_type == "Gemm":
+        return [values.reshape(len(values), -1)]
+    options = attributes(node)
+    kernel = weight_shape[2:]
+    strides = options.get("strides") or [1] * len(kernel)
+    dilations = options.get("dilations") or [1] * len(kernel)
+    pads = options.get("pads") or [0] * (2 * len(kernel))
+    around = [(pads[i], pads[i + len(kernel)]) for i in range(len(kernel))]
+    padded = np.pad(values, [(0, 0), (0, 0), *around])
+    spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    axes = tuple(range(2, 2 + len(kernel)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
+    steps = tuple(slice(None, None, s) for s in strides)
+    inner = tuple(slice(None, None, d) for d in dilations)
+    where: tuple[Any, ...] = (slice(None), slice(None), *steps, *inner)
+    windows = windows[where]
+    places = windows.shape[2 : 2 + len(kernel)]
+    total = int(np.prod(places))
+    chosen = chance.choice(total, size=min(per_input, total), replace=False)
+    index = np.unravel_index(chosen, places)
+    where = (slice(None), slice(None), *index)
+    picked = windows[where]  # [N, C, n, *kernel]
+    picked = np.moveaxis(picked, 2, 1).reshape(-1, values.shape[1], *kernel)
+    groups = int(options.get("group", 1))
+    share = values.shape[1] // groups
+    return [picked[:, g * share : (g + 1) * share].reshape(len(picked), -1) for g in range(groups)]
+
+
+def _matrix(weights: Array, transposed: bool) -> Double:
+    values = weights.astype(np.float64)
+    return values.T.copy() if transposed else values.reshape(len(values), -1)
+
+
+def _unmatrix(matrix: Double, shape: tuple[int, ...], transposed: bool) -> Double:
+    return matrix.T if transposed else matrix.reshape(shape)
+
+
+def _put(tensor: onnx.TensorProto, values: Array) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))

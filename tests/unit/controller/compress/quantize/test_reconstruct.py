@@ -1,0 +1,134 @@
+"""Few-bit weights: compensation does what its formula says, and files stay what runtimes run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from controller.compress import execute
+from controller.compress.graph import model as graphs
+from controller.compress.quantize import ranges, reconstruct, static
+from tests.unit.controller.compress.graph import nets
+from tests.unit.controller.compress.graph.nets import Net
+
+
+def correlated(rows: int = 2000, columns: int = 24) -> np.ndarray:
+    random = np.random.default_rng(3)
+    mixed = random.normal(size=(rows, 6)) @ random.normal(size=(6, columns))
+    return mixed + 0.1 * random.normal(size=(rows, columns))
+
+
+def harm(x: np.ndarray, weights: np.ndarray, found: np.ndarray) -> float:
+    return float((((weights - found) @ x.T) ** 2).sum())
+
+
+def test_without_correlation_it_is_plain_rounding() -> None:
+    weights = np.random.default_rng(1).normal(size=(4, 10))
+    scale = np.abs(weights).max(axis=1) / 7
+    levels = reconstruct.round_columns(weights, np.eye(10), scale, 4)
+    assert np.array_equal(levels, np.rint(weights / scale[:, None]))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+def test_compensation_keeps_outputs_that_rounding_moves(bits: int) -> None:
+    x = correlated()
+    weights = np.random.default_rng(2).normal(size=(8, x.shape[1]))
+    hessian = x.T @ x
+    limit = 2 ** (bits - 1) - 1
+    scale = reconstruct.best_scale(weights, hessian, bits)
+    levels = reconstruct.round_columns(weights, hessian, scale, bits)
+    assert np.abs(levels).max() <= limit
+    assert np.array_equal(levels, np.rint(levels))
+    plain = np.clip(np.rint(weights / scale[:, None]), -limit, limit)
+    ours = harm(x, weights, levels * scale[:, None])
+    assert ours < 0.5 * harm(x, weights, plain * scale[:, None])
+
+
+def test_a_scale_is_never_worse_than_the_span_of_the_weights() -> None:
+    x = correlated()
+    weights = np.random.default_rng(4).standard_t(2, size=(8, x.shape[1]))  # with outliers
+    hessian = x.T @ x
+    widest = np.abs(weights).max(axis=1) / 7
+    chosen = reconstruct.best_scale(weights, hessian, 4)
+    assert (chosen <= widest * (1 + 1e-6)).all()
+    assert (chosen < 0.9 * widest).any()
+
+
+def test_inputs_that_never_vary_do_no_harm() -> None:
+    x = correlated()
+    x[:, 5] = 0.0
+    weights = np.random.default_rng(5).normal(size=(3, x.shape[1]))
+    levels = reconstruct.round_columns(weights, x.T @ x, np.full(3, 0.4), 4)
+    assert np.isfinite(levels).all()
+
+
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {},
+    {"strides": [2, 2]},
+    {"dilations": [2, 2], "pads": [2, 2, 2, 2]},
+    {"group": 2},
+    {"group": 4},
+    {"pads": [0, 1, 2, 0]},
+]
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS, ids=str)
+def test_the_unfolded_input_times_the_weights_is_the_convolution(options: dict[str, Any]) -> None:
+    net = Net((4, 9, 9))
+    model = net.model(net.conv("input", "conv", 4, 8, **options), rank=4)
+    images = nets.images((4, 9, 9), count=3)
+    (node,) = model.graph.node
+    weights = numpy_helper.to_array(model.graph.initializer[0])
+    bias = numpy_helper.to_array(model.graph.initializer[1])
+    rows = reconstruct._unfold(node, images, weights.shape, 10**6, np.random.default_rng(0))
+    share = 8 // len(rows)
+    parts = [
+        x @ weights[g * share : (g + 1) * share].reshape(share, -1).T for g, x in enumerate(rows)
+    ]
+    found = np.concatenate(parts, axis=1) + bias
+    expected = execute.outputs(model.SerializeToString(), "onnx", images)
+    expected = np.moveaxis(expected, 1, -1).reshape(-1, 8)
+    # Windows come in a chosen order: as sets of rows the two are equal.
+    order, other = np.lexsort(found.T), np.lexsort(expected.T)
+    assert np.allclose(found[order], expected[other], atol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", ["u8s8", "s8s8"])
+@pytest.mark.parametrize(
+    ("build", "shape"), [(nets.chain, (3, 12, 12)), (nets.residual, (4, 13, 13))]
+)
+def test_a_whole_network(build: Any, shape: tuple[int, ...], scheme: str) -> None:
+    inputs = nets.images(shape, count=64)
+    model = build()
+    quantized = static.quantize(model, ranges.collect(model, inputs), scheme=scheme)
+    whole = reconstruct.edges(quantized)
+    made = reconstruct.reconstruct(model, quantized, inputs, bits=4, whole=whole)
+    content = made.model.SerializeToString()
+    assert execute.integer_coverage(content, "onnx") == execute.integer_coverage(
+        quantized.SerializeToString(), "onnx"
+    )
+    levels = _levels(made.model)
+    assert set(made.sqnr_db) == set(levels) - whole
+    assert all(levels[name] <= 7 for name in made.sqnr_db)
+    assert all(levels[name] > 7 for name in whole)
+    reference = execute.outputs(model.SerializeToString(), "onnx", inputs)
+    found = execute.outputs(content, "onnx", inputs)
+    assert (reference.argmax(1) == found.argmax(1)).mean() > 0.85
+    again = reconstruct.reconstruct(model, quantized, inputs, bits=4, whole=whole)
+    assert again.model.SerializeToString() == content
+
+
+def _levels(model: onnx.ModelProto) -> dict[str, int]:
+    """The largest integer weight of each layer."""
+    view = graphs.View(model)
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            values = view.constant(view.producers[node.input[1]].input[0])
+            assert values is not None
+            found[node.name] = int(np.abs(values.astype(int)).max())
+    return found
