@@ -92,6 +92,13 @@ class Stack:
         else:
             wait_for(f"the end of {who}", lambda: pid not in self.pids(who), every_s=LOOK_S)
 
+    def save_broker(self) -> None:
+        """Ask mosquitto to save what it knows, where it may: killed later, it would come back
+        with just that, long after it has ceased to be so.
+        """
+        for pid in self.pids("broker"):
+            os.kill(pid, signal.SIGUSR1)
+
     def start_again(self, who: str) -> None:
         """What an init system does; the broker and the workers are their parents' to start."""
         again = {"controller": self.start_controller, "agent": self.start_agent}

@@ -1,8 +1,8 @@
 """Broker, controller, agent and its workers killed at every moment of the loop: exactly once,
 and nothing lost.
 
-A moment is a row of `MOMENTS`, what is killed when is a row of `KILLS`; a run walks the whole
-loop (enrol, fit, roll out, change the device, fit again) and does one row's kills on its way.
+A moment is a row of `MOMENTS`, who is killed when is a row of `KILLS`. A run walks the whole loop
+(enrol, fit, roll out, change the device, fit again) and does its rows' kills on the way.
 """
 
 from __future__ import annotations
@@ -46,6 +46,15 @@ class Moment:
     seen: Callable[[Stack], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Who is killed when, and when it is started again: at once, where nothing is said."""
+
+    who: str
+    moment: str
+    back: Callable[[Stack], Any] = lambda _stack: True
+
+
 def enrol(stack: Stack) -> None:
     stack.enroll()
     stack.start_agent()
@@ -74,6 +83,11 @@ def rolled_out(stack: Stack) -> bool:
 def answered(stack: Stack) -> bool:
     triggers = stack.client.triggers()
     return bool(triggers) and all(trigger.closed_at for trigger in triggers)
+
+
+def committed(stack: Stack) -> bool:
+    """On the device; the controller need not know."""
+    return stack.counter_on_device() > 0
 
 
 def fit_is(*status: JobStatus) -> Callable[[Stack], bool]:
@@ -106,7 +120,7 @@ MOMENTS: Mapping[str, Moment] = {
     "unpacking": Moment(step="roll out", seen=device_is(*UNPACKING)),
     "benchmarking": Moment(step="roll out", seen=device_is(State.BENCHMARKING)),
     "switching": Moment(step="roll out", seen=device_is(*SWITCHING)),
-    "committed": Moment(step="roll out", seen=lambda stack: stack.counter_on_device() > 0),
+    "committed": Moment(step="roll out", seen=committed),
     "trigger open": Moment(step="change", seen=lambda stack: stack.client.triggers()),
     "refitting": Moment(step="change", seen=refit_is(JobStatus.RUNNING)),
     "reconfirming": Moment(step="change", seen=refit_is(JobStatus.CONFIRMING)),
@@ -116,28 +130,43 @@ MOMENTS: Mapping[str, Moment] = {
     ),
 }
 
-KILLS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "controller before a release": (
-        "controller", ("profile not known", "probing", "fitting", "confirming"),
+KILLS: Mapping[str, tuple[Kill, ...]] = {
+    "controller": (
+        Kill("controller", "profile not known"),
+        Kill("controller", "probing"),
+        Kill("controller", "fitting"),
+        Kill("controller", "confirming"),
+        Kill("controller", "trigger open"),
+        Kill("controller", "refitting"),
     ),
-    "controller in a rollout": (
-        "controller", ("unpacking", "benchmarking", "switching"),
-    ),
-    "controller at a trigger": (
-        "controller", ("trigger open", "refitting", "reconfirming", "switching again"),
+    "controller in rollouts": (
+        Kill("controller", "unpacking"),
+        Kill("controller", "benchmarking"),
+        Kill("controller", "switching", back=committed),
+        Kill("controller", "switching again"),
     ),
     "agent": (
-        "agent",
-        (
-            "profile not known", "probing", "confirming", "unpacking", "benchmarking",
-            "switching", "committed", "trigger open", "reconfirming", "switching again",
-        ),
+        Kill("agent", "profile not known"),
+        Kill("agent-worker", "probing"),
+        Kill("agent", "probing"),
+        Kill("agent", "confirming"),
+        Kill("agent", "unpacking"),
+        Kill("agent-worker", "benchmarking"),
+        Kill("agent", "benchmarking"),
+        Kill("agent", "switching"),
+        Kill("agent", "committed"),
+        Kill("agent", "trigger open"),
+        Kill("agent-worker", "reconfirming"),
+        Kill("agent", "reconfirming"),
+        Kill("agent", "switching again"),
     ),
-    "agent's worker": (
-        "agent-worker", ("probing", "benchmarking", "switching", "reconfirming"),
+    "broker": (
+        Kill("broker", "fitting"),
+        Kill("broker", "benchmarking"),
+        Kill("broker", "trigger open"),
+        Kill("broker", "switching again"),
     ),
-    "broker": ("broker", ("fitting", "benchmarking", "trigger open")),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -152,28 +181,29 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         made.close()
 
 
-@pytest.mark.parametrize("row", KILLS)
-def test_what_was_killed_goes_on_where_it_was(stack: Stack, row: str) -> None:
-    who, moments = KILLS[row]
+@pytest.mark.parametrize("run", KILLS)
+def test_what_was_killed_goes_on_where_it_was(stack: Stack, run: str) -> None:
     for name, step in STEPS.items():
+        stack.save_broker()
         step.act(stack)
-        for moment in [m for m in moments if MOMENTS[m].step == name]:
-            stack.wait(moment, MOMENTS[moment].seen)
-            kill(stack, who)
+        for row in KILLS[run]:
+            if MOMENTS[row.moment].step == name:
+                carry_out(stack, row)
         stack.wait(f"the end of '{name}'", step.done)
     each_thing_happened_once(stack)
     stack.close()
     nothing_is_lost(stack)
 
 
-def kill(stack: Stack, who: str) -> None:
-    before = stack.sees(Stack.samples) or 0
-    if who == "agent-worker":
-        stack.wait("a worker", lambda stack: stack.pids(who))
-    stack.kill(who)
-    stack.start_again(who)
-    after = stack.wait("an answer", lambda stack: (stack.samples(),))
-    assert after[0] >= before
+def carry_out(stack: Stack, row: Kill) -> None:
+    stack.wait(row.moment, MOMENTS[row.moment].seen)
+    before = stack.samples()
+    if row.who == "agent-worker":  # there is none between two of them
+        stack.wait("a worker", lambda stack: stack.pids(row.who))
+    stack.kill(row.who)
+    stack.wait("the time to start again", row.back)
+    stack.start_again(row.who)
+    assert stack.wait("an answer", lambda stack: (stack.samples(),))[0] >= before
 
 
 def each_thing_happened_once(stack: Stack) -> None:
