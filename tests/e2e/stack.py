@@ -41,7 +41,7 @@ class Stack:
         self._client: Client | None = None
         self.edge.mkdir()
         self._settings = self.edge / "config.toml"
-        self._settings.write_text("[agent]\nfingerprint_interval_s = 1.0\n")
+        self._enable("litert")
 
     def close(self) -> None:
         """End both in order, the agent first."""
@@ -79,18 +79,26 @@ class Stack:
         )  # fmt: skip
 
     def change_device(self) -> None:
-        """Switch one of its runtimes off; the agent reads the file again by itself."""
-        self._settings.write_text(self._settings.read_text() + '[runtime]\nenabled = ["onnx"]\n')
+        """Let it use its other runtime only; the agent reads the file again by itself."""
+        self._enable("onnx")
 
     def kill(self, who: str) -> None:
         """SIGKILL one of the processes, and wait until it is gone."""
         victim = self._processes.get(who)
-        pid = victim.pid if victim is not None else self.pids(who)[0]
-        os.kill(pid, signal.SIGKILL)
         if victim is not None:
+            victim.kill()
             victim.wait()
-        else:
-            wait_for(f"the end of {who}", lambda: pid not in self.pids(who), every_s=LOOK_S)
+            return
+        pid = wait_for(f"a {who}", lambda: self._strike(who), every_s=LOOK_S)
+        wait_for(f"the end of the {who}", lambda: pid not in self.pids(who), every_s=LOOK_S)
+
+    def _strike(self, who: str) -> int:
+        """Kill a child, when there is one: a worker may have ended this moment."""
+        for pid in self.pids(who):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                return pid
+        return 0
 
     def save_broker(self) -> None:
         """Ask mosquitto to save what it knows, where it may: killed later, it would come back
@@ -120,6 +128,13 @@ class Stack:
     def left_over(self) -> dict[int, str]:
         """Processes that still work on our folders."""
         return mentioning(str(self._folder))
+
+    def _enable(self, runtime: str) -> None:
+        """One runtime at a time: there is half as much to probe, and the next fit must differ."""
+        text = f'[agent]\nfingerprint_interval_s = 1.0\n[runtime]\nenabled = ["{runtime}"]\n'
+        new = self._settings.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self._settings)  # the agent may look at any moment
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         return start(list(command), self._folder / f"{command[0]}.log", self._env)

@@ -110,10 +110,8 @@ STEPS: Mapping[str, Step] = {
 }
 
 MOMENTS: Mapping[str, Moment] = {
-    "profile not known": Moment(
-        step="enrol",
-        seen=lambda stack: (stack.edge / "journal.db").exists() and not stack.device().profile,
-    ),
+    # The agent has begun; its first report, and with it a profile, is a tenth of a second away.
+    "profile not known": Moment(step="enrol", seen=lambda s: (s.edge / "journal.db").exists()),
     "probing": Moment(step="fit", seen=fit_is(JobStatus.PROBING)),
     "fitting": Moment(step="fit", seen=lambda stack: stack.pids("fit-worker")),
     "confirming": Moment(step="fit", seen=fit_is(JobStatus.CONFIRMING)),
@@ -130,14 +128,14 @@ MOMENTS: Mapping[str, Moment] = {
     ),
 }
 
+# An agent waits longer before each further try to connect, and a new one begins anew: so what cuts
+# its link comes a few times in a run.
 KILLS: Mapping[str, tuple[Kill, ...]] = {
-    "controller": (
+    "controller in fits": (
         Kill("controller", "profile not known"),
         Kill("controller", "probing"),
         Kill("controller", "fitting"),
         Kill("controller", "confirming"),
-        Kill("controller", "trigger open"),
-        Kill("controller", "refitting"),
     ),
     "controller in rollouts": (
         Kill("controller", "unpacking"),
@@ -145,7 +143,7 @@ KILLS: Mapping[str, tuple[Kill, ...]] = {
         Kill("controller", "switching", back=committed),
         Kill("controller", "switching again"),
     ),
-    "agent": (
+    "agent, and controller at a trigger": (
         Kill("agent", "profile not known"),
         Kill("agent-worker", "probing"),
         Kill("agent", "probing"),
@@ -156,6 +154,8 @@ KILLS: Mapping[str, tuple[Kill, ...]] = {
         Kill("agent", "switching"),
         Kill("agent", "committed"),
         Kill("agent", "trigger open"),
+        Kill("controller", "trigger open"),
+        Kill("controller", "refitting"),
         Kill("agent-worker", "reconfirming"),
         Kill("agent", "reconfirming"),
         Kill("agent", "switching again"),
@@ -164,7 +164,6 @@ KILLS: Mapping[str, tuple[Kill, ...]] = {
         Kill("broker", "fitting"),
         Kill("broker", "benchmarking"),
         Kill("broker", "trigger open"),
-        Kill("broker", "switching again"),
     ),
 }
 
@@ -198,8 +197,6 @@ def test_what_was_killed_goes_on_where_it_was(stack: Stack, run: str) -> None:
 def carry_out(stack: Stack, row: Kill) -> None:
     stack.wait(row.moment, MOMENTS[row.moment].seen)
     before = stack.samples()
-    if row.who == "agent-worker":  # there is none between two of them
-        stack.wait("a worker", lambda stack: stack.pids(row.who))
     stack.kill(row.who)
     stack.wait("the time to start again", row.back)
     stack.start_again(row.who)
