@@ -61,12 +61,16 @@ class Stack:
 
     def start_controller(self) -> None:
         """Start it and wait until it says where; later ones take the ports of the first."""
-        self._processes["controller"] = self._start("controller", "serve")
+        self.begin_controller()
         where = wait_for("serving", self._addresses, every_s=LOOK_S)
         if self._client is None:
             for name in ("enroll", "gateway", "mqtt", "rest"):
                 self._env[f"FITMENT_{name.upper()}_PORT"] = where[name].rpartition(":")[2]
             self._client = connect("", self.data)
+
+    def begin_controller(self) -> None:
+        """Start it and wait for nothing."""
+        self._processes["controller"] = self._start("controller", "serve")
 
     def start_agent(self) -> None:
         self._processes["agent"] = self._start("agent", "run", "--data-dir", str(self.edge))

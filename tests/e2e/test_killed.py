@@ -22,9 +22,13 @@ from controller.domain.fleet import JobStatus, RolloutState
 from controller.gateway.broker import find_mosquitto
 from fitment.core.deployment import DeploymentState as State
 from fitment.core.deployment import Outcome
+from tests.e2e.processes import wait_for
 from tests.e2e.stack import Stack
 
-pytestmark = pytest.mark.e2e
+FOUND = find_mosquitto()
+pytestmark = [
+    pytest.mark.e2e, pytest.mark.skipif(FOUND.program is None, reason=FOUND.reason),
+]  # fmt: skip
 MODEL = "onnx_only"
 UNPACKING = (State.FETCHING, State.VERIFYING, State.STAGING)
 SWITCHING = (State.TRIAL, State.COMMITTING)
@@ -170,8 +174,6 @@ KILLS: Mapping[str, tuple[Kill, ...]] = {
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    if find_mosquitto().program is None:
-        pytest.skip(find_mosquitto().reason)
     made = Stack(tmp_path)
     try:
         made.start_controller()
@@ -192,6 +194,23 @@ def test_what_was_killed_goes_on_where_it_was(stack: Stack, run: str) -> None:
     each_thing_happened_once(stack)
     stack.close()
     nothing_is_lost(stack)
+
+
+@pytest.mark.parametrize(
+    "sign", [".trust.making", "trust", "fitment.db", "broker/mosquitto.conf", "operator.token"]
+)
+def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path, sign: str) -> None:
+    stack = Stack(tmp_path)
+    try:
+        stack.begin_controller()
+        wait_for(sign, (stack.data / sign).exists, every_s=0.001)
+        stack.kill("controller")
+        stack.start_controller()
+        assert stack.client.status().addresses.link == "mqtt"
+        stack.enroll()
+    finally:
+        stack.close()
+    assert stack.left_over() == {}
 
 
 def carry_out(stack: Stack, row: Kill) -> None:
