@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from fitment.core.deployment import (
     BenchmarkPlan,
@@ -19,6 +20,10 @@ from fitment.core.deployment import (
 )
 from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Measurement
+
+PARENT_VARIABLE: Final = "FITMENT_PARENT_PID"
+"""Tells a worker who started it: a supervisor may be killed while its worker still imports, and
+the next one starts the same work again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import agent
-from agent.jobs import JOBS, WorkerFailure
+from agent.jobs import JOBS, PARENT_VARIABLE, WorkerFailure
 from fitment.core import plain
 
 _TAIL_BYTES: Final = 2048
@@ -170,6 +170,7 @@ class _Process:
 
 def _environment(threads: int) -> Mapping[str, str]:
     """Thread variables must be set before a library is imported, hence here."""
+    parent = {PARENT_VARIABLE: str(os.getpid())}
     count = str(threads)
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, count)}
+    return {**os.environ, **dict.fromkeys(names, count), **parent}

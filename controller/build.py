@@ -196,6 +196,7 @@ def _controller(settings: Settings, trust: Trust, relay: _Relay) -> Controller:
         publish=relay,
         clock=time.time,
         settings=ReconcileSettings(optimise=settings.optimise, auto_approve=settings.auto_approve),
+        started_at=time.time(),
     )
     return Controller(context)
 

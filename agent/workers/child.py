@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.jobs import JOBS, Limits, WorkerFailure
+from agent.jobs import JOBS, PARENT_VARIABLE, Limits, WorkerFailure
 from fitment.core import digest, plain
 
 EXIT_OK = 0
@@ -68,8 +68,7 @@ def run(name: str, handle: Callable[[Any], Any]) -> int:
         The exit status: 0 with a result, 1 with a `WorkerFailure` in its place, 2 when there is
         no readable job and so no place for an answer.
     """
-    parent = os.getppid()
-    die_with_parent(parent)
+    die_with_parent(int(os.environ.pop(PARENT_VARIABLE, os.getppid())))
     job = _read_job(name)
     if job is None:
         return EXIT_USAGE

@@ -203,7 +203,7 @@ class Broker:
         return SERVICE_USER if _open_to_others(self.files.folder.parent) else "root"
 
     def _write_files(self, revoked: Iterable[str]) -> None:
-        self.files.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.files.folder.mkdir(parents=True, exist_ok=True)
         self.files.folder.chmod(0o700)
         for source, target in (
             (self._identity.ca, self.files.ca),
@@ -214,7 +214,7 @@ class Broker:
         text = config_text(self.files, host=self.host, port=self.port, user=self._user())
         _write(self.files.config, text.encode())
         self._write_lists(revoked)
-        self._hand_over(self.files.folder, self.files.state)
+        self._hand_over(self.files.folder)
 
     def _write_lists(self, revoked: Iterable[str]) -> None:
         _write(self.files.crl, self._identity.crl.read_bytes())
@@ -228,8 +228,6 @@ class Broker:
             return
         owner = pwd.getpwnam(SERVICE_USER)
         for path in paths:
-            os.chown(path, owner.pw_uid, owner.pw_gid)
-        for path in self.files.state.iterdir():
             os.chown(path, owner.pw_uid, owner.pw_gid)
 
     def _accepts(self) -> bool:

@@ -49,6 +49,7 @@ class Context:
     publish: Publish
     clock: Callable[[], float]
     settings: ReconcileSettings = field(default_factory=ReconcileSettings)
+    started_at: float = 0.0  # by the clock; soon after, devices are still on their way back
 
     def new_id(self) -> str:
         """A fresh id."""

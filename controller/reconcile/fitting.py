@@ -24,6 +24,10 @@ from fitment.core.measurement import Measurement, Verdict
 
 log = logging.getLogger("controller.reconcile")
 
+COMING_BACK_S = 90.0
+"""After a start devices are taken to be on their way back: they wait up to a minute between two
+tries to connect, so nobody being there yet says nothing."""
+
 
 def start(
     context: Context, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = ""
@@ -159,6 +163,9 @@ def _learn(context: Context, job: fleet.FitJob) -> None:
 
 def _confirm(context: Context, job: fleet.FitJob) -> None:
     device = cohorts.online(context, job.cohort)
+    if device is None and context.settings.confirm and _may_come_back(context):
+        _note(context, job, "waiting for a device of the cohort to come back")
+        return
     if device is None or not context.settings.confirm:
         _choose(context, job)
         return
@@ -168,6 +175,10 @@ def _confirm(context: Context, job: fleet.FitJob) -> None:
         asked = tuple(_ask(context, job, device, StudyKind.BENCHMARK, ref) for ref in refs)
         _move(context, job, JobStatus.CONFIRMING, step="timing on the device", studies=asked,
               fraction=0.85)  # fmt: skip
+
+
+def _may_come_back(context: Context) -> bool:
+    return context.clock() - context.started_at < COMING_BACK_S
 
 
 def _confirming(context: Context, job: fleet.FitJob) -> None:

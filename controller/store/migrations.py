@@ -6,7 +6,8 @@ together with its number, so that a controller killed half-way goes on where it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, inspect
 from sqlmodel import SQLModel, col, insert, select, update
@@ -31,8 +32,8 @@ def migrate(engine: Engine, name: str, steps: Sequence[Step] = STEPS) -> int:
     """
     newest = 1 + len(steps)
     if not inspect(engine).has_table("setting"):
-        SQLModel.metadata.create_all(engine)
-        with engine.begin() as connection:
+        with _transaction(engine) as connection:
+            SQLModel.metadata.create_all(connection)
             row = {"tenant": "", "key": _KEY, "value": str(newest)}
             connection.execute(insert(SettingRow).values(**row))
         return newest
@@ -43,11 +44,19 @@ def migrate(engine: Engine, name: str, steps: Sequence[Step] = STEPS) -> int:
             " upgrade Fitment, or restore an older backup"
         )
     for number in range(version, newest):
-        with engine.begin() as connection:
+        with _transaction(engine) as connection:
             steps[number - 1](connection)
             stamp = update(SettingRow).where(*_MINE).values(value=str(number + 1))
             connection.execute(stamp)
     return newest
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    """One that holds table definitions too: the driver by itself begins none for them."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
 
 
 def version_of(engine: Engine) -> int:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from controller.trust.repository import MetadataRepository
 __all__ = ["CertificateAuthority", "Director", "MetadataRepository", "Trust", "TrustFiles"]
 
 CONTROLLER_NAME = "ctl.1"
+_OFFLINE = "offline"
 _RENEW_DAYS = 30  # a controller that restarts once a month never serves an expired certificate
 
 
@@ -77,20 +79,39 @@ class Trust:
     ) -> Trust:
         """Make every key and certificate; ``hosts`` are names under which devices come.
 
+        All is made beside the folder and takes its place at once: killed in between, it is begun
+        anew, or goes on once all was made.
+
         Raises:
-            TrustError: there is a trust folder already.
+            TrustError: there is a trust folder already, or other keys are in ``offline_folder``.
         """
         if (folder / "ca").exists():
             raise TrustError(f"{folder} is a trust folder already; it is not replaced")
+        if folder.exists() and any(folder.iterdir()):
+            raise TrustError(f"{folder} holds something else; choose an empty folder")
+        making = folder.with_name(f".{folder.name}.making")
+        if not TrustFiles.of(making).crl.exists():
+            shutil.rmtree(making, ignore_errors=True)
+            cls._make(making, hosts, clock=clock)
+        _hand_out(making / _OFFLINE, offline_folder)
+        making.replace(folder)
+        files.sync_folder(folder.parent)
+        trust = cls.open(folder, offline_folder, clock=clock)
+        trust.set_hosts(hosts)  # they may be others than those of a start that was cut short
+        return trust
+
+    @classmethod
+    def _make(cls, folder: Path, hosts: Sequence[str], *, clock: Callable[[], float]) -> None:
+        """Everything, the offline keys too, in one folder; the revocation list says "complete"."""
         files.make_private_folder(folder)
-        repository = MetadataRepository.init(folder / "metadata", offline_folder, clock=clock)
+        offline = folder / _OFFLINE
+        repository = MetadataRepository.init(folder / "metadata", offline, clock=clock)
         director = Director.create(folder / "director")
         ca = CertificateAuthority.create(folder / "ca", "Fitment CA")
         trust = cls(folder, ca, director, repository)
         trust._write_server(hosts)
         trust._write_controller()
         trust.write_crl()
-        return trust
 
     @classmethod
     def open(
@@ -151,6 +172,20 @@ class Trust:
         key, certificate = self.ca.issue_controller(CONTROLLER_NAME)
         files.write_private(self.files.controller_key, key)
         files.write_private(self.files.controller_certificate, certificate)
+
+
+def _hand_out(made: Path, offline: Path) -> None:
+    """Move the offline keys to where they belong; what was moved by an earlier try stays."""
+    files.make_private_folder(offline)
+    keys = sorted(made.iterdir()) if made.exists() else []
+    for key in keys:
+        target, data = offline / key.name, key.read_bytes()
+        if target.exists() and target.read_bytes() != data:
+            raise TrustError(
+                f"{target} is there already and is not replaced; choose an empty folder"
+            )
+        files.write_private(target, data)
+    shutil.rmtree(made, ignore_errors=True)
 
 
 def _read(path: Path) -> x509.Certificate:

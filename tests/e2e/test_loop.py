@@ -3,69 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from controller.gateway.broker import find_mosquitto
+from tests.e2e.processes import call, environment, running, slot, wait_for
 
 pytestmark = pytest.mark.e2e
-PATIENCE_S = 120.0
-
-
-def environment(data: Path) -> dict[str, str]:
-    ports = {f"FITMENT_{name}_PORT": "0" for name in ("ENROLL", "GATEWAY", "MQTT", "REST")}
-    return {**os.environ, **ports, "FITMENT_DATA_DIR": str(data), "OMP_NUM_THREADS": "1"}
-
-
-@contextmanager
-def running(command: list[str], log: Path, env: dict[str, str]) -> Iterator[None]:
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdout=out, stderr=out, env=env,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def call(env: dict[str, str], *command: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--json"],
-        env=env, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def wait_for(what: str, look: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.3)
-    return pytest.fail(f"{what} did not happen within {PATIENCE_S:.0f} s")
-
-
-def slot(env: dict[str, str]) -> dict[str, Any]:
-    device = call(env, "controller", "device", "show", "edge-1")
-    slots = (device.get("reported") or {}).get("slots") or [{}]
-    return dict(slots[0])
 
 
 @pytest.mark.parametrize("link", ["mqtt", "grpc"])

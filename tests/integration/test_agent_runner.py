@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +49,44 @@ def test_a_result_comes_back_and_no_file_is_left(runner: ProcessRunner, tmp_path
     finished = ended(runner.start("stage", job, deadline_s=1e9))
     assert isinstance(finished.result, StageResult), finished.failure
     assert list((tmp_path / "jobs").iterdir()) == []
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from agent.jobs import StageJob
+from agent.runner import ProcessRunner
+archive, folder, variant = sys.argv[1:]
+job = StageJob(result="", archive_path=archive, folder=str(Path(folder) / "slot"), variant=variant)
+running = ProcessRunner(Path(folder) / "jobs").start("stage", job, deadline_s=1e9)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells of a lost parent")
+def test_a_worker_whose_supervisor_died_before_it_began_does_nothing(
+    tmp_path: Path, root: Path
+) -> None:
+    """Its imports take longer than a supervisor needs to be killed and to be back."""
+    blobs = FolderBlobs(tmp_path / "blobs")
+    packed = pack_into(make_bundle(tmp_path / "bundle"), blobs, tmp_path)
+    arguments = [str(blobs.path(packed.archive)), str(tmp_path), packed.variant]
+    parent = subprocess.run([sys.executable, "-c", _KILLED, *arguments], cwd=root, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    until_s = time.monotonic() + 30
+    while _works_on(tmp_path / "jobs") and time.monotonic() < until_s:
+        time.sleep(0.02)
+    assert not _works_on(tmp_path / "jobs")
+    assert not (tmp_path / "slot").exists()
+    assert not list((tmp_path / "jobs").glob("*.result.json"))
+
+
+def _works_on(folder: Path) -> bool:
+    lines = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            lines.append((process / "cmdline").read_bytes().decode(errors="replace"))
+    return any(str(folder) in line for line in lines)
 
 
 def test_a_failure_keeps_its_code(runner: ProcessRunner, tmp_path: Path) -> None:

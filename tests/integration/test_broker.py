@@ -143,6 +143,29 @@ def test_a_broker_that_died_comes_back(papers: Papers, broker: Broker, peers: li
     assert wait_for(a.connect)
 
 
+def test_a_broker_that_died_does_not_tell_of_the_past(
+    papers: Papers, broker: Broker, peers: list[Peer]
+) -> None:
+    a = Peer(papers, "device-a", broker.port)
+    peers.append(a)
+    assert a.connect()
+    a.client.publish("fitment/v1/device-a/up/reported", b"old", qos=1, retain=True)
+    a.drain()
+    before = broker.pid
+    os.kill(before, signal.SIGUSR1)  # asks mosquitto to save what it knows, where it may
+    a.drain()
+    a.client.publish("fitment/v1/device-a/up/reported", b"new", qos=1, retain=True)
+    a.drain()
+    a.close()
+    os.kill(before, signal.SIGKILL)
+    assert wait_for(lambda: broker.pid not in {0, before})
+    controller = Peer(papers, "ctl.1", broker.port)
+    peers.append(controller)
+    assert wait_for(controller.connect)
+    controller.client.subscribe("fitment/v1/+/up/#", qos=1)
+    assert controller.drain() == []
+
+
 def test_a_bad_configuration_says_why(papers: Papers, tmp_path: Path) -> None:
     assert FOUND.program is not None
     papers.write("server.crt", b"no certificate")

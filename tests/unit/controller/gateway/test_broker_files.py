@@ -12,9 +12,7 @@ from controller.gateway.broker_files import BrokerFiles, acl_text, config_text
 FILES = BrokerFiles(folder=Path("/x"))
 TEXT = config_text(FILES, host="127.0.0.1", port=8883, user="")
 OURS_ALONE = frozenset({"user"})
-PATHS = frozenset({"listener", "persistence_location", "cafile", "certfile", "keyfile"}) | {
-    "crlfile", "acl_file",
-}  # fmt: skip
+PATHS = frozenset({"listener", "cafile", "certfile", "keyfile", "crlfile", "acl_file"})
 
 
 def lines(text: str) -> list[str]:
@@ -26,7 +24,7 @@ def lines(text: str) -> list[str]:
     [
         "per_listener_settings false", "require_certificate true", "allow_anonymous false",
         "use_identity_as_username true", "use_username_as_clientid true", "crlfile /x/crl.pem",
-        "autosave_interval 30", "listener 8883 127.0.0.1", "persistence_location /x/state/",
+        "persistence false", "listener 8883 127.0.0.1",
     ],
 )  # fmt: skip
 def test_every_line_that_closes_a_hole_is_there(line: str) -> None:

@@ -56,6 +56,7 @@ class World:
         context = Context(
             store=self.store, trust=self.trust, blobs=self.blobs, profiles=all_profiles(),
             fits=self.fits, publish=self._publish, clock=self.clock, settings=self.settings,
+            started_at=self.clock(),
         )  # fmt: skip
         self.controller = Controller(context)
         for device in self.devices.values():

@@ -11,6 +11,7 @@ import pytest
 from controller.domain import fleet
 from controller.domain.fleet import JobStatus, RolloutState
 from controller.reconcile.context import ReconcileSettings
+from controller.reconcile.fitting import COMING_BACK_S
 from controller.reconcile.rolling import RolloutPlan
 from controller.store.base import Store
 from controller.testing import ScriptedFits, fingerprint, variant
@@ -52,6 +53,38 @@ def test_a_fit_asks_the_device_first_and_lets_it_confirm(world: Any) -> None:
     asked = [s.bundle.name for s in world.store.studies.find(kind=StudyKind.BENCHMARK)]
     assert sorted(asked) == ["fp32", "int8"]  # "tiny" cannot keep to the budget
     assert world.blobs.has(done.variants[0].bundle.archive)
+
+
+def test_a_controller_that_just_started_waits_for_the_device_to_confirm(world: Any) -> None:
+    twin = world.join("a")
+    world.controller.register_model(world.model)
+    (job,) = world.controller.start_fits("model-1")
+    world.until(lambda: world.job(job.id).status is JobStatus.RUNNING)
+    twin.online = False  # its link went with the controller
+    restart(world)
+    world.turn()
+    world.turn()
+    assert world.job(job.id).status is JobStatus.RUNNING
+    assert world.job(job.id).step == "waiting for a device of the cohort to come back"
+    twin.online = True
+    twin.connect()
+    world.until(lambda: world.job(job.id).status is JobStatus.DONE)
+    choice = world.job(job.id).choice
+    assert choice is not None
+    assert "p50 measured" in choice.reason
+
+
+def test_a_fit_does_not_wait_for_ever_for_a_device_that_is_gone(world: Any) -> None:
+    twin = world.join("a")
+    world.controller.register_model(world.model)
+    (job,) = world.controller.start_fits("model-1")
+    world.until(lambda: world.job(job.id).status is JobStatus.RUNNING)
+    twin.online = False
+    restart(world)
+    world.clock.advance(COMING_BACK_S)
+    world.turn()
+    world.turn()
+    assert world.job(job.id).status is JobStatus.DONE
 
 
 def test_a_second_device_of_the_cohort_pays_nothing(world: Any) -> None:

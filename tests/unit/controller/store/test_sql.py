@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, event, inspect
+from sqlmodel import SQLModel
 
 from controller.domain import fleet
 from controller.errors import UserError
@@ -69,6 +72,50 @@ def test_an_older_database_takes_each_step_once(tmp_path: Path) -> None:
     assert migrations.version_of(engine) == 2
     assert migrations.migrate(engine, "f.db", (two, three)) == 3
     assert taken == ["two", "three", "three"]
+    engine.dispose()
+
+
+class Killed(BaseException):
+    """Not an error that any code of ours may catch."""
+
+
+@pytest.mark.parametrize("number", range(1, 40))
+def test_a_database_whose_making_was_killed_is_made_anew(tmp_path: Path, number: int) -> None:
+    """Before each statement that makes a part of it, and once after the last."""
+    path = tmp_path / "f.db"
+    engine = create_engine(f"sqlite:///{path}")
+    made = itertools.count(1)
+
+    def dying(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if statement.strip().startswith(("CREATE", "INSERT")) and next(made) == number:
+            raise Killed
+
+    event.listen(engine, "before_cursor_execute", dying)
+    with contextlib.suppress(Killed):
+        migrations.migrate(engine, "f.db")
+    engine.dispose()
+    store = SqlStore(path, "default")
+    found = inspect(store._engine)
+    indexes = {table: len(found.get_indexes(table)) for table in found.get_table_names()}
+    assert indexes == {name: len(t.indexes) for name, t in SQLModel.metadata.tables.items()}
+    assert migrations.version_of(store._engine) == 1
+    store.close()
+
+
+def test_a_step_that_was_killed_is_taken_whole(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'f.db'}")
+    migrations.migrate(engine, "f.db")
+
+    def half(connection: Connection) -> None:
+        connection.exec_driver_sql("ALTER TABLE device ADD COLUMN site TEXT DEFAULT ''")
+        raise Killed
+
+    def whole(connection: Connection) -> None:
+        connection.exec_driver_sql("ALTER TABLE device ADD COLUMN site TEXT DEFAULT ''")
+
+    with pytest.raises(Killed):
+        migrations.migrate(engine, "f.db", (half,))
+    assert migrations.migrate(engine, "f.db", (whole,)) == 2
     engine.dispose()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import stat
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from controller.errors import TrustError
-from controller.trust import Trust, certificates
+from controller.trust import Trust, certificates, files
 from controller.trust.ca import LOCAL_HOSTS
 
 
@@ -45,6 +47,43 @@ def test_opening_finds_the_same(trust: Trust, tmp_path: Path) -> None:
 def test_it_is_never_replaced(trust: Trust, tmp_path: Path) -> None:
     with pytest.raises(TrustError, match="not replaced"):
         Trust.create(trust.folder, tmp_path / "offline2")
+
+
+class Killed(BaseException):
+    """Not an error that any code of ours may catch."""
+
+
+@pytest.mark.parametrize("number", range(1, 25))
+def test_a_creation_that_was_killed_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Before each file that is written, and once after the last."""
+    write, written = files.write_private, itertools.count(1)
+
+    def dying(path: Path, data: bytes) -> None:
+        if next(written) == number:
+            raise Killed
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_private", dying)
+    folder, offline = tmp_path / "trust", tmp_path / "offline"
+    with contextlib.suppress(Killed):
+        Trust.create(folder, offline)
+    monkeypatch.undo()
+    trust = (Trust.open if (folder / "ca").exists() else Trust.create)(folder, offline)
+    assert {path.name for path in tmp_path.iterdir()} == {"trust", "offline"}
+    assert {path.name for path in offline.iterdir()} == {"root.key", "targets.key"}
+    assert not (folder / "offline").exists()
+    assert trust.repository.root_bytes()
+    assert Trust.open(folder, offline).ca.fingerprint() == trust.ca.fingerprint()
+
+
+def test_keys_of_another_are_not_replaced(tmp_path: Path) -> None:
+    Trust.create(tmp_path / "one", tmp_path / "offline")
+    before = (tmp_path / "offline" / "root.key").read_bytes()
+    with pytest.raises(TrustError, match="choose an empty folder"):
+        Trust.create(tmp_path / "two", tmp_path / "offline")
+    assert (tmp_path / "offline" / "root.key").read_bytes() == before
 
 
 def test_new_hosts_are_added(trust: Trust) -> None:
