@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.catalog import answer
-from controller.catalog.workload import CALIBRATION, GUARD, TEST, TRAIN, Split, Workload
+from controller.catalog.workload import (
+    CALIBRATION,
+    GUARD,
+    MUST_PASS,
+    TEST,
+    TRAIN,
+    Split,
+    Workload,
+)
 from controller.domain.fleet import Budget
 from controller.errors import WorkloadError
 from fitment.core import digest
@@ -72,7 +80,7 @@ def validate(workload: Workload, *, threads: int = 1) -> Facts:
 
 
 def load_splits(workload: Workload) -> dict[str, Split]:
-    """All splits by name, the training one where there is one.
+    """All splits by name, the optional ones where the workload brings them.
 
     Raises:
         WorkloadError: a split cannot be had, or a calibration set is too small.
@@ -84,8 +92,11 @@ def load_splits(workload: Workload) -> dict[str, Split]:
                 f"{workload.name}: data('{name}') gives {len(splits[name])} samples; at least "
                 f"{MIN_CALIBRATION} are needed, and 500 or more are better"
             )
-    train = workload.train_data()
-    return splits if train is None else {**splits, TRAIN: train}
+    for name in (TRAIN, MUST_PASS):
+        optional = workload.optional_data(name)
+        if optional is not None:
+            splits[name] = optional
+    return splits
 
 
 def check_disjoint(name: str, splits: Mapping[str, Split]) -> None:

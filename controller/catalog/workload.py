@@ -6,11 +6,13 @@ It imports nothing of ours. Fixed names, all at module level:
     source()             -> a torch.nn.Module in eval mode, or the path of an .onnx file
     input_shape          tuple without the batch axis
     data(split)          -> (inputs, labels) for "calibration_a", "calibration_b", "test" and
-                         optionally "train"; inputs [N, *input_shape], float32 or uint8
+                         optionally "train" and "must_pass"; inputs [N, *input_shape], float32
+                         or uint8
     metric(outputs, labels) -> float, higher is better, on numpy arrays
 
 and optionally ``input_name``, ``input_scale`` (real = scale * stored), ``labels``, ``budget``,
-``profile_budgets``, ``calibrate_profiles``, ``preprocessing``, ``files``, ``recover``.
+``profile_budgets``, ``calibrate_profiles``, ``preprocessing``, ``files``, ``recover``, and
+``slices(split)``: a mapping from the name of a slice to a boolean mask [N] of the split's inputs.
 
 ``load`` runs the file, so it belongs in worker processes only.
 """
@@ -47,6 +49,7 @@ __all__ = [
 Array = NDArray[Any]
 MEND = "mend the workload file, or what it reads"
 CALIBRATION, GUARD, TEST, TRAIN = "calibration_a", "calibration_b", "test", "train"
+MUST_PASS = "must_pass"  # noqa: S105 - the name of a split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,19 +115,37 @@ class Workload:
             pair = self.functions["data"](split)
         return self._split(split, pair)
 
-    def train_data(self) -> Split | None:
-        """The training split, or None where the workload brings none.
+    def optional_data(self, split: str) -> Split | None:
+        """A split that a workload need not bring ("train", "must_pass"), or None.
 
-        "None" is said by returning None, or by the KeyError of looking "train" up.
+        "None" is said by returning None, or by the KeyError of looking the name up.
         """
-        with self._guard(f"data('{TRAIN}')"):
+        with self._guard(f"data('{split}')"):
             try:
-                pair = self.functions["data"](TRAIN)
+                pair = self.functions["data"](split)
             except KeyError as error:
-                if error.args != (TRAIN,):
+                if error.args != (split,):
                     raise
                 return None
-        return None if pair is None else self._split(TRAIN, pair)
+        return None if pair is None else self._split(split, pair)
+
+    def slices(self, split: str, count: int) -> Mapping[str, NDArray[np.bool_]]:
+        """Named slices of a split with ``count`` inputs: boolean masks [count].
+
+        Raises:
+            WorkloadError: it raises, or a mask has another shape or type.
+        """
+        if "slices" not in self.functions:
+            return {}
+        with self._guard(f"slices('{split}')"):
+            masks = {str(k): np.asarray(v) for k, v in self.functions["slices"](split).items()}
+        for name, mask in masks.items():
+            if mask.shape != (count,) or mask.dtype != np.bool_:
+                raise WorkloadError(
+                    f"{self.name}: slices('{split}')['{name}'] is {mask.dtype} of shape "
+                    f"{mask.shape}; a boolean mask of shape ({count},) is needed"
+                )
+        return masks
 
     def _split(self, split: str, pair: Any) -> Split:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -209,7 +230,7 @@ def load(folder: Path) -> Workload:
             str(k): str(v) for k, v in _value(module, "preprocessing", (dict,), {}).items()
         },
         recover={str(k): float(v) for k, v in _value(module, "recover", (dict,), {}).items()},
-        functions={n: _function(module, n) for n in ("source", "data", "metric")},
+        functions={n: _function(module, n) for n in _functions(module)},
     )
 
 
@@ -233,6 +254,11 @@ def _value(module: types.ModuleType, name: str, kinds: tuple[type, ...], default
             f"{WORKLOAD_FILE}: `{name}` must be a {spoken}, not a {type(value).__name__}"
         )
     return value
+
+
+def _functions(module: types.ModuleType) -> tuple[str, ...]:
+    needed = ("source", "data", "metric")
+    return (*needed, "slices") if hasattr(module, "slices") else needed
 
 
 def _function(module: types.ModuleType, name: str) -> Callable[..., Any]:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.catalog.workload import GUARD, TEST, Split, Workload
+from controller.catalog.workload import GUARD, MUST_PASS, TEST, Split, Workload
+from controller.compress import slices
+from controller.domain.fleet import SliceEvidence
 from controller.errors import FitError
 
 Array = NDArray[np.float32]
@@ -27,6 +29,7 @@ class Outputs:
 
     guard: Array
     test: Array
+    must_pass: Array | None = None  # None: the workload has no such set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,10 @@ class Evidence:
     agreement: float
     guard_agreement: float
     sqnr_db: float | None  # None: the outputs are exactly those of fp32
+    slices: tuple[SliceEvidence, ...] = ()
+    flips: float | None = None
+    guard_flips: float | None = None
+    must_pass_failed: int | None = None
 
 
 def gather(
@@ -58,6 +65,10 @@ def gather(
         if not np.isfinite(one).all():
             raise FitError("the variant gives NaN or infinity")
     test, guard = splits[TEST], splits[GUARD]
+    parts = slices.gather(
+        workload, splits, {GUARD: found.guard, TEST: found.test},
+        {GUARD: reference.guard, TEST: reference.test},
+    )  # fmt: skip
     accuracy = workload.metric(found.test, test.labels)
     guard_accuracy = workload.metric(found.guard, guard.labels)
     guard_reference = workload.metric(reference.guard, guard.labels)
@@ -69,7 +80,20 @@ def gather(
         agreement=agreement(reference.test, found.test),
         guard_agreement=agreement(reference.guard, found.guard),
         sqnr_db=sqnr_db(reference.test, found.test),
+        slices=parts,
+        flips=slices.flips(reference.test, found.test, test.labels),
+        guard_flips=slices.flips(reference.guard, found.guard, guard.labels),
+        must_pass_failed=_must_pass(workload, splits, found, reference),
     )
+
+
+def _must_pass(
+    workload: Workload, splits: dict[str, Split], found: Outputs, reference: Outputs
+) -> int | None:
+    if MUST_PASS not in splits or found.must_pass is None or reference.must_pass is None:
+        return None
+    labels = splits[MUST_PASS].labels
+    return slices.must_pass(workload.name, reference.must_pass, found.must_pass, labels)
 
 
 def agreement(reference: Array, found: Array) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from controller.catalog import check
 from controller.catalog.process import write_json
 from controller.catalog.snapshot import content_digest
-from controller.catalog.workload import CALIBRATION, GUARD, TEST, TRAIN, Workload
+from controller.catalog.workload import CALIBRATION, GUARD, MUST_PASS, TEST, TRAIN, Workload
 from controller.compress import bundle, calibration, evidence, execute, golden
 from controller.compress.base import Candidate, Context, Form
 from controller.compress.cache import FitCache, fit_key, tool_versions
@@ -175,8 +175,11 @@ class RungMaker:
                 )
             return np.concatenate(parts)
 
+        must = self.splits.get(MUST_PASS)
         return evidence.Outputs(
-            guard=over(self.splits[GUARD].inputs), test=over(self.splits[TEST].inputs)
+            guard=over(self.splits[GUARD].inputs),
+            test=over(self.splits[TEST].inputs),
+            must_pass=None if must is None else over(must.inputs),
         )
 
     def _head_key(self, recipe: Recipe) -> str:
@@ -278,6 +281,10 @@ class RungMaker:
             guard_accuracy=facts.guard_accuracy,
             guard_accuracy_drop=facts.guard_accuracy_drop,
             guard_agreement=facts.guard_agreement,
+            slices=facts.slices,
+            flips=facts.flips,
+            guard_flips=facts.guard_flips,
+            must_pass_failed=facts.must_pass_failed,
             integer_coverage=execute.integer_coverage(made.content, rung.runtime),
             file_bytes=len(made.content),
             wire_bytes=built.wire_bytes,

@@ -96,6 +96,8 @@ def _evidence(variant: fleet.Variant) -> dict[str, Any]:
         "accuracy": variant.accuracy,
         "accuracy_interval": variant.accuracy_interval,
         "agreement": variant.agreement,
+        "flips": variant.flips,
+        "slices": plain.to_plain(variant.slices),
         "sqnr_db": variant.sqnr_db,
         "integer_coverage": variant.integer_coverage,
         "file_bytes": variant.file_bytes,

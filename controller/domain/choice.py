@@ -23,6 +23,9 @@ TIE = 0.03
 TOP = 3
 """The best few by prediction: a device confirms them, and all must be measured to be ranked so."""
 
+SLICE_LEAST = 30
+"""Guard inputs that a slice needs to be judged: a drop in fewer is chance."""
+
 _LEAST_DROP = 0.01
 """An accuracy budget of (nearly) nothing is compared in points, not divided by nothing."""
 
@@ -141,9 +144,11 @@ def _or_infinite(value: float | None) -> float:
 def _misses(variant: Variant, case: _Case, *, accuracy_share: float = 1.0) -> list[Excess]:
     budget, measurement = case.budget, case.of(variant)
     found = [_over_accuracy(variant, budget, accuracy_share)]
+    found += [_over_slice(variant, budget), _over_must_pass(variant)]
     if budget.agreement_min is not None:
         found.append(_under("agreement", variant.guard_agreement, budget.agreement_min))
     limits = (
+        ("share of flips", variant.guard_flips, budget.flips_max),
         ("file bytes", variant.file_bytes, budget.file_bytes_max),
         ("bytes on the wire", variant.wire_bytes, budget.wire_bytes_max),
         ("p95 latency in ms", tail_ms(variant, measurement), budget.latency_p95_max_ms),
@@ -188,6 +193,23 @@ def _over_accuracy(variant: Variant, budget: Budget, share: float) -> Excess | N
         return None
     limit = budget.accuracy_drop_max * share
     return _over("accuracy drop", variant.guard_accuracy_drop, limit, least=_LEAST_DROP)
+
+
+def _over_slice(variant: Variant, budget: Budget) -> Excess | None:
+    """The part of the data that suffers most, however well the whole does."""
+    judged = [s for s in variant.slices if s.guard_count >= SLICE_LEAST]
+    if budget.slice_drop_max is None or not judged:
+        return None
+    worst = max(judged, key=lambda s: s.guard_drop)
+    name = f"drop of {worst.name} ({worst.guard_count} guard inputs)"
+    return _over(name, worst.guard_drop, budget.slice_drop_max, least=_LEAST_DROP)
+
+
+def _over_must_pass(variant: Variant) -> Excess | None:
+    failed = variant.must_pass_failed
+    if not failed:
+        return None
+    return Excess(share=float(failed), words=f"fails {failed} inputs that must pass")
 
 
 def _over(

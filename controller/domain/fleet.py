@@ -90,6 +90,8 @@ class Budget:
     """What a variant must keep to. Null means not asked."""
 
     accuracy_drop_max: float | None = None  # absolute, against fp32 on the same inputs
+    slice_drop_max: float | None = None  # the same for every class and named slice
+    flips_max: float | None = None  # share that fp32 gets right and the variant wrong
     agreement_min: float | None = None
     latency_p95_max_ms: float | None = None
     file_bytes_max: int | None = None
@@ -113,6 +115,24 @@ class ModelVersion:
     calibrate_profiles: tuple[str, ...] = ()  # profiles whose release asks for calibration
     fp32_accuracy: float | None = None
     fp32_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceEvidence:
+    """The workload's metric on one part of the data: a class, or a slice that the user named."""
+
+    name: str
+    guard_count: int
+    guard_fp32: float
+    guard_value: float
+    test_count: int
+    test_fp32: float
+    test_value: float
+
+    @property
+    def guard_drop(self) -> float:
+        """By how much the variant is worse than fp32 on the guard set."""
+        return self.guard_fp32 - self.guard_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +166,10 @@ class Variant:
     predicted: Cost | None = None
     host_latency: Cost | None = None  # timed on the controller's machine; never a device's
     calibratable: bool = False
+    slices: tuple[SliceEvidence, ...] = ()
+    flips: float | None = None  # of test inputs; None where the outputs are no class scores
+    guard_flips: float | None = None
+    must_pass_failed: int | None = None  # None: the workload has no such set
     lineage: Mapping[str, str] = field(default_factory=dict)
 
 

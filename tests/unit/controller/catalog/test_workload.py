@@ -36,14 +36,14 @@ def test_values_arrive_typed(write: Writer) -> None:
 def test_no_training_split_is_said_by_none_or_by_key_error(write: Writer, signal: str) -> None:
     folder = write(("def data(split):", f"def data(split):\n    if split == 'train': {signal}"))
     loaded = workload.load(folder)
-    assert loaded.train_data() is None
+    assert loaded.optional_data("train") is None
     assert len(loaded.data("test")) == 64
 
 
 def test_an_error_in_the_training_data_is_not_taken_for_none(write: Writer) -> None:
     folder = write(("def data(split):", "def data(split):\n    {}['absent']"))
     with pytest.raises(WorkloadError, match="absent"):
-        workload.load(folder).train_data()
+        workload.load(folder).optional_data("train")
 
 
 def test_the_users_own_lines_are_shown(write: Writer) -> None:

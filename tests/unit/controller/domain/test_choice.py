@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.domain import choice, confirm
-from controller.domain.fleet import Budget, Variant
+from controller.domain.fleet import Budget, SliceEvidence, Variant
 from fitment.core.deployment import BundleRef
 from fitment.core.measurement import (
     Cost,
@@ -159,3 +159,27 @@ def test_the_best_few_and_fp32_are_confirmed() -> None:
     assert confirm.candidates(ALL, Budget(latency_p95_max_ms=0.01), top=2) == (
         "int8-pruned", "int8", "fp32",
     )  # fmt: skip
+
+
+def _sliced(*drops: tuple[str, int, float]) -> Variant:
+    parts = tuple(
+        SliceEvidence(
+            name=name, guard_count=count, guard_fp32=0.9, guard_value=0.9 - drop,
+            test_count=count, test_fp32=0.9, test_value=0.9,
+        )
+        for name, count, drop in drops
+    )  # fmt: skip
+    return replace(INT8, slices=parts)
+
+
+def test_the_slice_that_suffers_most_is_held_against_its_limit() -> None:
+    found = _sliced(("class bag", 200, 0.01), ("class coat", 40, 0.3))
+    choice_made = choice.choose((FP32, found), Budget(slice_drop_max=0.05), {})
+    assert choice_made.chosen == "fp32"
+    why = choice_made.rejected["int8"]
+    assert why == "drop of class coat (40 guard inputs) 0.3 is above 0.05"
+
+
+def test_a_slice_of_a_few_inputs_judges_nothing() -> None:
+    found = _sliced(("class bag", 200, 0.01), ("class coat", choice.SLICE_LEAST - 1, 0.3))
+    assert choice.choose((FP32, found), Budget(slice_drop_max=0.05), {}).chosen == "int8"
