@@ -167,4 +167,4 @@ def _show(report: dict[str, Any], out: Path) -> None:
         console.print(chosen[0]["reason"])
     for name, why in report["failed"].items():
         console.print(f"not made: {name}: {why.splitlines()[0]}")
-    console.print(f"Artifacts and variants.json are in {out}.")
+    console.print(f"Artifacts and variants.json are in {out}; look at {out / 'report.html'}.")

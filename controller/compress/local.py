@@ -19,7 +19,7 @@ from typing import Any
 
 from controller.catalog import check, inspect, process
 from controller.catalog.snapshot import snapshot
-from controller.compress import timing, worker
+from controller.compress import page, timing, worker
 from controller.compress.fit import FitRequest, FitResult
 from controller.compress.search.ladder import RuntimeTarget
 from controller.domain.choice import choose
@@ -32,7 +32,7 @@ from fitment.core.measurement import CostKind, Energy, Latency, Measurement, Rea
 from profiles import Profile, load_profile
 
 MODULES: Mapping[str, str] = {"onnx": "onnxruntime", "litert": "ai_edge_litert"}
-REPORT = "variants.json"
+REPORT, PAGE = "variants.json", "report.html"
 EMULATED = "timed on this machine, which is not of the profile's kind"
 
 
@@ -52,7 +52,9 @@ class LocalRequest:
 
 
 def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, Any]:
-    """Fit, time, choose; write the artifacts and ``variants.json`` to ``out``. Gives its content.
+    """Fit, time, choose; write artifacts, ``variants.json`` and ``report.html`` to ``out``.
+
+    Gives the content of ``variants.json``.
 
     Raises:
         WorkloadError: the workload cannot be used.
@@ -100,6 +102,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
         emulated=not of_this_machine(profile),
     )
     report = _report(found, seconds=time.monotonic() - started)
+    (request.out / PAGE).write_text(page.page(report), encoding="utf-8")
     process.write_json(request.out / REPORT, report)
     progress("done", 1.0)
     return report
