@@ -200,7 +200,7 @@ class RungMaker:
                 "source": self._source_digest,
                 "recipe": rung.recipe.digest,
                 "target": [rung.name, rung.runtime, rung.format, rung.scheme],
-                "calibratable": self._settings.calibratable,
+                "calibratable": self._patched(rung),
                 "data": self._digests,
                 "seed": self._settings.seed,
                 "tools": self._tools,
@@ -220,7 +220,7 @@ class RungMaker:
 
     def _write(self, into: Path, rung: Rung, made: _Finished) -> None:
         patch = None
-        if self._settings.calibratable and rung.runtime == "onnx" and rung.scheme in STATIC:
+        if self._patched(rung):
             inputs = self._context().calibration
             patch = calibration.stem_patch(made.fp32, made.content, inputs)
         built = bundle.build(self._bundle(rung, made, patch), into / BUNDLE)
@@ -228,6 +228,11 @@ class RungMaker:
         write_json(into / "places.json", _places(built, into))
         write_json(into / "steps.json", {"steps": plain.to_plain(made.candidate.evidence)})
         write_json(into / VARIANT, variant)
+
+    def _patched(self, rung: Rung) -> bool:
+        """Whether its bundle gets what a device needs for calibrating it."""
+        static = rung.runtime == "onnx" and rung.scheme in STATIC
+        return self._settings.calibratable and static
 
     def _bundle(
         self, rung: Rung, made: _Finished, patch: calibration.PatchFiles | None

@@ -23,7 +23,8 @@ from fitment.core.kernels import KernelTable
 
 EFFORTS = ("quick", "thorough")
 QUICK_RATIOS = (0.5,)
-THOROUGH_RATIOS = (0.3, 0.5, 0.65)
+THOROUGH_RATIOS = (0.3, 0.5, 0.65, 0.75)
+THOROUGH_TRAINING = 8  # times as many training inputs as a quick fit's
 CALIBRATORS = ("percentile", "mse", "kl")  # beside minmax
 QUICK_BITS = (4,)  # of weights, in int8 files
 THOROUGH_BITS = (4, 3)
@@ -109,10 +110,11 @@ def plain_head(plan: Plan) -> Recipe:
 def pruned_head(plan: Plan, ratio: float) -> Recipe:
     """Pruned and distilled. Batch normalization is folded after it, since it helps recovery."""
     hints = plan.recover or {}
+    more = 1 if plan.effort == "quick" else THOROUGH_TRAINING
     usual = Distil()
     distil = Distil(
         epochs=int(hints.get("epochs", usual.epochs)),
-        samples=int(hints.get("samples", usual.samples)),
+        samples=int(hints.get("samples", usual.samples)) * more,
         batch=int(hints.get("batch", usual.batch)),
         learning_rate=hints.get("learning_rate", usual.learning_rate),
         temperature=hints.get("temperature", usual.temperature),
