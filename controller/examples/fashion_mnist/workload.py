@@ -38,7 +38,7 @@ budget = {"accuracy_drop_max": 0.03, "agreement_min": 0.9}
 profile_budgets = {
     "raspberry-pi-5": {"wire_bytes_max": 400_000},
     "rk3588": {"file_bytes_max": 150_000},
-    "imx93": {"file_bytes_max": 120_000, "peak_memory_max_bytes": 128 * 1024 * 1024},
+    "imx93": {"file_bytes_max": 120_000, "peak_memory_max_bytes": 32 * 1024 * 1024},
 }
 calibrate_profiles = ["imx93"]  # cameras that differ from the one of the training images
 recover = {"epochs": 3, "samples": 12_000, "learning_rate": 0.05, "temperature": 4.0, "alpha": 0.9}
