@@ -11,8 +11,8 @@ from controller.dashboard.views.twin import Series
 from controller.dashboard.views.workbench import Bubble
 
 _W, _H, _PAD = 280, 64, 4
-_BW, _BH = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 22, 44
+_BW, _BH = 440, 290
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 20, 40
 
 
 def sparkline(series: Series) -> Html:
@@ -29,7 +29,8 @@ def sparkline(series: Series) -> Html:
         f"{_H - _PAD - (_H - 2 * _PAD) * ((y - low) / spread if high > low else 0.5):.1f}"
         for at, y in series.points
     )
-    words_ = f"from {low:.4g} to {high:.4g}, {len(values)} samples in {(last - first) / 60:.0f} min"
+    span = f"{last - first:.0f} s" if last - first < 120 else f"{(last - first) / 60:.0f} min"
+    words_ = f"{low:.4g} to {high:.4g}, {len(values)} samples in {span}"
     drawing = tag(
         "svg", tag("title", f"{series.name}: {words_}"),
         tag("polyline", points=line, class_="line", fill="none"),
@@ -83,7 +84,7 @@ class _Frame:
 
     def bubble(self, bubble: Bubble) -> Html:
         """One candidate."""
-        radius = 5 + 17 * math.sqrt(bubble.file_bytes / self._most)
+        radius = 4 + 12 * math.sqrt(bubble.file_bytes / self._most)
         kind = "chosen" if bubble.chosen else "front" if bubble.front else "behind"
         said = (
             f"{bubble.name}: {bubble.accuracy:.2%}, {bubble.latency_ms:.3f} ms {bubble.kind},"
@@ -106,7 +107,7 @@ class _Frame:
             y = max(y + 4, last + 15)
             last = y
             right = x < _BW * 0.6
-            away = 10 + 17 * math.sqrt(bubble.file_bytes / self._most)
+            away = 7 + 12 * math.sqrt(bubble.file_bytes / self._most)
             made.append(
                 tag("text", bubble.name + (" ✓" if bubble.chosen else ""),
                     x=f"{x + (away if right else -away):.1f}", y=f"{y:.1f}",

@@ -32,6 +32,7 @@ def page(after: str, wrong: str = "") -> str:
         '<meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<title>Log in · Fitment</title>"
+        '<link rel="icon" href="data:,">'
         '<link rel="stylesheet" href="/style.css">'
         f"<script>{THEME_SCRIPT}</script>"
     )

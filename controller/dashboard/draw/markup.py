@@ -69,7 +69,7 @@ def emulated(flag: bool) -> Html:
 def value(found: Value) -> Html:
     """A quantity with its note; a missing one is quiet and says why."""
     note = tag("small", found.note, class_="note") if found.note else Html("")
-    return tag("span", found.text, " " if found.note else "", note,
+    return tag("span", tag("span", found.text, class_="v"), " " if found.note else "", note,
                class_="value missing" if found.missing else "value")  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def activity(view: Overview) -> Html:
          moment(t.created_at))
         for t in view.triggers
     ]  # fmt: skip
-    return join(
+    return tag(
+        "div",
         section("Open triggers", table(
             "Open triggers", ("kind", "device", "because", "since"), triggers
         ) if triggers else empty("Nothing asks for another fit.")),
@@ -68,6 +69,7 @@ def activity(view: Overview) -> Html:
         section("Fits under way", table(
             "Fits under way", ("model", "profile", "state", "progress"), fits
         ) if fits else _no_fit(view)),
+        class_="under",
     )  # fmt: skip
 
 
@@ -114,11 +116,12 @@ def matrix(view: Matrix) -> Html:
         ]
         for profile in view.profiles
     ]
-    return table("Devices by profile and variant", ("profile", *view.variants), rows)
+    shown = table("Devices by profile and variant", ("profile", *view.variants), rows)
+    return tag("div", shown, class_="matrix")
 
 
 def _cell(number: int) -> Html:
-    return tag("strong", str(number)) if number else tag("span", "·", class_="note")
+    return tag("strong", str(number)) if number else tag("span", "·", class_="nil", title="none")
 
 
 def device(view: Twin) -> Html:
@@ -130,7 +133,7 @@ def device(view: Twin) -> Html:
     ))  # fmt: skip
     silent = empty("It has not reported yet. On the device:", "fitment-agent run")
     twins = [
-        tag("details", tag("summary", f"{name}, {len(pairs)} facts"), facts(pairs),
+        tag("details", tag("summary", f"{name} ({len(pairs)})"), facts(pairs),
             open=name in {"hardware", "stack"} and "open")
         for name, pairs in view.facets
     ]  # fmt: skip
@@ -221,11 +224,16 @@ def _fit(view: Fit) -> Html:
     if view.error:
         parts.append(tag("p", view.error, class_="error"))
     parts.append(facts((
-        ("cohort", view.cohort), ("why", view.reason),
+        ("cohort", view.cohort),
         ("began", moment(view.created_at)),
         ("from the cache", "yes: the same fit was done before" * view.cached),
         ("asked by", join("a trigger: ", link("triggers", "triggers")) if view.trigger else ""),
     )))  # fmt: skip
+    if view.reason:
+        taken = [c.name for c in view.candidates if c.why == view.reason]
+        parts.append(
+            tag("p", tag("strong", taken[0] if taken else "None chosen"), ": ", view.reason)
+        )
     if view.candidates:
         parts += [pareto(view.bubbles, view.unplaced), _candidates(view)]
     if view.schemes:
@@ -235,22 +243,25 @@ def _fit(view: Fit) -> Html:
 
 
 def _candidates(view: Fit) -> Html:
-    columns = (
+    columns = [
         "candidate", "judgement", "accuracy", "guard set", "agreement", "file", "on the wire",
-        "predicted", "measured on a device", "on the controller",
-    )  # fmt: skip
-    return table(
-        f"Candidates for {view.profile}", columns, [_candidate(c) for c in view.candidates]
-    )
+        "predicted", "measured on a device",
+    ]  # fmt: skip
+    rows = [_candidate(c, told=view.reason) for c in view.candidates]
+    if not all(c.host.missing for c in view.candidates):
+        columns.append("on the controller")
+        rows = [[*row, value(c.host)] for row, c in zip(rows, view.candidates, strict=True)]
+    return table(f"Candidates for {view.profile}", columns, rows)
 
 
-def _candidate(c: Candidate) -> tuple[Part, ...]:
-    judged = join(badge(c.state), tag("div", c.why, class_="note"))
+def _candidate(c: Candidate, told: str) -> list[Part]:
+    why = "reason above" if c.why == told else c.why
+    judged = join(badge(c.state), tag("div", why, class_="note"))
     name = join(tag("div", c.name), tag("small", c.runtime, class_="note"))
-    return (
+    return [
         name, judged, value(c.accuracy), value(c.guard), value(c.agreement), value(c.file),
-        value(c.wire), value(c.predicted), value(c.measured), value(c.host),
-    )  # fmt: skip
+        value(c.wire), value(c.predicted), value(c.measured),
+    ]  # fmt: skip
 
 
 def _release(view: ReleaseRow) -> Html:

@@ -83,7 +83,10 @@ def _audit_row(entry: fleet.AuditEntry, pages: Mapping[str, tuple[str, ...]]) ->
     return AuditRow(
         id=entry.id, at=entry.at, actor=entry.actor, action=entry.action.replace("_", " "),
         subject=entry.subject, page=pages.get(entry.subject, ()),
-        details=tuple((key.replace("_", " "), value) for key, value in entry.details.items()),
+        details=tuple(
+            (key if "/" in key else key.replace("_", " "), value)
+            for key, value in entry.details.items() if value
+        ),
     )  # fmt: skip
 
 

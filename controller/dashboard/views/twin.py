@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from controller.dashboard.views import words
 from controller.dashboard.views.words import State, Value, none
 from controller.domain import fleet
+from fitment.core import digest
 from fitment.core.deployment import CalibrationReport, SlotReport
 from fitment.core.fingerprint import Facet
 
@@ -16,7 +17,7 @@ HISTORY_MOST = 50
 SAMPLES_MOST = 120
 
 COLUMNS: Mapping[str, str] = {
-    "last_latency_p50_ms": "median latency, newest benchmark (ms)",
+    "last_latency_p50_ms": "median latency, newest run (ms)",
     "temperature_c": "temperature (°C)",
     "cpu_mhz": "processor clock (MHz)",
     "cpu_pressure_avg10_percent": "processor pressure, 10 s (%)",
@@ -123,7 +124,8 @@ def twin(records: DeviceRecords) -> Twin:
         history=tuple(history_row(d, names) for d in newest_first[:HISTORY_MOST]),
         older=max(0, len(newest_first) - HISTORY_MOST),
         series=tuple(
-            series(COLUMNS[column], values) for column, values in (records.series or {}).items()
+            series(COLUMNS[column], values, sampled=records.samples > 0)
+            for column, values in (records.series or {}).items()
         ),
         samples=records.samples,
     )
@@ -140,7 +142,9 @@ def slot_row(slot: SlotReport) -> SlotRow:
         state=serving,
         golden=_golden(slot.golden_ok),
         coverage=words.percent(slot.integer_coverage, "not reported", 0),
-        calibration=Value(text=slot.calibration[:19]) if slot.calibration else none("as shipped"),
+        calibration=Value(text=digest.short(slot.calibration))
+        if slot.calibration
+        else none("as shipped"),
         counter=str(slot.counter) if slot.counter else words.DASH,
         release=slot.release,
     )
@@ -174,26 +178,27 @@ def calibration(report: CalibrationReport | None) -> Value:
         return none("not asked")
     if not report.applied:
         return none(f"not applied: {report.reason}")
-    before = words.percent(report.agreement_before, "").text
-    after = words.percent(report.agreement_after, "").text
-    drift = words.DASH if report.drift is None else f"{report.drift:.2f}"
-    note = f"{report.samples} samples, drift {drift}, agreement {before} before, {after} after"
-    return Value(text=f"{report.mode.value} applied", note=note)
+    parts = [f"{report.samples} samples"]
+    if report.drift is not None:
+        parts.append(f"drift {report.drift:.2f}")
+    if report.agreement_before is not None and report.agreement_after is not None:
+        parts.append(f"agreement {report.agreement_before:.2%} → {report.agreement_after:.2%}")
+    return Value(text=f"{report.mode.value} applied", note=", ".join(parts))
 
 
-def series(name: str, newest_first: Sequence[tuple[float, float]]) -> Series:
+def series(name: str, newest_first: Sequence[tuple[float, float]], *, sampled: bool) -> Series:
     """A quantity over time; moments at which the sensor was silent are left out."""
     points = tuple(sorted((at, value) for at, value in newest_first if not math.isnan(value)))
     if points:
         newest = Value(text=f"{points[-1][1]:.4g}")
     else:
-        newest = none("the sensor said nothing" if newest_first else "no sample yet")
+        newest = none("no sensor says it" if sampled else "no sample yet")
     return Series(name=name, points=points, newest=newest)
 
 
-def variant_name(digest: str, names: Mapping[str, str]) -> str:
+def variant_name(key: str, names: Mapping[str, str]) -> str:
     """A variant's name, or the beginning of its digest."""
-    return names.get(digest, digest.removeprefix("sha256:")[:12])
+    return names.get(key, digest.short(key))
 
 
 def names_of(jobs: Sequence[fleet.FitJob]) -> dict[str, str]:

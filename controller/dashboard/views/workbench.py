@@ -168,7 +168,7 @@ def candidate(variant: fleet.Variant, job: fleet.FitJob) -> Candidate:
     accuracy = words.percent(variant.accuracy, "no labels to score with")
     if variant.accuracy is not None and variant.accuracy_interval is not None:
         low, high = variant.accuracy_interval
-        accuracy = Value(text=accuracy.text, note=f"{low * 100:.2f} to {high * 100:.2f}, 95 %")
+        accuracy = Value(text=accuracy.text, note=f"95 %: {low * 100:.2f}–{high * 100:.2f}")
     return Candidate(
         name=variant.name,
         runtime=variant.runtime,
