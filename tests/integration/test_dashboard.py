@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.integration import test_serve
 from tests.integration.dashboard_fleet import History, fill
 from tests.integration.test_serve import Running, start
 
@@ -37,10 +40,11 @@ class Console:
     def browser(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers=BROWSER)
 
-    def logged_in(self) -> httpx.Client:
-        client = self.browser()
-        assert client.post("/login", data={"token": self.token}).status_code == 303
-        return client
+    @contextlib.contextmanager
+    def logged_in(self) -> Iterator[httpx.Client]:
+        with self.browser() as client:
+            assert client.post("/login", data={"token": self.token}).status_code == 303
+            yield client
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +125,7 @@ def test_logging_out_ends_the_session(console: Console) -> None:
 def test_every_page_tells_its_part(console: Console) -> None:
     made = console.history
     expected = {
-        "/": ("edge-1", "stand-in", "emulated", "never reported or offline"[-7:], "m: int8"),
+        "/": ("edge-1", "stand-in", "emulated", "offline", "m: int8"),
         "/devices/stand-in": ("emulated", "committed", "valid", "not asked", "runtime.onnx"),
         "/devices/edge-1": ("temperature", "40 to 42.5", "no sensor says it"),
         "/models": ("m 1",),
@@ -162,14 +166,12 @@ def test_it_can_be_left_out(tmp_path: Path, root: Path) -> None:
 def test_without_the_package_serving_works_and_says_how_to_get_it(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``sitecustomize`` hides the package from a process that is otherwise the real one."""
-    hider = tmp_path / "sitecustomize.py"
-    hider.write_text(
-        "import importlib.util as u\n"
-        "real = u.find_spec\n"
-        "u.find_spec = lambda name, package=None:"
-        " None if name == 'nicegui' else real(name, package)\n"
-    )
-    monkeypatch.setenv("FITMENT_TEST_HIDE", str(tmp_path)) if False else None
-    script = "import sys; sys.path.insert(0, sys.argv.pop(1)); import sitecustomize"
-    assert script
+    hidden = "import sys; sys.modules['nicegui'] = None; import controller.__main__ as c; c.main()"
+    monkeypatch.setattr(test_serve, "FITMENT", [sys.executable, "-c", hidden])
+    running = start(tmp_path / "data", root, "--link", "grpc")
+    assert running.addresses.dashboard == ""
+    assert any("pip install 'fitment[dashboard]'" in note for note in running.addresses.notes)
+    assert "no dashboard" in (running.data_dir / "log").read_text()
+    with running.client() as rest:
+        assert rest.status().devices == 0
+    assert running.stop() == 0

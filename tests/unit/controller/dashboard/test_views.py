@@ -34,7 +34,7 @@ def measured(ms: float, **more: object) -> Measurement:
 
 def device(
     name: str, *, runs: str = "int8", emulated: bool = False, **more: object
-) -> fleet.Device:  # noqa: E501
+) -> fleet.Device:
     slot = SlotReport(slot="m", variant="sha256:v" * bool(runs), name=runs, serving=bool(runs))
     reported = ReportedState(
         boot_id="b", agent_version="1", observed_generation=1,
