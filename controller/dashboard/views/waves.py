@@ -136,7 +136,7 @@ def wave(
         words_of_gate = made.reasons[-1]
     return Wave(
         number=number + 1,
-        share=f"{made.waves[number]:.0%} of each cohort",
+        share=f"{made.waves[number]:.0%} of the cohorts, and of each",
         state=_wave_state(made, number),
         admitted=len(mine),
         ended=len(ended),
