@@ -28,7 +28,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(STAMP): $(VENV)/bin/python $(LOCK) pyproject.toml
-	@echo "== Installing locked requirements (about 1.3 GB, most of it torch)"
+	@echo "== Installing locked requirements (about 1.5 GB, most of it torch)"
 	@$(PIP) install $(TORCH_ARGS) --constraint $(LOCK) torch
 	@$(PIP) install --requirement $(LOCK)
 	@echo "== Installing fitment"

@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from starlette.types import ASGIApp
+
 from controller.artifacts.blobs import FolderBlobs
 from controller.config import ANY_HOSTS, Settings
+from controller.dashboard import serving
 from controller.errors import Conflict
 from controller.gateway.bridge import Bridge
 from controller.gateway.door import Door, Doorkeeper, open_door
@@ -139,15 +142,18 @@ async def _serve(
     rest = RestServer(settings.rest_host, settings.rest_port)
     stack.push_async_callback(rest.stop)
     host = settings.told_host
+    pages = settings.dashboard and serving.is_available()
+    lacking = (serving.MISSING,) if settings.dashboard and not pages else ()
     addresses = Addresses(
         rest=f"http://{settings.rest_host}:{rest.port}",
         enroll=f"{host}:{servers.enroll_port}",
         gateway=f"{host}:{servers.gateway_port}",
         mqtt=door.mqtt_address,
+        dashboard=f"http://{settings.rest_host}:{rest.port}/" if pages else "",
         link=door.kind,
         pid=os.getpid(),
         version=metadata.version("fitment"),
-        notes=(*notes, *door.notes),
+        notes=(*notes, *door.notes, *lacking),
     )
     keeper = Doorkeeper(door, revoked, trust.files.crl)
     enroll = EnrollService(
@@ -170,7 +176,11 @@ async def _serve(
         data_dir=settings.data_dir.resolve(),
         shut_out=keeper.look,
     )
-    await rest.start(make_app(api, operator_token(settings.data_dir)))
+    token = operator_token(settings.data_dir)
+    app: ASGIApp = make_app(api, token)
+    if pages:
+        app = await stack.enter_async_context(serving.opened(app, api, token))
+    await rest.start(app)
     return addresses
 
 

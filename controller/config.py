@@ -52,6 +52,7 @@ class Settings:
     mqtt_port: int = 8883
     rest_host: str = "127.0.0.1"  # operators; plain HTTP, so keep it on loopback or behind TLS
     rest_port: int = 8080
+    dashboard: bool = True  # web pages beside REST, where NiceGUI is installed
     link: LinkChoice = LinkChoice.AUTO
     mqtt_url: str = ""  # mqtts://host:port of a broker that we do not start
     offline_dir: Path | None = None  # keys of root and targets; None: data_dir/offline

@@ -36,6 +36,9 @@ def serve(  # noqa: PLR0913 - one parameter an option
     mqtt_port: _Port = None,
     rest_host: Annotated[str | None, typer.Option(help="Where operators connect.")] = None,
     rest_port: _Port = None,
+    dashboard: Annotated[
+        bool | None, typer.Option("--dashboard/--no-dashboard", help="Web pages beside REST.")
+    ] = None,
     link: Annotated[LinkChoice | None, typer.Option(help="How small messages travel.")] = None,
     mqtt_url: Annotated[
         str | None, typer.Option(help="A broker that is not ours, mqtts://host:port.")
@@ -75,6 +78,8 @@ def serve(  # noqa: PLR0913 - one parameter an option
 def _show(settings: Settings, addresses: Addresses) -> None:
     print(f"fitment {addresses.version} serves {settings.data_dir}")
     print(f"  operators  {addresses.rest}/v1   (token in {settings.data_dir}/operator.token)")
+    if addresses.dashboard:
+        print(f"  dashboard  {addresses.dashboard}   (log in with the same token)")
     print(f"  enrolment  {addresses.enroll}")
     print(f"  gateway    {addresses.gateway}")
     print(f"  link       {addresses.link} {addresses.mqtt}".rstrip())

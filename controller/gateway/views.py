@@ -22,6 +22,7 @@ class Addresses:
     link: str  # "mqtt" or "grpc"
     pid: int
     version: str
+    dashboard: str = ""  # http://host:port/; empty: it is not served
     notes: tuple[str, ...] = ()  # what an operator should know about how it started
 
 

@@ -1,0 +1,222 @@
+"""What pages read and do: always on the engine's thread, and never much of its time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from controller.dashboard.views.overview import JOB_ENDED, ROLLOUT_ENDED, FleetRecords
+from controller.dashboard.views.twin import COLUMNS, SAMPLES_MOST, DeviceRecords, names_of
+from controller.dashboard.views.waves import ACTS, RolloutRecords
+from controller.dashboard.views.workbench import ModelRecords
+from controller.domain import fleet
+from controller.gateway.http.api import Api, found
+
+T = TypeVar("T")
+
+FRESH_S = 2.0
+"""What was read this long ago is still shown; every page shares it."""
+SHARE = 20.0
+"""Reading waits so many times as long as it took: at most a twentieth of the engine's time."""
+FORGOTTEN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One request of somebody who logged in."""
+
+    desk: Desk
+    is_open: Callable[[], bool]
+    """Whether the session still runs; a page that stands asks again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journal:
+    """What the pages of triggers and audit are made from."""
+
+    triggers: tuple[fleet.Trigger, ...] = ()
+    audit: tuple[fleet.AuditEntry, ...] = ()
+    names: Mapping[str, str] | None = None  # model id -> name and version
+    pages: Mapping[str, tuple[str, ...]] | None = None  # subject -> its page
+
+
+class Desk:
+    """Reads records for pages, and carries out what operators ask."""
+
+    def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api = api
+        self._clock = clock
+        self._kept: dict[Hashable, tuple[float, Any]] = {}
+        self._under_way: dict[Hashable, asyncio.Future[Any]] = {}
+        self._names: Mapping[str, str] = {}
+
+    async def _look(self, key: Hashable, read: Callable[[], T]) -> T:
+        """What ``read`` gives on the engine's thread, or gave a moment ago."""
+        until, kept = self._kept.get(key, (0.0, None))
+        if self._clock() < until:
+            value: T = kept
+            return value
+        if key not in self._under_way:
+            reading = asyncio.ensure_future(self._read(key, read))
+            self._under_way[key] = reading
+            reading.add_done_callback(lambda _: self._under_way.pop(key, None))
+        answer: T = await asyncio.shield(self._under_way[key])
+        return answer
+
+    async def _read(self, key: Hashable, read: Callable[[], T]) -> T:
+        def timed() -> tuple[T, float]:
+            began = time.monotonic()
+            value = read()
+            return value, time.monotonic() - began
+
+        value, took_s = await self._api.ask(timed)
+        now = self._clock()
+        old = [k for k, (until, _) in self._kept.items() if until + FORGOTTEN_S < now]
+        for gone in old:
+            del self._kept[gone]
+        self._kept[key] = (now + max(FRESH_S, SHARE * took_s), value)
+        return value
+
+    async def glance(self) -> FleetRecords:
+        """For the fleet's page."""
+        return await self._look("glance", self._glance)
+
+    def _glance(self) -> FleetRecords:
+        store = self._api.controller.store
+        open_ = [state for state in fleet.RolloutState if state not in ROLLOUT_ENDED]
+        rollouts = [r for state in open_ for r in store.rollouts.find(state=state)]
+        running = [status for status in fleet.JobStatus if status not in JOB_ENDED]
+        return FleetRecords(
+            devices=store.devices.find(),
+            models=store.models.find(),
+            jobs=tuple(job for status in running for job in store.jobs.find(status=status)),
+            rollouts=tuple(rollouts),
+            deployments=tuple(d for r in rollouts for d in store.deployments.find(rollout=r.id)),
+            triggers=store.triggers.find(closed_at=0.0),
+        )
+
+    async def rollouts(self) -> FleetRecords:
+        """For the list of rollouts; newest first."""
+        return await self._look("rollouts", self._rollouts)
+
+    def _rollouts(self) -> FleetRecords:
+        store = self._api.controller.store
+        newest = store.rollouts.find()[::-1][:100]
+        return FleetRecords(
+            devices=store.devices.find(),
+            rollouts=newest,
+            deployments=tuple(d for r in newest for d in store.deployments.find(rollout=r.id)),
+        )
+
+    async def models(self) -> tuple[fleet.ModelVersion, ...]:
+        """For the list of models."""
+        return await self._look("models", self._api.controller.store.models.find)
+
+    async def device(self, name: str) -> DeviceRecords:
+        """For a device's page.
+
+        Raises:
+            NotFound: there is no such device.
+        """
+        return await self._look(("device", name), lambda: self._device(name))
+
+    def _device(self, name: str) -> DeviceRecords:
+        store = self._api.controller.store
+        device = found(store.devices.get(name), "device", name, "fitment device list")
+        deployments = store.deployments.find(device=name)
+        return DeviceRecords(
+            device=device,
+            deployments=deployments,
+            names=self._named({d.variant for d in deployments}),
+            series={c: store.telemetry.latest(name, c, SAMPLES_MOST) for c in COLUMNS},
+            samples=store.telemetry.count(name),
+        )
+
+    async def model(self, key: str) -> ModelRecords:
+        """For a model's page.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        return await self._look(("model", key), lambda: self._model(key))
+
+    def _model(self, key: str) -> ModelRecords:
+        store = self._api.controller.store
+        model = self._api.controller.find_model(key)
+        releases = store.releases.find(model=model.id)
+        jobs = store.jobs.find(model=model.id)
+        marked = {
+            device.cohort.key
+            for device in store.devices.find(revoked=False)
+            if device.cohort and device.reported and device.reported.fingerprint.emulated
+        }
+        return ModelRecords(
+            model=model,
+            jobs=jobs,
+            releases=releases,
+            rollouts=tuple(r for made in releases for r in store.rollouts.find(release=made.id)),
+            emulated=frozenset(marked),
+        )
+
+    async def rollout(self, key: str) -> RolloutRecords:
+        """For a rollout's page.
+
+        Raises:
+            NotFound: there is no such rollout.
+        """
+        return await self._look(("rollout", key), lambda: self._rollout(key))
+
+    def _rollout(self, key: str) -> RolloutRecords:
+        store = self._api.controller.store
+        made = found(store.rollouts.get(key), "rollout", key, "fitment rollout list")
+        deployments = store.deployments.find(rollout=key)
+        devices = [store.devices.get(d.device) for d in deployments]
+        return RolloutRecords(
+            rollout=made,
+            release=store.releases.get(made.release),
+            deployments=deployments,
+            devices={device.name: device for device in devices if device is not None},
+            names=self._named({d.variant for d in deployments}),
+            audit=store.audit.find(subject=key),
+        )
+
+    async def journal(self) -> Journal:
+        """For triggers and audit."""
+        return await self._look("journal", self._journal)
+
+    def _journal(self) -> Journal:
+        store = self._api.controller.store
+        names = {m.id: f"{m.name} {m.version}" for m in store.models.find()}
+        pages = {key: ("models", key) for key in names}
+        pages |= {d.name: ("devices", d.name) for d in store.devices.find()}
+        pages |= {r.id: ("rollouts", r.id) for r in store.rollouts.find()}
+        return Journal(
+            triggers=store.triggers.find(), audit=store.audit.find(), names=names, pages=pages
+        )
+
+    def _named(self, digests: set[str]) -> Mapping[str, str]:
+        """Names of variants; fits are read only when one is new."""
+        if digests - set(self._names):
+            self._names = names_of(self._api.controller.store.jobs.find())
+        return self._names
+
+    async def change_rollout(self, key: str, act: str) -> fleet.Rollout:
+        """Carry out one of `ACTS`; the next look sees it.
+
+        Raises:
+            Conflict: it is in a state that does not allow it.
+        """
+        controller = self._api.controller
+        verbs: Mapping[str, Callable[[str], fleet.Rollout]] = {
+            "pause": controller.pause,
+            "resume": controller.resume,
+            "revert": controller.revert,
+            "cancel": controller.cancel,
+        }
+        assert set(verbs) == set(ACTS)
+        changed = await self._api.ask(lambda: verbs[act](key))
+        self._kept.clear()
+        return changed

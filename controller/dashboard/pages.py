@@ -1,0 +1,187 @@
+"""The pages: each reads records, makes a view, and shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import Request
+from nicegui import ui
+
+from controller.dashboard.desk import Desk, Journal, Visit
+from controller.dashboard.draw import pages as draw
+from controller.dashboard.draw.markup import Html, heading, section
+from controller.dashboard.frame import Live, Watch, filtering, frame
+from controller.dashboard.views import journal
+from controller.dashboard.views.overview import FleetRecords, overview
+from controller.dashboard.views.twin import DeviceRecords, twin
+from controller.dashboard.views.waves import ACTS, RolloutRecords, waves
+from controller.dashboard.views.workbench import ModelRecords, workbench
+from controller.domain import fleet
+from controller.errors import FitmentError
+from controller.gateway import errors
+
+
+@ui.page("/")
+async def show_fleet(request: Request) -> None:
+    """The fleet at a glance."""
+    with frame(request, "Fleet", "/") as visit:
+        wanted = {"text": ""}
+        top = Live()
+
+        async def narrow(text: str) -> None:
+            wanted["text"] = text
+            await watch.look(again=True)
+
+        field = filtering("Find devices", narrow)
+        listed = Live()
+
+        def show(records: FleetRecords) -> None:
+            view = overview(records, wanted["text"])
+            top.show(Html(
+                heading("Fleet") + draw.counts(view)
+                + section("Profile × variant", draw.matrix(view.matrix))
+                + draw.activity(view) + section("Devices")
+            ))  # fmt: skip
+            field.set_visibility(view.total > 0)
+            listed.show(draw.devices(view))
+
+        watch = Watch(visit, visit.desk.glance, show, top.show)
+        await watch.begin()
+
+
+@ui.page("/devices/{name}")
+async def show_device(request: Request, name: str) -> None:
+    """One device."""
+    with frame(request, name, "/devices") as visit:
+        page = Live()
+
+        def show(records: DeviceRecords) -> None:
+            page.show(draw.device(twin(records)))
+
+        await Watch(visit, lambda: visit.desk.device(name), show, page.show).begin()
+
+
+@ui.page("/models")
+async def show_models(request: Request) -> None:
+    """All models."""
+    with frame(request, "Models", "/models") as visit:
+        page = Live()
+
+        def show(found: tuple[fleet.ModelVersion, ...]) -> None:
+            page.show(Html(heading("Models") + draw.models(found)))
+
+        await Watch(visit, visit.desk.models, show, page.show).begin()
+
+
+@ui.page("/models/{key}")
+async def show_model(request: Request, key: str) -> None:
+    """One model."""
+    with frame(request, "Model", "/models") as visit:
+        page = Live()
+
+        def show(records: ModelRecords) -> None:
+            page.show(draw.model(workbench(records)))
+
+        await Watch(visit, lambda: visit.desk.model(key), show, page.show).begin()
+
+
+@ui.page("/rollouts")
+async def show_rollouts(request: Request) -> None:
+    """All rollouts."""
+    with frame(request, "Rollouts", "/rollouts") as visit:
+        page = Live()
+
+        def show(records: FleetRecords) -> None:
+            page.show(Html(heading("Rollouts") + draw.rollouts(overview(records))))
+
+        await Watch(visit, visit.desk.rollouts, show, page.show).begin()
+
+
+@ui.page("/rollouts/{key}")
+async def show_rollout(request: Request, key: str) -> None:
+    """One rollout, and what may be done with it."""
+    with frame(request, "Rollout", "/rollouts") as visit:
+        head = Live()
+        buttons = ui.element("div").classes("acts").props('role=group aria-label="Actions"')
+        page = Live()
+        offered: dict[str, tuple[str, ...]] = {}
+
+        def show(records: RolloutRecords) -> None:
+            view = waves(records)
+            head.show(draw.rollout_head(view))
+            page.show(draw.rollout(view))
+            if offered.get("acts") != view.acts:
+                offered["acts"] = view.acts
+                buttons.clear()
+                with buttons:
+                    for act in view.acts:
+                        _act(visit, key, act, watch)
+
+        watch = Watch(visit, lambda: visit.desk.rollout(key), show, head.show)
+        await watch.begin()
+
+
+def _act(visit: Visit, key: str, act: str, watch: Watch[RolloutRecords]) -> None:
+    """A button that asks first."""
+    with ui.dialog() as dialog, ui.card().classes("ask").props("role=alertdialog"):
+        ui.html(f"<h2>{act.capitalize()} this rollout?</h2><p>{ACTS[act][1]}</p>", sanitize=False)
+        with ui.element("div").classes("acts"):
+            _button("Keep as it is", dialog.close).props("autofocus")
+
+            async def confirmed() -> None:
+                dialog.close()
+                await _change(visit.desk, key, act)
+                await watch.look(again=True)
+
+            _button(f"{act.capitalize()} it", confirmed).classes(f"confirm-{act}")
+    _button(act.capitalize(), dialog.open)
+
+
+def _button(text: str, clicked: Callable[..., object]) -> ui.element:
+    button = ui.element("button").classes("plain").props("type=button")
+    with button:
+        ui.label(text)
+    button.on("click", clicked)
+    return button
+
+
+async def _change(desk: Desk, key: str, act: str) -> None:
+    try:
+        await desk.change_rollout(key, act)
+    except FitmentError as error:
+        ui.notify(errors.public(error).text, type="negative", timeout=10_000)
+
+
+@ui.page("/triggers")
+async def show_triggers(request: Request) -> None:
+    """Reasons to fit again."""
+    with frame(request, "Triggers", "/triggers") as visit:
+        page = Live()
+
+        def show(found: Journal) -> None:
+            rows = journal.trigger_rows(found.triggers, found.names or {})
+            page.show(Html(heading("Triggers") + draw.triggers(rows)))
+
+        await Watch(visit, visit.desk.journal, show, page.show).begin()
+
+
+@ui.page("/audit")
+async def show_audit(request: Request) -> None:
+    """Decisions and acts."""
+    with frame(request, "Audit", "/audit") as visit:
+        wanted = {"text": ""}
+        top = Live()
+
+        async def narrow(text: str) -> None:
+            wanted["text"] = text
+            await watch.look(again=True)
+
+        filtering("Find entries", narrow)
+        listed = Live()
+
+        def show(found: Journal) -> None:
+            top.show(heading("Audit"))
+            listed.show(draw.audit(journal.audit(found.audit, found.pages or {}, wanted["text"])))
+
+        watch = Watch(visit, visit.desk.journal, show, listed.show)
+        await watch.begin()

@@ -1,0 +1,203 @@
+"""One rollout: waves, gates, how each device fares, and what an operator may do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from controller.dashboard.views import words
+from controller.dashboard.views.twin import variant_name
+from controller.dashboard.views.words import State, Tone, Value
+from controller.domain import fleet, transitions
+from controller.domain.fleet import RolloutState
+
+ACTS: Mapping[str, tuple[RolloutState, str]] = {
+    "pause": (RolloutState.PAUSED, "Nobody else is admitted; devices that have begun go on."),
+    "resume": (
+        RolloutState.RUNNING,
+        "It goes on. After a halt, the failures so far are acknowledged and judged no more.",
+    ),
+    "revert": (
+        RolloutState.REVERTING,
+        "Every device that was updated goes back to what it ran before.",
+    ),
+    "cancel": (
+        RolloutState.CANCELLED,
+        "It is given up: what is under way is taken back, what committed stays.",
+    ),
+}
+"""What an operator may do, the state it leads to, and what that means."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRecords:
+    """What a rollout's page is made from."""
+
+    rollout: fleet.Rollout
+    release: fleet.Release | None = None
+    deployments: Sequence[fleet.Deployment] = ()
+    devices: Mapping[str, fleet.Device] | None = None
+    names: Mapping[str, str] | None = None
+    audit: Sequence[fleet.AuditEntry] = ()  # about the rollout itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wave:
+    """One wave and how it went."""
+
+    number: int
+    share: str
+    state: State
+    admitted: int
+    ended: int
+    committed: int
+    gate: str  # what its gate was judged on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentRow:
+    """One device's way."""
+
+    id: str
+    device: str
+    emulated: bool
+    wave: int
+    variant: str
+    state: State
+    reasons: tuple[str, ...]
+    p50: Value
+    ratio: Value
+    agreement: Value
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waves:
+    """A rollout's page."""
+
+    id: str
+    slot: str
+    model: str
+    release: str
+    state: State
+    created_at: float
+    selector: str
+    gate: tuple[str, ...]
+    deadline: str
+    soak: str
+    reasons: tuple[str, ...]
+    waves: tuple[Wave, ...]
+    devices: tuple[DeploymentRow, ...]
+    pending: tuple[str, ...]
+    revert_release: str
+    trigger: str
+    acts: tuple[str, ...]
+
+
+def waves(records: RolloutRecords) -> Waves:
+    """A rollout's page."""
+    made, release = records.rollout, records.release
+    every = sorted(records.deployments, key=lambda d: (d.wave, d.created_at))
+    devices, names = records.devices or {}, records.names or {}
+    return Waves(
+        id=made.id,
+        slot=release.slot if release else "",
+        model=release.model if release else "",
+        release=made.release,
+        state=words.rollout_state(made),
+        created_at=made.created_at,
+        selector=_selection(made),
+        gate=gate(made.gate),
+        deadline=f"{made.deadline_s:g} s for each device",
+        soak=f"{made.soak_s:g} s after each wave" if made.soak_s else "none",
+        reasons=made.reasons,
+        waves=tuple(wave(made, number, every, records.audit) for number in range(len(made.waves))),
+        devices=tuple(deployment_row(d, devices.get(d.device), names) for d in every),
+        pending=made.pending,
+        revert_release=made.revert_release,
+        trigger=made.trigger,
+        acts=acts(made.state),
+    )
+
+
+def wave(
+    made: fleet.Rollout,
+    number: int,
+    deployments: Sequence[fleet.Deployment],
+    audit: Sequence[fleet.AuditEntry],
+) -> Wave:
+    """One wave; the gate's words are those of the decision that ended it."""
+    mine = [d for d in deployments if d.wave == number]
+    ended = [d for d in mine if d.outcome is not None]
+    opened = {e.details.get("wave", ""): e for e in audit if e.action == "wave_opened"}
+    after = opened.get(str(number + 1))
+    words_of_gate = after.details.get("gate", "") if after else ""
+    if not words_of_gate and number == made.wave and made.reasons:
+        words_of_gate = made.reasons[-1]
+    return Wave(
+        number=number + 1,
+        share=f"{made.waves[number]:.0%} of the cohorts, and of each",
+        state=_wave_state(made, number),
+        admitted=len(mine),
+        ended=len(ended),
+        committed=sum(words.deployment_state(d).tone is Tone.GOOD for d in ended),
+        gate=words_of_gate,
+    )
+
+
+def deployment_row(
+    deployment: fleet.Deployment, device: fleet.Device | None, names: Mapping[str, str]
+) -> DeploymentRow:
+    """One device's way as a line."""
+    taken = deployment.measurement
+    running = deployment.outcome is None
+    nothing = "not measured yet" if running else "nothing was measured"
+    return DeploymentRow(
+        id=deployment.id,
+        device=deployment.device,
+        emulated=device is not None and words.is_emulated(device),
+        wave=deployment.wave + 1,
+        variant=variant_name(deployment.variant, names),
+        state=words.deployment_state(deployment),
+        reasons=deployment.reasons,
+        p50=words.latency(taken, nothing),
+        ratio=words.against(taken),
+        agreement=words.percent(taken.agreement if taken else None, nothing),
+        since=deployment.created_at if running else deployment.ended_at,
+    )
+
+
+def gate(asked: fleet.Gate) -> tuple[str, ...]:
+    """What must hold before the next wave, one a line."""
+    lines = [f"at most {asked.max_failure_share:.0%} of ended deployments failed, per cohort"]
+    if asked.latency_ratio_max is not None:
+        lines.append(f"median latency at most × {asked.latency_ratio_max:g} of the device's own")
+    if asked.agreement_min is not None:
+        lines.append(f"agreement with fp32 at least {asked.agreement_min:.2%}")
+    lines.append(f"judged from {asked.min_sample} ended deployment(s) on, and at each wave's end")
+    return tuple(lines)
+
+
+def acts(state: RolloutState) -> tuple[str, ...]:
+    """What an operator may do now, by the table of transitions."""
+    after = transitions.ROLLOUT[state]
+    resumable = {RolloutState.PAUSED, RolloutState.HALTED}
+    return tuple(
+        name
+        for name, (target, _) in ACTS.items()
+        if target in after and (name != "resume" or state in resumable)
+    )
+
+
+def _wave_state(made: fleet.Rollout, number: int) -> State:
+    if number < made.wave or made.state in {RolloutState.COMPLETED, RolloutState.REVERTED}:
+        return State(word="done", tone=Tone.GOOD)
+    if number > made.wave:
+        return State(word="waits", tone=Tone.QUIET)
+    return words.rollout_state(made)
+
+
+def _selection(made: fleet.Rollout) -> str:
+    if made.devices:
+        return ", ".join(made.devices)
+    return ", ".join(f"{key}={value}" for key, value in made.selector.items()) or "the whole fleet"

@@ -1,0 +1,281 @@
+"""Records to rows: what each page says, and what it says when there is nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from controller.dashboard.draw import pages as draw
+from controller.dashboard.views import journal, overview, twin, waves, workbench
+from controller.dashboard.views.words import Tone
+from controller.domain import fleet
+from controller.testing import fingerprint, latency, variant
+from fitment.core.deployment import (
+    CalibrationMode,
+    CalibrationReport,
+    DeploymentState,
+    Outcome,
+    ReportedState,
+    SlotReport,
+)
+from fitment.core.measurement import Energy, Measurement, ReadingStatus, Verdict
+
+FP32, INT8, SLOW = variant("fp32", 1.0), variant("int8", 0.4, drop=0.001), variant("slow", 2.0)
+COHORT = fleet.Cohort(profile="p", hardware="sha256:hh", stack="sha256:ss")
+
+
+def measured(ms: float, **more: object) -> Measurement:
+    values: dict[str, object] = {
+        "id": "1", "bundle": INT8.bundle.variant, "runtime": "onnx 1", "threads": 1,
+        "verdict": Verdict.VALID, "latency": latency(ms), "agreement": 0.99,
+        "energy": Energy(status=ReadingStatus.UNAVAILABLE, reason="no sensor"),
+    }  # fmt: skip
+    return Measurement(**(values | more))  # type: ignore[arg-type]
+
+
+def device(
+    name: str, *, runs: str = "int8", emulated: bool = False, **more: object
+) -> fleet.Device:
+    slot = SlotReport(slot="m", variant="sha256:v" * bool(runs), name=runs, serving=bool(runs))
+    reported = ReportedState(
+        boot_id="b", agent_version="1", observed_generation=1,
+        fingerprint=fingerprint(emulated=emulated), slots=(slot,), notes=("a note",),
+    )  # fmt: skip
+    values: dict[str, object] = {"profile": "p", "online": True, "reported": reported}
+    return fleet.Device(name=name, **(values | more))  # type: ignore[arg-type]
+
+
+def deployment(name: str, **more: object) -> fleet.Deployment:
+    values: dict[str, object] = {
+        "id": f"d-{name}", "rollout": "r", "release": "rel", "device": name, "slot": "m",
+        "variant": INT8.bundle.variant, "wave": 0, "created_at": 5.0, "ended_at": 9.0,
+        "outcome": Outcome.COMMITTED,
+    }  # fmt: skip
+    return fleet.Deployment(**(values | more))  # type: ignore[arg-type]
+
+
+def rollout(state: fleet.RolloutState, **more: object) -> fleet.Rollout:
+    return fleet.Rollout(id="r", release="rel", state=state, created_at=1.0, **more)  # type: ignore[arg-type]
+
+
+def job(**more: object) -> fleet.FitJob:
+    choice = fleet.Choice(
+        chosen=INT8.bundle.variant, reason="fastest in budget",
+        ranked=(INT8.bundle.variant, FP32.bundle.variant),
+        rejected={SLOW.bundle.variant: "too slow"},
+    )  # fmt: skip
+    values: dict[str, object] = {
+        "id": "j", "model": "m1", "cohort": COHORT, "status": fleet.JobStatus.DONE,
+        "created_at": 1.0, "variants": (SLOW, FP32, INT8), "choice": choice,
+        "measured": {INT8.bundle.variant: measured(0.3), FP32.bundle.variant: measured(1.1)},
+    }  # fmt: skip
+    return fleet.FitJob(**(values | more))  # type: ignore[arg-type]
+
+
+MODEL = fleet.ModelVersion(
+    id="m1", name="m", version="1", digest="sha256:m", snapshot="/", registered_at=1.0,
+    budget=fleet.Budget(accuracy_drop_max=0.01, file_bytes_max=120_000, latency_p95_max_ms=2.0),
+)  # fmt: skip
+
+
+def test_an_empty_fleet_says_what_to_type() -> None:
+    view = overview.overview(overview.FleetRecords())
+    assert "fitment token create" in draw.devices(view)
+    assert "fitment model register" in draw.activity(view)
+    assert "fitment-agent run" in draw.matrix(view.matrix)
+    assert "fitment model register" in draw.models(())
+    assert "fitment rollout create" in draw.rollouts(view)
+    assert "fitment status" in draw.triggers(())
+
+
+def test_the_fleet_in_rows() -> None:
+    devices = (
+        device("b"), device("a", emulated=True), device("c", online=False, runs=""),
+        device("gone", revoked=True), fleet.Device(name="new"),
+    )  # fmt: skip
+    records = overview.FleetRecords(devices=devices, models=(MODEL,), triggers=())
+    view = overview.overview(records)
+    assert [row.name for row in view.devices] == ["c", "new", "a", "b", "gone"]
+    assert view.counts[0].number == 2
+    assert view.counts[0].of == "of 4 devices"
+    assert dict(view.matrix.cells) == {("p", "m: int8"): 2, ("p", "nothing yet"): 1}
+    assert view.matrix.emulated == {"p"}
+    assert draw.devices(view).count("emulated") == 2  # the mark's class and its word, once
+    assert [r.name for r in overview.overview(records, "EMULATED int8").devices] == ["a"]
+    assert "None of 5" in draw.devices(overview.overview(records, "nothing like it"))
+
+
+def test_a_large_fleet_is_cut_and_says_so() -> None:
+    many = tuple(device(f"d{n:03}") for n in range(overview.SHOWN_MOST + 7))
+    view = overview.overview(overview.FleetRecords(devices=many))
+    assert len(view.devices) == overview.SHOWN_MOST
+    assert "7 more match" in draw.devices(view)
+
+
+def test_progress_counts_the_newest_deployment_of_each_device() -> None:
+    devices = (device("a"), device("b"), device("c", profile="other"))
+    made = rollout(fleet.RolloutState.RUNNING, selector={"profile": "p"})
+    tried = (
+        deployment("a", id="1", outcome=Outcome.FAILED), deployment("a", id="2", outcome=None),
+        deployment("b"),
+    )  # fmt: skip
+    row = overview.rollout_row(made, devices, tried)
+    assert (row.words, row.fraction) == ("1 of 2 devices ended", 0.5)
+    nobody = overview.rollout_row(made, (), ())
+    assert nobody.fraction == 0.0
+
+
+def test_a_device_that_never_reported_has_reasons_everywhere() -> None:
+    view = twin.twin(twin.DeviceRecords(device=fleet.Device(name="new", enrolled_at=1.0)))
+    assert view.profile.note == "it has not reported yet"
+    shown = draw.device(view)
+    assert "fitment-agent run" in shown
+    assert "fitment rollout create" in shown
+    assert ">0<" not in shown
+
+
+def test_a_device_with_its_history() -> None:
+    calibrated = CalibrationReport(
+        id="c", mode=CalibrationMode.MOMENTS, applied=True, reason="", samples=256, drift=0.18,
+        agreement_before=0.9, agreement_after=0.95,
+    )  # fmt: skip
+    held = (
+        deployment("a", created_at=1.0, measurement=measured(0.2, emulated=True)),
+        deployment("a", created_at=2.0, measurement=measured(0.3, baseline_latency=latency(0.6)),
+                   calibration=calibrated),
+        deployment("a", created_at=3.0, variant="sha256:" + "f" * 64, outcome=None),
+    )  # fmt: skip
+    records = twin.DeviceRecords(
+        device=device("a", emulated=True), deployments=held, names=twin.names_of([job()]),
+        series={"temperature_c": ((2.0, 41.0), (1.0, float("nan"))), "cpu_mhz": ()}, samples=2,
+    )  # fmt: skip
+    view = twin.twin(records)
+    newest, middle, oldest = view.history
+    assert (newest.variant, newest.p50.note) == ("f" * 12, "nothing was measured")
+    assert (middle.variant, middle.ratio.text) == ("int8", "× 0.50")
+    assert middle.calibration.note == "256 samples, drift 0.18, agreement 90.00% → 95.00%"
+    assert oldest.p50.note == "valid, emulated"
+    assert oldest.energy.note == "no sensor"
+    assert oldest.calibration.note == "not asked"
+    assert view.series[0].points == ((2.0, 41.0),)
+    assert view.series[1].newest.note == "no sensor says it"
+    assert view.notes == ("a note",)
+    assert draw.device(view).count('class="badge emulated"') == 1
+
+
+def test_calibration_that_was_not_applied_says_why() -> None:
+    report = CalibrationReport(id="c", mode=CalibrationMode.RANGE, applied=False, reason="too few")
+    assert twin.calibration(report).note == "not applied: too few"
+
+
+def test_a_model_with_every_candidate_judged() -> None:
+    records = workbench.ModelRecords(
+        model=MODEL, jobs=(job(),), emulated=frozenset({COHORT.key}),
+        releases=(fleet.Release(id="rel", model="m1", slot="m", counter=3, created_at=2.0,
+                                variants={"p": INT8.bundle.variant}, reasons={"p": "it won"}),),
+        rollouts=(rollout(fleet.RolloutState.COMPLETED),),
+    )  # fmt: skip
+    view = workbench.workbench(records)
+    (fit,) = view.fits
+    assert fit.emulated
+    assert [(c.name, c.state.word, c.why) for c in fit.candidates] == [
+        ("int8", "chosen", "fastest in budget"), ("fp32", "in budget", "ranked 2"),
+        ("slow", "rejected", "too slow"),
+    ]  # fmt: skip
+    assert [c.measured.missing for c in fit.candidates] == [False, False, True]
+    assert view.accuracy.note == "known after the first fit"
+    assert view.budget == (
+        "accuracy drop max: 0.01", "latency p95 max: 2 ms", "file max: 120.0 kB",
+    )  # fmt: skip
+    assert view.releases[0].entries == (("p", "int8", "it won"),)
+    shown = draw.model(view)
+    assert "emulated" in shown
+    assert "too slow" in shown
+    assert "waits for approval" in shown
+
+
+def test_kinds_of_latency_do_not_mix_in_the_picture() -> None:
+    both = workbench.place((FP32, INT8, SLOW), job())
+    assert {(b.name, b.kind) for b in both} == {("fp32", "measured"), ("int8", "measured")}
+    assert [b.name for b in both if b.chosen] == ["int8"]
+    assert all(b.front for b in both)
+    one = job(measured={INT8.bundle.variant: measured(0.3)})
+    predicted = workbench.place((FP32, INT8, SLOW), one)
+    assert {b.kind for b in predicted} == {"predicted"}
+    assert [b.name for b in predicted if not b.front] == ["slow"]
+    unlabelled = replace(FP32, accuracy=None)
+    assert workbench.place((unlabelled,), one) == ()
+
+
+def test_a_fit_that_runs_or_failed() -> None:
+    running = job(status=fleet.JobStatus.RUNNING, choice=None, variants=(), step="prune")
+    failed = job(status=fleet.JobStatus.FAILED, error="no recipe holds", choice=None)
+    view = workbench.workbench(workbench.ModelRecords(model=MODEL, jobs=(running, failed)))
+    shown = draw.model(view)
+    assert "<progress" in shown
+    assert "no recipe holds" in shown
+    assert "not judged yet" in shown
+    assert "fitment release create m" in shown
+
+
+def test_waves_tell_their_gate() -> None:
+    made = rollout(fleet.RolloutState.HALTED, waves=(0.5, 1.0), wave=1, reasons=("gate failed",))
+    opened = fleet.AuditEntry(
+        id="a", at=1.0, actor="controller", action="wave_opened", subject="r",
+        details={"wave": "1", "gate": "1 of 1 committed"},
+    )  # fmt: skip
+    held = (
+        deployment("a", measurement=measured(0.3)),
+        deployment("b", wave=1, outcome=None, state=DeploymentState.TRIAL),
+    )
+    view = waves.waves(
+        waves.RolloutRecords(
+            rollout=made,
+            deployments=held,
+            audit=(opened,),
+            devices={"a": device("a", emulated=True)},
+        )
+    )
+    assert [(w.state.word, w.gate) for w in view.waves] == [
+        ("done", "1 of 1 committed"), ("halted", "gate failed"),
+    ]  # fmt: skip
+    assert view.waves[0].committed == 1
+    first, second = view.devices
+    assert (first.emulated, first.state.tone) == (True, Tone.GOOD)
+    assert (second.state.word, second.p50.note) == ("trial", "not measured yet")
+    assert view.acts == ("resume", "revert", "cancel")
+    assert "emulated" in draw.rollout(view)
+    assert "halted" in draw.rollout_head(view)
+
+
+def test_what_may_be_done_follows_the_table() -> None:
+    expected = {
+        fleet.RolloutState.RUNNING: ("pause", "revert", "cancel"),
+        fleet.RolloutState.PAUSED: ("resume", "revert", "cancel"),
+        fleet.RolloutState.COMPLETED: ("revert",),
+        fleet.RolloutState.AWAITING_APPROVAL: ("cancel",),
+        fleet.RolloutState.CANCELLED: (),
+    }
+    assert {state: waves.acts(state) for state in expected} == expected
+
+
+def test_triggers_and_audit_in_rows() -> None:
+    trigger = fleet.Trigger(
+        id="t", kind=fleet.TriggerKind.STACK_CHANGED, device="a", model="m1", cohort=COHORT,
+        reason="an upgrade", created_at=1.0,
+    )  # fmt: skip
+    closed = replace(trigger, id="u", created_at=2.0, closed_at=3.0, result="fitted", rollout="r")
+    rows = journal.trigger_rows((closed, trigger), {"m1": "m 1"})
+    assert [(r.id, r.state.word) for r in rows] == [("t", "open"), ("u", "closed")]
+    assert "an upgrade" in draw.triggers(rows)
+    entries = [
+        fleet.AuditEntry(id=str(n), at=float(n), actor="controller", action="wave_opened",
+                         subject="r", details={"gate_kind": "1", "p/x_1": "k", "failed": ""})
+        for n in range(journal.SHOWN_MOST + 1)
+    ]  # fmt: skip
+    view = journal.audit(entries, {"r": ("rollouts", "r")})
+    assert view.rows[0].at == float(journal.SHOWN_MOST)
+    assert view.rows[0].details == (("gate kind", "1"), ("p/x_1", "k"))
+    assert 'href="/rollouts/r"' in draw.audit(view)
+    assert f"the newest {journal.SHOWN_MOST} of {view.matching}" in draw.audit(view)
+    assert journal.audit(entries, {}, "nothing").rows == ()
+    assert journal.short("01a20cbb-425a-74dc-a71d-d364618269a7") == "01a20cbb…69a7"
