@@ -66,7 +66,9 @@ def opened(
         lambda r: None if r.url.startswith((console.url, "data:")) else heard.append(r.url),
     )
     page.goto(console.url + "/audit")
-    page.keyboard.type(console.token.strip())  # the field has the focus
+    # Autofocus comes with the first painting, later than `goto` returns: keys before it are lost.
+    page.wait_for_function("document.activeElement?.id === 'token'")
+    page.keyboard.type(console.token.strip())
     page.keyboard.press("Enter")
     page.wait_for_url("**/audit")
     page.wait_for_selector("table")
