@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from agent import orders
+from agent import durable, orders
 from agent.desk import Desk
 from agent.domain import plan, verdict
 from agent.domain.events import Event
@@ -311,7 +311,7 @@ ACTIONS: Final[Mapping[State, Action]] = {
 
 def finish(desk: Desk, record: DeploymentRecord) -> DeploymentRecord:
     """Clean up after a deployment that has just reached its end; returns the record to store."""
-    desk.folders.archive(record.assignment.bundle).unlink(missing_ok=True)
+    durable.remove(desk.folders.archive(record.assignment.bundle))
     device_side = record.failed_in not in (None, State.IDLE, State.FETCHING, State.VERIFYING)
     failed = record.outcome in (Outcome.FAILED, Outcome.ROLLED_BACK, Outcome.TIMED_OUT)
     order = record.assignment

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from agent import durable
 from agent import identity as identities
 from agent.clock import EARLIEST_UNIX, SystemClock
 from agent.config import Settings
@@ -172,7 +173,7 @@ def read_boot_id() -> str:
 def _alone(data_dir: Path) -> Iterator[None]:
     """Two agents on one data directory would tear its slots apart."""
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(data_dir, mode=0o700)
         lock = (data_dir / "agent.lock").open("w")
     except OSError as error:
         raise AgentError(f"cannot write to {data_dir}: {error.strerror}") from error

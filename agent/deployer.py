@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from agent import durable
 from agent.actions import ACTIONS, Again, Answer, Job, Next, classify, finish, skip_calibration
 from agent.desk import Desk
 from agent.domain import transitions
@@ -160,7 +161,7 @@ class Deployer:
         elif event is Event.BUSY and record.waits:
             answer = replace(answer, reasons=())  # said when the outage began
         elif event is Event.REFETCH:
-            desk.folders.archive(record.assignment.bundle).unlink(missing_ok=True)
+            durable.remove(desk.folders.archive(record.assignment.bundle))
         self._apply(desk, answer, retry_after_s=failure.retry_after_s or 0.0)
         return event is not Event.BUSY or not record.waits
 

@@ -7,7 +7,6 @@ either the answer or nothing.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import ctypes.util
 import json
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent import durable
 from agent.jobs import JOBS, Limits, WorkerFailure
 from fitment.core import digest, plain
 
@@ -153,22 +153,5 @@ def die_with_parent(parent: int) -> None:
 
 def write_result(path: Path, value: Any) -> None:
     """Write canonical JSON of ``value`` so that it survives a power loss, whole or not at all."""
-    write_durably(path, digest.canonical(value))
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary file beside ``path``, sync it, rename it, sync the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        # Some file systems refuse to sync a folder; the rename itself is atomic everywhere.
-        with contextlib.suppress(OSError):
-            os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.make_folder(path.parent)
+    durable.write(path, digest.canonical(value))
