@@ -180,10 +180,11 @@ class Deployer:
     def _store(self, desk: Desk, record: DeploymentRecord) -> None:
         """Write first; what is in memory is never ahead of the disk."""
         ended = record.state is State.REPORTING
-        if ended:
-            record = finish(desk, record)
-        # Later processes count from here, whatever their clock says.
-        desk.journal.save(replace(record, spent_s=record.elapsed_s(desk.now_s)))
+        with desk.journal.transaction():  # an end and what it counts for, or neither
+            if ended:
+                record = finish(desk, record)
+            # Later processes count from here, whatever their clock says.
+            desk.journal.save(replace(record, spent_s=record.elapsed_s(desk.now_s)))
         self._record = None if ended else record
         log.info(
             "action=deployment id=%s state=%s outcome=%s",

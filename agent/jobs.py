@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from fitment.core.deployment import (
     BenchmarkPlan,
@@ -19,6 +20,9 @@ from fitment.core.deployment import (
 )
 from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Measurement
+
+PARENT_VARIABLE: Final = "FITMENT_WORKER_PARENT"
+"""Environment variable with the process id of the supervisor that started a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,11 +63,14 @@ class Journal:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; durable when it ends.
+        """All or nothing; durable when it ends. One inside another is part of it.
 
         Raises:
             JournalError: the disk refuses.
         """
+        if self._db.in_transaction:
+            yield self._db
+            return
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 import agent
 from agent import durable
-from agent.jobs import JOBS, WorkerFailure
+from agent.jobs import JOBS, PARENT_VARIABLE, WorkerFailure
 from fitment.core import plain
 
 _TAIL_BYTES: Final = 2048
@@ -105,7 +105,7 @@ class _Files:
 
     def remove(self) -> None:
         for path in (self.job, self.result, self.errors):
-            durable.remove(path)
+            durable.remove_written(path)  # with what a killed worker left half done
 
 
 class _Process:
@@ -170,7 +170,11 @@ class _Process:
 
 
 def _environment(threads: int) -> Mapping[str, str]:
-    """Thread variables must be set before a library is imported, hence here."""
+    """Thread variables must be set before a library is imported, hence here.
+
+    So must the parent: one that dies while the worker starts is not its parent any more when it
+    could ask, and the orphan would write beside the worker of the next supervisor.
+    """
     count = str(threads)
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, count)}
+    return {**os.environ, **dict.fromkeys(names, count), PARENT_VARIABLE: str(os.getpid())}

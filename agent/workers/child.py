@@ -8,7 +8,6 @@ either the answer or nothing.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import json
 import os
 import resource
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import durable
-from agent.jobs import JOBS, Limits, WorkerFailure
+from agent.jobs import JOBS, PARENT_VARIABLE, Limits, WorkerFailure
 from fitment.core import digest, plain
 
 EXIT_OK = 0
@@ -68,8 +67,7 @@ def run(name: str, handle: Callable[[Any], Any]) -> int:
         The exit status: 0 with a result, 1 with a `WorkerFailure` in its place, 2 when there is
         no readable job and so no place for an answer.
     """
-    parent = os.getppid()
-    die_with_parent(parent)
+    die_with_parent(int(os.environ.get(PARENT_VARIABLE, os.getppid())))
     job = _read_job(name)
     if job is None:
         return EXIT_USAGE
@@ -145,8 +143,8 @@ def die_with_parent(parent: int) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # The C library is loaded already; looking for it by name would start processes of its own.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
