@@ -13,6 +13,7 @@ import contextlib
 import json
 import mmap
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -38,6 +39,7 @@ T = TypeVar("T")
 BEFORE, AFTER, TORN, ALONE = "before", "after", "torn", "worker-alone"
 TWICE = "twice"
 RUNNERS = 2
+PID = re.compile(r"(?<=jobs/)(\.?)\d+-")
 SETTLED_STEPS = 400
 """Looks of the supervisor within which an acknowledged deployment is forgotten."""
 
@@ -52,6 +54,9 @@ class Scenario:
     serves: str  # variant in the end
     before: str  # variant that serves until then, or empty
     wrong_on_trial: bool = False
+    begins: str = ""  # the step of an earlier scenario at which the power went before
+    since: str = ""  # up to this step another scenario makes the same ones
+    until: str = ""  # and from this one on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,7 @@ class Step:
     name: str
     place: str
     worker: bool
+    caller: str  # file and function that asked the seam for it
 
 
 @dataclass(kw_only=True)
@@ -69,6 +75,7 @@ class Verdict:
     """How the runs of one scenario ended."""
 
     steps: list[str] = field(default_factory=list)
+    callers: list[str] = field(default_factory=list)
     runs: int = 0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
@@ -82,12 +89,16 @@ class Fuse:
         self._shared = mmap.mmap(-1, 8)  # the same memory in every fork
         self._supervisor = os.getpid()
 
+    def begin(self) -> None:
+        """Called in the supervisor's process."""
+        self._supervisor = os.getpid()
+
     def step(self, name: str, path: Path, act: Callable[[], T]) -> T:
         """Takes the place of `agent.durable.step`."""
         number = int.from_bytes(self._shared[:8], "little") + 1
         self._shared[:8] = number.to_bytes(8, "little")
         if self._log is not None:
-            row = [number, name, str(path), os.getpid() != self._supervisor]
+            row = [number, name, str(path), os.getpid() != self._supervisor, _caller()]
             with self._log.open("a") as log:
                 log.write(json.dumps(row) + "\n")
         if self._cut is None or number != self._cut.number:
@@ -105,6 +116,17 @@ class Fuse:
         if self._how == ALONE:
             die()
         die(*{self._supervisor} - {os.getpid()})
+
+
+def _caller() -> str:
+    """``agent/slots.py:switch``: the first function below the seam's own."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename == durable.__file__:
+        frame = frame.f_back
+    path = Path(frame.f_code.co_filename)
+    root = Path(__file__).parents[2]
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return f"{name}:{frame.f_code.co_name}"
 
 
 def live(
@@ -161,7 +183,7 @@ def try_point(
     cut = Fuse(step, how)
 
     def first() -> None:
-        cut._supervisor = os.getpid()
+        cut.begin()
         live(scenario, case, centre, cut, generation=generation)
 
     code = fork(first, case / "errors")
@@ -191,7 +213,7 @@ def look(scenario: Scenario, case: Path) -> None:
         good = scenario.outcome == "committed"
         assert failures == ([] if good else [1]), f"quarantine counts {failures}"
         record = next(r for r in journal.history() if r.id == order.deployment)
-        assert record.resumes <= 1
+        assert record.resumes <= 1 + bool(scenario.begins)
     finally:
         journal.close()
     if scenario.serves:
@@ -264,6 +286,16 @@ def points(steps: list[Step], *, twice: bool) -> Iterator[tuple[Step, str]]:
             yield step, ALONE
 
 
+def window(scenario: Scenario, steps: list[Step]) -> list[Step]:
+    """The steps that are this scenario's own."""
+    names = [f"{step.name} {step.place}" for step in steps]
+
+    def index(part: str, default: int) -> int:
+        return next(i for i, name in enumerate(names) if part in name) if part else default
+
+    return steps[index(scenario.since, 0) : index(scenario.until, len(steps))]
+
+
 def record(scenario: Scenario, template: Path, case: Path, centre: Centre) -> list[Step]:
     """The undisturbed run, which must hold too."""
     shutil.copytree(template, case / "device", symlinks=True)
@@ -276,9 +308,9 @@ def record(scenario: Scenario, template: Path, case: Path, centre: Centre) -> li
     assert code == 0, said(case, code)
     look(scenario, case)
     return [
-        Step(number=number, name=name, worker=worker,
-             place=os.path.relpath(path, case / "device"))
-        for number, name, path, worker in read_lines(log)
+        Step(number=number, name=name, worker=worker, caller=caller,
+             place=PID.sub(r"\1PID-", os.path.relpath(path, case / "device")))
+        for number, name, path, worker, caller in read_lines(log)
     ]  # fmt: skip
 
 
@@ -308,7 +340,7 @@ def explore(scenario: Scenario, template: Path, folder: Path, centre: Centre, on
     folder.mkdir()
     (folder / "record").mkdir()
     steps = record(scenario, template, folder / "record", centre)
-    every = points(steps, twice=only == TWICE)
+    every = points(steps if only == TWICE else window(scenario, steps), twice=only == TWICE)
     work = [(s, how) for s, how in every if only in ("", TWICE, f"{s.number}-{how}")]
     pids = []
     for index in range(RUNNERS):
@@ -328,7 +360,8 @@ def explore(scenario: Scenario, template: Path, folder: Path, centre: Centre, on
         failures += json.loads(answer.read_text()) if answer.exists() else lost
     return Verdict(
         steps=[f"{'worker' if s.worker else 'supervisor'} {s.name} {s.place}" for s in steps],
-        runs=len(work), seconds=time.monotonic() - started, failures=failures,
+        callers=sorted({s.caller for s in steps}), runs=len(work),
+        seconds=time.monotonic() - started, failures=failures,
     )  # fmt: skip
 
 
@@ -343,24 +376,53 @@ def scenarios(centre: Centre) -> list[Scenario]:
     return [
         Scenario(name="install", order=first, outcome="committed", serves=v1, before=""),
         Scenario(name="update", order=second, outcome="committed", serves=v2, before=v1),
-        Scenario(name="judged-bad", order=slow, outcome="rolled_back", serves=v1, before=v1),
+        Scenario(name="judged-bad", order=slow, outcome="rolled_back", serves=v1, before=v1,
+                 since="-benchmark.json"),
         Scenario(name="wrong-on-trial", order=wrong, outcome="rolled_back", serves=v1,
-                 before=v1, wrong_on_trial=True),
+                 before=v1, wrong_on_trial=True, since="symlink"),
+        Scenario(name="first-is-wrong", order=first, outcome="rolled_back", serves="", before="",
+                 wrong_on_trial=True, since="symlink"),
+        Scenario(name="staging-again", order=second, outcome="committed", serves=v2, before=v1,
+                 begins="rename work/jobs/PID-3-stage.result.json", until="-check.json"),
+        Scenario(name="calibrating-again", order=second, outcome="committed", serves=v2, before=v1,
+                 begins="rename slots/digits/b/overlay.json", until="-benchmark.json"),
     ]  # fmt: skip
 
 
+def cut_before(
+    scenario: Scenario, template: Path, folder: Path, centre: Centre, earlier: list[Step]
+) -> Path:
+    """A device whose power went while it was at this very deployment."""
+    folder.mkdir()
+    shutil.copytree(template, folder / "device", symlinks=True)
+    fuse = Fuse(next(s for s in earlier if f"{s.name} {s.place}" == scenario.begins), BEFORE)
+
+    def act() -> None:
+        fuse.begin()
+        live(scenario, folder, centre, fuse, generation=2)
+
+    assert fork(act, folder / "errors") == -signal.SIGKILL, said(folder, 0)
+    return folder / "device"
+
+
 def main(folder: Path, only: str = "", point: str = "") -> None:
+    """All scenarios, or one, or one point of one, or all points of it (``twice``)."""
     warm()
     centre = Centre(folder)
     made = scenarios(centre)
-    bare, installed = folder / "bare", folder / "installed"
+    bare, installed, updated = folder / "bare", folder / "installed", folder / "updated"
     centre.enrol(bare)
     installed.mkdir()
     record(made[0], bare, installed, centre)
+    updated.mkdir()
+    earlier = record(made[1], installed / "device", updated, centre)
     report = {}
     for scenario in made:
         if only in ("", scenario.name):
             template = installed / "device" if scenario.before else bare
+            if scenario.begins:
+                place = folder / f"{scenario.name}-begins"
+                template = cut_before(scenario, template, place, centre, earlier)
             found = explore(scenario, template, folder / scenario.name, centre, point)
             report[scenario.name] = vars(found)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
