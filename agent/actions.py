@@ -275,9 +275,11 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
 def _roll_back(desk: Desk, record: DeploymentRecord) -> Next:
     """Back to the last good folder, or to nothing; what was staged is removed."""
     slot = record.assignment.slot
-    last_good = desk.journal.slot(slot).last_good
-    _switch_back(desk, slot, last_good)
-    desk.slots.clear(slot, spare(last_good))
+    facts = desk.journal.slot(slot)
+    _switch_back(desk, slot, facts.last_good)
+    if desk.slots.read_facts(slot).counter > facts.counter:  # of a commit that did not hold
+        desk.slots.write_facts(facts)
+    desk.slots.clear(slot, spare(facts.last_good))
     return Answer(event=Event.DONE)
 
 

@@ -55,8 +55,22 @@ class Deployer:
         if stored is not None:
             log.info("action=resume deployment=%s state=%s", stored.id, stored.state.value)
             self._store(desk, transitions.resume(stored, now_s=desk.now_s))
-            if stored.checked is not None and stored.checked.stack != desk.stack:
+            order = stored.assignment
+            if order.counter < desk.journal.slot(order.slot).counter:
+                self._outlived(desk)
+            elif stored.checked is not None and stored.checked.stack != desk.stack:
                 self.stack_changed(desk)
+
+    def _outlived(self, desk: Desk) -> None:
+        """End a deployment that is older than what the slot holds: its journal lost its end.
+
+        The counter was compared when the order was verified, which is long ago.
+        """
+        reasons = ("the slot holds a newer release already",)
+        if self._record is not None and self._record.state is State.COMMITTING:
+            self._apply(desk, Answer(event=Event.PERMANENT, reasons=reasons))
+        else:
+            self.interrupt(desk, Event.SUPERSEDED, *reasons)
 
     def start(self, desk: Desk, order: SignedPayload, assignment: Assignment) -> None:
         """Begin a deployment; there must be none."""

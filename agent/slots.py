@@ -116,18 +116,18 @@ class Slots:
 
         Nothing counts as checked, so the goldens are answered again before it serves.
         """
-        facts = self._read_facts(slot)
+        facts = self.read_facts(slot)
         letter = self.active(slot)
-        if facts.last_good and letter != facts.last_good:
-            if self.folder(slot, facts.last_good).is_dir():
-                self.switch(slot, facts.last_good)
-            else:
-                facts = SlotFacts(slot=slot, counter=facts.counter)
-        elif not facts.last_good and letter:
-            facts = self._identify(slot, letter)
+        if facts.last_good and self.folder(slot, facts.last_good).is_dir():
+            self.switch(slot, facts.last_good)
+        elif letter:
+            facts = replace(self._identify(slot, letter), counter=facts.counter)
+        else:
+            facts = SlotFacts(slot=slot, counter=facts.counter)
         return replace(facts, checked_stack="", golden_ok=None)
 
-    def _read_facts(self, slot: str) -> SlotFacts:
+    def read_facts(self, slot: str) -> SlotFacts:
+        """What was said beside the folders; empty facts where that cannot be read."""
         try:
             data = (self._slot(slot) / _FACTS).read_bytes()
             facts = plain.from_plain(SlotFacts, json.loads(data))
