@@ -137,7 +137,8 @@ def _staged(desk: Desk, record: DeploymentRecord, result: StageResult | CheckRes
     """First the bundle is unpacked, then it answers the golden inputs, before anything else."""
     letter = spare(desk.journal.slot(record.assignment.slot).last_good)
     if isinstance(result, StageResult):
-        return Job(worker="check", job=check_job(desk, _folder(desk, record, letter)))
+        variant = record.assignment.bundle.variant
+        return Job(worker="check", job=check_job(desk, _folder(desk, record, letter), variant))
     checked = Checked(
         golden_ok=result.golden_ok,
         stack=desk.stack,
@@ -187,7 +188,9 @@ def skip_calibration(record: DeploymentRecord, reason: str) -> Answer:
 
 def _benchmark(desk: Desk, record: DeploymentRecord) -> Next:
     facts = desk.journal.slot(record.assignment.slot)
-    baseline = _folder(desk, record, facts.last_good) if facts.last_good else None
+    # What does not run here cannot be timed either, and is what this is to take the place of.
+    runs = facts.last_good and facts.golden_ok is not False
+    baseline = _folder(desk, record, facts.last_good) if runs else None
     job = BenchmarkJob(
         result="",
         id=record.id,
@@ -219,7 +222,8 @@ def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
     """Let it serve, and ask it by the path that applications follow."""
     slot = record.assignment.slot
     desk.slots.switch(slot, record.folder)
-    return Job(worker="check", job=check_job(desk, desk.slots.link(slot)))
+    variant = record.assignment.bundle.variant
+    return Job(worker="check", job=check_job(desk, desk.slots.link(slot), variant))
 
 
 def _tried_out(desk: Desk, record: DeploymentRecord, result: CheckResult) -> Next:
@@ -326,9 +330,11 @@ def finish(desk: Desk, record: DeploymentRecord) -> DeploymentRecord:
     return replace(record, ended_generation=generation)
 
 
-def check_job(desk: Desk, folder: Path) -> CheckJob:
+def check_job(desk: Desk, folder: Path, variant: str) -> CheckJob:
     """Answer the golden inputs of a pristine bundle: they were recorded without an overlay."""
-    return CheckJob(result="", folder=str(folder), setting=desk.setting, limits=desk.limits)
+    return CheckJob(
+        result="", folder=str(folder), variant=variant, setting=desk.setting, limits=desk.limits
+    )
 
 
 def _folder(desk: Desk, record: DeploymentRecord, letter: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from agent import durable
@@ -19,12 +20,14 @@ from agent.domain.events import Event
 from agent.domain.record import DeploymentRecord
 from agent.errors import SlotError
 from agent.jobs import WorkerFailure
+from agent.journal import KEPT_KNOWN
 from agent.runner import Finished, Runner, Running
-from fitment.core.deployment import Assignment, SignedPayload
+from fitment.core.deployment import Assignment, Outcome, SignedPayload
 from fitment.core.deployment import DeploymentState as State
 
 log = logging.getLogger(__name__)
 
+_MENDS = ".mend-"
 _STACK_BOUND = (State.CALIBRATING, State.BENCHMARKING, State.JUDGING, State.TRIAL)
 """States that rely on what was checked on the stack of that time."""
 
@@ -79,6 +82,30 @@ class Deployer:
             order=order, assignment=assignment, started_at_s=now_s, state_entered_at_s=now_s
         )
         self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=now_s))
+
+    def mend(self, desk: Desk, slot: str) -> None:
+        """Deploy once more what was committed to a slot and is damaged; there must be none.
+
+        The order is the director's of that time, and is verified like any other. Its id is a new
+        one, since the old one has ended for good.
+        """
+        facts = desk.journal.slot(slot)
+        desk.journal.save_slot(replace(facts, damaged=False))  # one try, until it is found again
+        known = desk.journal.known()
+        for old in desk.journal.history(KEPT_KNOWN):
+            order = old.assignment
+            committed = old.outcome is Outcome.COMMITTED and order.slot == slot
+            if not committed or order.bundle.variant != facts.variant:
+                continue
+            base = order.deployment.partition(_MENDS)[0]
+            number = next(n for n in count(1) if f"{base}{_MENDS}{n}" not in known)
+            log.warning("action=mend slot=%s deployment=%s", slot, order.deployment)
+            record = DeploymentRecord(
+                order=old.order, assignment=replace(order, deployment=f"{base}{_MENDS}{number}"),
+                mends=True, started_at_s=desk.now_s, state_entered_at_s=desk.now_s,
+            )  # fmt: skip
+            self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=desk.now_s))
+            return
 
     def refuse(self, desk: Desk, order: SignedPayload, assignment: Assignment, reason: str) -> None:
         """End a deployment before it begins."""

@@ -76,6 +76,7 @@ class World:
     """One device with its disk; `boot` makes a new process on it."""
 
     wall_unix = WALL_UNIX
+    boot_id = "boot"
 
     def __init__(
         self, folder: Path, script: dict[str, Sequence[Behaviour]] | None = None,
@@ -104,7 +105,7 @@ class World:
                 clock=self.clock, folders=self.folders, identity=self.identity,
                 journal=self.journal, slots=self.slots, runner=self.runner, link=self.link,
                 settings=SettingsWatch(self.settings, lambda: self.settings, self.folders.config),
-                fingerprint=FingerprintWatch(lambda _: self.device), boot_id="boot",
+                fingerprint=FingerprintWatch(lambda _: self.device), boot_id=self.boot_id,
                 jitter=lambda: 0.5, sample=lambda _: self.samples, floor_unix=self.wall_unix - 100,
             )
         )  # fmt: skip

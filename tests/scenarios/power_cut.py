@@ -41,7 +41,7 @@ TWICE = "twice"
 RUNNERS = 2
 PID = re.compile(r"(?<=jobs/)(\.?)\d+-")
 SETTLED_STEPS = 400
-"""Looks of the supervisor within which an acknowledged deployment is forgotten."""
+"""Looks of the supervisor within which a deployment is forgotten and what stays serves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Scenario:
     serves: str  # variant in the end
     before: str  # variant that serves until then, or empty
     wrong_on_trial: bool = False
-    begins: str = ""  # the step of an earlier scenario at which the power went before
+    begins: str = ""  # pattern of the step of an earlier scenario at which the power went before
     since: str = ""  # up to this step another scenario makes the same ones
     until: str = ""  # and from this one on
 
@@ -149,7 +149,8 @@ def live(
     device.wish()
     for _ in range(SETTLED_STEPS):
         device.steps(1)
-        if not device.reported.deployments and not device.journal.submissions():
+        serves = all(slot.serving for slot in device.reported.slots if slot.variant)
+        if serves and not device.reported.deployments and not device.journal.submissions():
             break
     device.supervisor.close()
 
@@ -383,7 +384,7 @@ def scenarios(centre: Centre) -> list[Scenario]:
         Scenario(name="first-is-wrong", order=first, outcome="rolled_back", serves="", before="",
                  wrong_on_trial=True, since="symlink"),
         Scenario(name="staging-again", order=second, outcome="committed", serves=v2, before=v1,
-                 begins="rename work/jobs/PID-3-stage.result.json", until="-check.json"),
+                 begins="rename .*-stage.result.json", until="-calibrate.json"),
         Scenario(name="calibrating-again", order=second, outcome="committed", serves=v2, before=v1,
                  begins="rename slots/digits/b/overlay.json", until="-benchmark.json"),
     ]  # fmt: skip
@@ -395,7 +396,9 @@ def cut_before(
     """A device whose power went while it was at this very deployment."""
     folder.mkdir()
     shutil.copytree(template, folder / "device", symlinks=True)
-    fuse = Fuse(next(s for s in earlier if f"{s.name} {s.place}" == scenario.begins), BEFORE)
+    fuse = Fuse(
+        next(s for s in earlier if re.fullmatch(scenario.begins, f"{s.name} {s.place}")), BEFORE
+    )
 
     def act() -> None:
         fuse.begin()

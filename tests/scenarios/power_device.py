@@ -231,6 +231,7 @@ class Device(World):
         runner = ProcessRunner(self.folders.jobs)
         runner.sweep()
         self.runner = runner  # type: ignore[assignment]
+        self.boot_id = str(os.getpid())  # the power was away, so it is another boot of the machine
         super().boot(reachable=reachable)
 
     def wish(self, *orders: Any, **changes: object) -> None:
