@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from agent import orders
+from agent import durable, orders
 from agent.desk import Desk
 from agent.domain import plan, verdict
 from agent.domain.events import Event
@@ -137,7 +137,8 @@ def _staged(desk: Desk, record: DeploymentRecord, result: StageResult | CheckRes
     """First the bundle is unpacked, then it answers the golden inputs, before anything else."""
     letter = spare(desk.journal.slot(record.assignment.slot).last_good)
     if isinstance(result, StageResult):
-        return Job(worker="check", job=check_job(desk, _folder(desk, record, letter)))
+        variant = record.assignment.bundle.variant
+        return Job(worker="check", job=check_job(desk, _folder(desk, record, letter), variant))
     checked = Checked(
         golden_ok=result.golden_ok,
         stack=desk.stack,
@@ -187,7 +188,9 @@ def skip_calibration(record: DeploymentRecord, reason: str) -> Answer:
 
 def _benchmark(desk: Desk, record: DeploymentRecord) -> Next:
     facts = desk.journal.slot(record.assignment.slot)
-    baseline = _folder(desk, record, facts.last_good) if facts.last_good else None
+    # What does not run here cannot be timed either, and is what this is to take the place of.
+    runs = facts.last_good and facts.golden_ok is not False
+    baseline = _folder(desk, record, facts.last_good) if runs else None
     job = BenchmarkJob(
         result="",
         id=record.id,
@@ -219,7 +222,8 @@ def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
     """Let it serve, and ask it by the path that applications follow."""
     slot = record.assignment.slot
     desk.slots.switch(slot, record.folder)
-    return Job(worker="check", job=check_job(desk, desk.slots.link(slot)))
+    variant = record.assignment.bundle.variant
+    return Job(worker="check", job=check_job(desk, desk.slots.link(slot), variant))
 
 
 def _tried_out(desk: Desk, record: DeploymentRecord, result: CheckResult) -> Next:
@@ -275,9 +279,11 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
 def _roll_back(desk: Desk, record: DeploymentRecord) -> Next:
     """Back to the last good folder, or to nothing; what was staged is removed."""
     slot = record.assignment.slot
-    last_good = desk.journal.slot(slot).last_good
-    _switch_back(desk, slot, last_good)
-    desk.slots.clear(slot, spare(last_good))
+    facts = desk.journal.slot(slot)
+    _switch_back(desk, slot, facts.last_good)
+    if desk.slots.read_facts(slot).counter > facts.counter:  # of a commit that did not hold
+        desk.slots.write_facts(facts)
+    desk.slots.clear(slot, spare(facts.last_good))
     return Answer(event=Event.DONE)
 
 
@@ -311,7 +317,7 @@ ACTIONS: Final[Mapping[State, Action]] = {
 
 def finish(desk: Desk, record: DeploymentRecord) -> DeploymentRecord:
     """Clean up after a deployment that has just reached its end; returns the record to store."""
-    desk.folders.archive(record.assignment.bundle).unlink(missing_ok=True)
+    durable.remove(desk.folders.archive(record.assignment.bundle))
     device_side = record.failed_in not in (None, State.IDLE, State.FETCHING, State.VERIFYING)
     failed = record.outcome in (Outcome.FAILED, Outcome.ROLLED_BACK, Outcome.TIMED_OUT)
     order = record.assignment
@@ -324,9 +330,11 @@ def finish(desk: Desk, record: DeploymentRecord) -> DeploymentRecord:
     return replace(record, ended_generation=generation)
 
 
-def check_job(desk: Desk, folder: Path) -> CheckJob:
+def check_job(desk: Desk, folder: Path, variant: str) -> CheckJob:
     """Answer the golden inputs of a pristine bundle: they were recorded without an overlay."""
-    return CheckJob(result="", folder=str(folder), setting=desk.setting, limits=desk.limits)
+    return CheckJob(
+        result="", folder=str(folder), variant=variant, setting=desk.setting, limits=desk.limits
+    )
 
 
 def _folder(desk: Desk, record: DeploymentRecord, letter: str) -> Path:

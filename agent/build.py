@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from agent import durable
 from agent import identity as identities
 from agent.clock import EARLIEST_UNIX, SystemClock
 from agent.config import Settings
@@ -27,6 +28,7 @@ from agent.telemetry import sample_device
 from agent.transport.link import AgentLink
 from agent.transport.papers import Papers
 from agent.watch import FingerprintWatch, SettingsWatch
+from fitment.core.deployment import DeploymentState as State
 from fitment.core.fingerprint import Fingerprint
 
 log = logging.getLogger(__name__)
@@ -150,14 +152,33 @@ def fingerprint_of(settings: Settings) -> Fingerprint:
 
 
 def restore_slots(journal: Journal, slots: Slots) -> None:
-    """Fill a journal that is new with what the disk says of the slots."""
-    if journal.setting("outbox") and not journal.lost:
-        return
+    """Fill a journal that is new, or lost its end, with what the disk says of the slots.
+
+    SQLite takes a damaged write-ahead log for one that ends there: such a journal opens clean and
+    is a day old. What was committed since then is seen by the counters beside the slots.
+    """
+    new = bool(journal.lost) or not journal.setting("outbox")
+    committing = _committing(journal)
     for slot in slots.names():
+        told, known = slots.read_facts(slot), journal.slot(slot)
+        behind = told.counter > known.counter and (slot, told.counter) != committing
+        if not new and not behind:
+            continue
         facts = slots.restore(slot)
         if facts.variant or facts.counter:
             log.warning("action=restore slot=%s variant=%s", slot, facts.variant)
+            journal.lost = (
+                journal.lost or "the journal lost what it knew: slots were read from disk"
+            )
             journal.save_slot(facts)
+
+
+def _committing(journal: Journal) -> tuple[str, int] | None:
+    """Slot and counter that are on their way into the journal: the disk has them first."""
+    record = journal.active()
+    if record is None or record.state not in (State.COMMITTING, State.ROLLING_BACK):
+        return None
+    return record.assignment.slot, record.assignment.counter
 
 
 def read_boot_id() -> str:
@@ -172,7 +193,7 @@ def read_boot_id() -> str:
 def _alone(data_dir: Path) -> Iterator[None]:
     """Two agents on one data directory would tear its slots apart."""
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(data_dir, mode=0o700)
         lock = (data_dir / "agent.lock").open("w")
     except OSError as error:
         raise AgentError(f"cannot write to {data_dir}: {error.strerror}") from error

@@ -92,11 +92,12 @@ def _doctor(arguments: argparse.Namespace, settings: config.Settings) -> int:
 
 
 def _enroll(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    from agent import durable
     from agent.desk import Folders
     from agent.jobs import EnrollJob, EnrollResult
 
     folders = Folders(data_dir=settings.data_dir.absolute())
-    folders.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(folders.keys, mode=0o700)
     job = EnrollJob(
         result="", controller=arguments.controller, token=arguments.token,
         device=arguments.device or settings.device, keys=str(folders.keys),

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
+from agent import durable
 from agent.actions import ACTIONS, Again, Answer, Job, Next, classify, finish, skip_calibration
 from agent.desk import Desk
 from agent.domain import transitions
@@ -18,12 +20,14 @@ from agent.domain.events import Event
 from agent.domain.record import DeploymentRecord
 from agent.errors import SlotError
 from agent.jobs import WorkerFailure
+from agent.journal import KEPT_KNOWN
 from agent.runner import Finished, Runner, Running
-from fitment.core.deployment import Assignment, SignedPayload
+from fitment.core.deployment import Assignment, Outcome, SignedPayload
 from fitment.core.deployment import DeploymentState as State
 
 log = logging.getLogger(__name__)
 
+_MENDS = ".mend-"
 _STACK_BOUND = (State.CALIBRATING, State.BENCHMARKING, State.JUDGING, State.TRIAL)
 """States that rely on what was checked on the stack of that time."""
 
@@ -54,8 +58,22 @@ class Deployer:
         if stored is not None:
             log.info("action=resume deployment=%s state=%s", stored.id, stored.state.value)
             self._store(desk, transitions.resume(stored, now_s=desk.now_s))
-            if stored.checked is not None and stored.checked.stack != desk.stack:
+            order = stored.assignment
+            if order.counter < desk.journal.slot(order.slot).counter:
+                self._outlived(desk)
+            elif stored.checked is not None and stored.checked.stack != desk.stack:
                 self.stack_changed(desk)
+
+    def _outlived(self, desk: Desk) -> None:
+        """End a deployment that is older than what the slot holds: its journal lost its end.
+
+        The counter was compared when the order was verified, which is long ago.
+        """
+        reasons = ("the slot holds a newer release already",)
+        if self._record is not None and self._record.state is State.COMMITTING:
+            self._apply(desk, Answer(event=Event.PERMANENT, reasons=reasons))
+        else:
+            self.interrupt(desk, Event.SUPERSEDED, *reasons)
 
     def start(self, desk: Desk, order: SignedPayload, assignment: Assignment) -> None:
         """Begin a deployment; there must be none."""
@@ -64,6 +82,30 @@ class Deployer:
             order=order, assignment=assignment, started_at_s=now_s, state_entered_at_s=now_s
         )
         self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=now_s))
+
+    def mend(self, desk: Desk, slot: str) -> None:
+        """Deploy once more what was committed to a slot and is damaged; there must be none.
+
+        The order is the director's of that time, and is verified like any other. Its id is a new
+        one, since the old one has ended for good.
+        """
+        facts = desk.journal.slot(slot)
+        desk.journal.save_slot(replace(facts, damaged=False))  # one try, until it is found again
+        known = desk.journal.known()
+        for old in desk.journal.history(KEPT_KNOWN):
+            order = old.assignment
+            committed = old.outcome is Outcome.COMMITTED and order.slot == slot
+            if not committed or order.bundle.variant != facts.variant:
+                continue
+            base = order.deployment.partition(_MENDS)[0]
+            number = next(n for n in count(1) if f"{base}{_MENDS}{n}" not in known)
+            log.warning("action=mend slot=%s deployment=%s", slot, order.deployment)
+            record = DeploymentRecord(
+                order=old.order, assignment=replace(order, deployment=f"{base}{_MENDS}{number}"),
+                mends=True, started_at_s=desk.now_s, state_entered_at_s=desk.now_s,
+            )  # fmt: skip
+            self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=desk.now_s))
+            return
 
     def refuse(self, desk: Desk, order: SignedPayload, assignment: Assignment, reason: str) -> None:
         """End a deployment before it begins."""
@@ -160,7 +202,7 @@ class Deployer:
         elif event is Event.BUSY and record.waits:
             answer = replace(answer, reasons=())  # said when the outage began
         elif event is Event.REFETCH:
-            desk.folders.archive(record.assignment.bundle).unlink(missing_ok=True)
+            durable.remove(desk.folders.archive(record.assignment.bundle))
         self._apply(desk, answer, retry_after_s=failure.retry_after_s or 0.0)
         return event is not Event.BUSY or not record.waits
 
@@ -179,10 +221,11 @@ class Deployer:
     def _store(self, desk: Desk, record: DeploymentRecord) -> None:
         """Write first; what is in memory is never ahead of the disk."""
         ended = record.state is State.REPORTING
-        if ended:
-            record = finish(desk, record)
-        # Later processes count from here, whatever their clock says.
-        desk.journal.save(replace(record, spent_s=record.elapsed_s(desk.now_s)))
+        with desk.journal.transaction():  # an end and what it counts for, or neither
+            if ended:
+                record = finish(desk, record)
+            # Later processes count from here, whatever their clock says.
+            desk.journal.save(replace(record, spent_s=record.elapsed_s(desk.now_s)))
         self._record = None if ended else record
         log.info(
             "action=deployment id=%s state=%s outcome=%s",

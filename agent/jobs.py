@@ -150,6 +150,7 @@ class CheckJob:
 
     result: str
     folder: str
+    variant: str = ""  # that should be there; empty: whatever is
     overlay: str = ""
     setting: Setting = field(default_factory=Setting)
     limits: Limits = field(default_factory=Limits)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from agent import durable
 from agent.domain.record import FORMAT, DeploymentRecord, SlotFacts
 from agent.errors import JournalError
 from fitment.core import plain
@@ -51,8 +52,9 @@ KEPT_STUDIES: Final = 256
 class Journal:
     """The open journal."""
 
-    def __init__(self, connection: sqlite3.Connection, *, lost: str = "") -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, lost: str = "") -> None:
         self._db = connection
+        self._path = path
         self.lost = lost  # why an earlier journal was moved aside; empty: it was not
 
     def close(self) -> None:
@@ -61,15 +63,19 @@ class Journal:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; durable when it ends.
+        """All or nothing; durable when it ends. One inside another is part of it.
 
         Raises:
             JournalError: the disk refuses.
         """
+        if self._db.in_transaction:
+            yield self._db
+            return
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
+                durable.commit(self._db, self._path)
         except sqlite3.Error as error:
             raise JournalError(f"the journal cannot be written: {error}") from error
 
@@ -225,8 +231,8 @@ def open_journal(path: Path) -> Journal:
         JournalError: the folder cannot be written, or the journal is of a newer agent.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Journal(_open(path))
+        durable.make_folder(path.parent, mode=0o700)
+        return Journal(_open(path), path)
     except OSError as error:
         raise JournalError(f"cannot make {path.parent}: {error.strerror}") from error
     except (sqlite3.DatabaseError, ValueError) as error:
@@ -235,7 +241,7 @@ def open_journal(path: Path) -> Journal:
         aside = _aside(path)
         _move(path, aside)
         reason = f"the journal was damaged ({error}) and begun anew; the old one is {aside.name}"
-        return Journal(_open(path), lost=reason)
+        return Journal(_open(path), path, lost=reason)
 
 
 def read_journal(path: Path) -> Journal:
@@ -249,17 +255,17 @@ def read_journal(path: Path) -> Journal:
         connection.execute("SELECT count(*) FROM slots").fetchone()
     except sqlite3.Error as error:
         raise JournalError(f"cannot read the journal {path}: {error}") from error
-    return Journal(connection)
+    return Journal(connection, path)
 
 
 def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     done = False
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        durable.run_script(connection, path, "PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -256")  # KiB; the supervisor stays small
-        _migrate(connection)
+        _migrate(connection, path)
         _check(connection)
         done = True
     finally:
@@ -268,7 +274,7 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(_MIGRATIONS):
         raise JournalError(
@@ -276,7 +282,9 @@ def _migrate(connection: sqlite3.Connection) -> None:
             " newer agent again, or move the journal away to begin anew"
         )
     for number, script in enumerate(_MIGRATIONS[version:], version + 1):
-        connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+        durable.run_script(
+            connection, path, f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;"
+        )
 
 
 def _check(connection: sqlite3.Connection) -> None:
@@ -302,7 +310,8 @@ def _move(path: Path, aside: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         source = path.with_name(path.name + suffix)
         if source.exists():
-            source.replace(aside.with_name(aside.name + suffix))
+            durable.replace(source, aside.with_name(aside.name + suffix))
+    durable.sync_folder(path.parent)
 
 
 def _dump(value: object) -> str:

@@ -155,6 +155,10 @@ class Supervisor:
             return IDLE_S  # nothing can be decided about a device that is not known
         desk = self._desk()
         if not self._resumed:
+            if self._parts.journal.setting("boot_id") != self._parts.boot_id:
+                # Nobody saw what became of the disk while the machine was off.
+                self._doubt_slots()
+                self._parts.journal.save_setting("boot_id", self._parts.boot_id)
             self._deployer.resume(desk)
             self._resumed = True
         self._decide(desk)
@@ -226,11 +230,15 @@ class Supervisor:
             self._reported, self._dirty = None, True
         elif command.kind is CommandKind.PROBE:
             self._parts.fingerprint.soon()
-            for facts in self._parts.journal.slots():
-                self._parts.journal.save_slot(replace(facts, checked_stack=""))
+            self._doubt_slots()
             self._dirty = self._replan = True
         elif command.kind is CommandKind.CANCEL:
             self._cancel(command.subject)
+
+    def _doubt_slots(self) -> None:
+        """Let every slot show anew that its files are whole and its answers right."""
+        for facts in self._parts.journal.slots():
+            self._parts.journal.save_slot(replace(facts, checked_stack=""))
 
     def _cancel(self, deployment: str) -> None:
         record = self._deployer.record
@@ -323,6 +331,8 @@ class Supervisor:
         elif isinstance(step, plan.Start):
             self._studies.pause()  # a deployment does not wait for a study's transfer
             self._deployer.start(desk, step.order, step.assignment)
+        elif isinstance(step, plan.Mend):
+            self._deployer.mend(desk, step.slot)
         elif isinstance(step, plan.Refuse):
             self._deployer.refuse(desk, step.order, step.assignment, step.reason)
         elif isinstance(step, plan.BeginStudy):

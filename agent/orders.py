@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agent import durable
 from agent.desk import Desk
 from agent.jobs import FetchJob, StageJob, VerifyJob
 from fitment.core.deployment import BundleRef, SignedPayload
@@ -12,7 +13,7 @@ from fitment.core.deployment import BundleRef, SignedPayload
 def fetch(desk: Desk, bundle: BundleRef) -> FetchJob:
     """Receive a transport file, going on where the part file ends."""
     target = desk.folders.archive(bundle)
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(target.parent, mode=0o700)
     return FetchJob(
         result="",
         connection=desk.connection,

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 DEADLINE_S: Final = 180.0
 MAX_TRIES: Final = 3
+_DAMAGED: Final = frozenset({"bundle_damaged", "bundle_invalid"})
+"""Failures that say: the files are not what was unpacked."""
 
 
 class Rechecks:
@@ -73,17 +75,19 @@ class Rechecks:
             return False
         folder = desk.slots.folder(self._slot, facts.last_good) if facts.last_good else None
         if folder is None or not folder.is_dir():
+            facts = replace(facts, damaged=True)
             return self._close(desk, facts, golden_ok=False, reason="its folder is gone")
         deadline_s = desk.now_s + DEADLINE_S
         self._job = self._runner.start(
-            "check", check_job(desk, folder), deadline_s=deadline_s, threads=desk.threads
-        )
+            "check", check_job(desk, folder, facts.variant), deadline_s=deadline_s,
+            threads=desk.threads,
+        )  # fmt: skip
         return False
 
     def _ended(self, desk: Desk, facts: SlotFacts, finished: Finished) -> bool:
         self._job = None
         if isinstance(finished.result, CheckResult):
-            facts = replace(facts, integer_coverage=finished.result.integer_coverage)
+            facts = replace(facts, integer_coverage=finished.result.integer_coverage, damaged=False)
             reason = finished.result.reason
             if not finished.result.golden_ok:
                 reason = f"it answers the golden inputs wrongly on this stack: {reason}"
@@ -91,6 +95,9 @@ class Rechecks:
         self._tries += 1
         message = finished.failure.message if finished.failure else "no answer"
         permanent = finished.failure is not None and finished.failure.permanent
+        if finished.failure is not None and finished.failure.code in _DAMAGED:
+            facts = replace(facts, damaged=True)
+            permanent = True
         if permanent or self._tries >= MAX_TRIES:
             return self._close(desk, facts, golden_ok=False, reason=f"it does not run: {message}")
         self._not_before_s = desk.now_s + transitions.backoff_s(self._tries, self._jitter())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import agent
+from agent import durable
 from agent.jobs import JOBS, PARENT_VARIABLE, WorkerFailure
 from fitment.core import plain
 
@@ -68,7 +69,7 @@ class ProcessRunner:
         self._count = 0
 
     def start(self, worker: str, job: Any, *, deadline_s: float, threads: int = 1) -> Running:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(self._folder, mode=0o700)
         self._count += 1
         stem = self._folder / f"{os.getpid()}-{self._count}-{worker}"
         files = _Files(
@@ -78,7 +79,7 @@ class ProcessRunner:
         )
         text = json.dumps(plain.to_plain(replace(job, result=str(files.result))))
         try:
-            files.job.write_text(text)
+            durable.write_scratch(files.job, text.encode())
             with files.errors.open("wb") as errors:
                 process = subprocess.Popen(
                     [self._python, "-m", f"agent.workers.{worker}", str(files.job)],
@@ -93,7 +94,7 @@ class ProcessRunner:
     def sweep(self) -> None:
         """Remove files that a killed supervisor left."""
         for path in self._folder.glob("*-*-*.*"):
-            path.unlink(missing_ok=True)
+            durable.remove(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ class _Files:
 
     def remove(self) -> None:
         for path in (self.job, self.result, self.errors):
-            path.unlink(missing_ok=True)
+            durable.remove_written(path)  # with what a killed worker left half done
 
 
 class _Process:

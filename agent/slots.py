@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from agent import durable
 from agent.domain.plan import safe_name
 from agent.domain.record import SlotFacts
 from agent.errors import SlotError
@@ -69,7 +68,7 @@ class Slots:
     def prepare(self, slot: str) -> None:
         """Make the slot's folder."""
         with _disk_errors(f"making slot '{slot}'"):
-            self._slot(slot).mkdir(mode=0o755, parents=True, exist_ok=True)
+            durable.make_folder(self._slot(slot))
 
     def switch(self, slot: str, letter: str) -> None:
         """Let ``letter`` serve. Atomic and durable when it returns.
@@ -81,20 +80,15 @@ class Slots:
             raise SlotError(f"slot '{slot}' has no folder '{letter}' to switch to")
         if self.active(slot) == letter:
             return
-        place = self._slot(slot)
-        temporary = place / f".{ACTIVE}.new"
         with _disk_errors(f"switching slot '{slot}'"):
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(letter)
-            temporary.replace(place / ACTIVE)
-            sync_folder(place)
+            durable.point(self.link(slot), letter)
 
     def deactivate(self, slot: str) -> None:
         """Let nothing serve."""
         with _disk_errors(f"clearing slot '{slot}'"):
-            self.link(slot).unlink(missing_ok=True)
+            durable.remove(self.link(slot))
             if self._slot(slot).is_dir():
-                sync_folder(self._slot(slot))
+                durable.sync_folder(self._slot(slot))
 
     def clear(self, slot: str, letter: str) -> None:
         """Empty a folder that does not serve.
@@ -104,7 +98,7 @@ class Slots:
         """
         if self.active(slot) == letter:
             raise SlotError(f"folder '{letter}' of slot '{slot}' serves and is not cleared")
-        shutil.rmtree(self.folder(slot, letter), ignore_errors=True)
+        durable.remove_tree(self.folder(slot, letter))
 
     def overlay(self, slot: str, letter: str) -> Path:
         """Where the overlay of a folder is, when it was calibrated."""
@@ -113,7 +107,7 @@ class Slots:
     def write_facts(self, facts: SlotFacts) -> None:
         """Say beside the folders what was committed."""
         with _disk_errors(f"writing the facts of slot '{facts.slot}'"):
-            write_durably(
+            durable.write(
                 self._slot(facts.slot) / _FACTS, json.dumps(plain.to_plain(facts)).encode()
             )
 
@@ -122,18 +116,18 @@ class Slots:
 
         Nothing counts as checked, so the goldens are answered again before it serves.
         """
-        facts = self._read_facts(slot)
+        facts = self.read_facts(slot)
         letter = self.active(slot)
-        if facts.last_good and letter != facts.last_good:
-            if self.folder(slot, facts.last_good).is_dir():
-                self.switch(slot, facts.last_good)
-            else:
-                facts = SlotFacts(slot=slot, counter=facts.counter)
-        elif not facts.last_good and letter:
-            facts = self._identify(slot, letter)
+        if facts.last_good and self.folder(slot, facts.last_good).is_dir():
+            self.switch(slot, facts.last_good)
+        elif letter:
+            facts = replace(self._identify(slot, letter), counter=facts.counter)
+        else:
+            facts = SlotFacts(slot=slot, counter=facts.counter)
         return replace(facts, checked_stack="", golden_ok=None)
 
-    def _read_facts(self, slot: str) -> SlotFacts:
+    def read_facts(self, slot: str) -> SlotFacts:
+        """What was said beside the folders; empty facts where that cannot be read."""
         try:
             data = (self._slot(slot) / _FACTS).read_bytes()
             facts = plain.from_plain(SlotFacts, json.loads(data))
@@ -155,26 +149,6 @@ class Slots:
         if not safe_name(slot):
             raise SlotError(f"not a slot name: {slot!r}")
         return self._root / slot
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace ``path`` whole: write, fsync, rename, fsync the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

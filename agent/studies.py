@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import enum
 import logging
-import shutil
 from collections.abc import Callable
 from typing import Any, Final
 
-from agent import orders
+from agent import durable, orders
 from agent.desk import Desk
 from agent.domain import transitions
 from agent.jobs import BenchmarkJob, ProbeJob, SubmitJob, VerifyResult, WorkerFailure
@@ -76,8 +75,8 @@ class Studies:
         """Give it up without a result."""
         self.pause()
         if self._study is not None:
-            desk.folders.archive(self._study.bundle).unlink(missing_ok=True)
-            shutil.rmtree(desk.folders.study(self._study.id), ignore_errors=True)
+            durable.remove(desk.folders.archive(self._study.bundle))
+            durable.remove_tree(desk.folders.study(self._study.id))
         self._order = self._study = None
 
     def hurry(self) -> None:
@@ -116,7 +115,7 @@ class Studies:
             assert self._order is not None  # set together with the study
             return "verify", orders.verify(desk, self._order, study.bundle, kind="study")
         if self._stage is Stage.STAGE:
-            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.make_folder(folder.parent, mode=0o700)
             return "stage", orders.stage(desk, study.bundle, folder)
         common: dict[str, Any] = {
             "result": "", "folder": str(folder), "plan": study.benchmark,
@@ -156,7 +155,7 @@ class Studies:
         damaged = failure.code in ("digest", "archive") and self._stage is not Stage.RUN
         if damaged and not failure.permanent and not self._refetched:
             self._refetched = True
-            desk.folders.archive(study.bundle).unlink(missing_ok=True)
+            durable.remove(desk.folders.archive(study.bundle))
             self._enter(Stage.FETCH)
         elif failure.permanent or timed_out or self._tries >= transitions.MAX_ATTEMPTS:
             return self._give_up(desk, f"{self._stage.value}: {failure.message}")

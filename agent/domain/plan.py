@@ -101,6 +101,13 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mend:
+    """Fetch again what a slot holds: its files were damaged on the disk."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BeginStudy:
     """Begin a study."""
 
@@ -115,7 +122,7 @@ class DropStudy:
     study: str
 
 
-Step = Recheck | Interrupt | Acknowledge | Start | Refuse | BeginStudy | DropStudy
+Step = Recheck | Interrupt | Acknowledge | Start | Refuse | Mend | BeginStudy | DropStudy
 
 
 def decode(desired: DesiredState) -> Orders:
@@ -151,6 +158,7 @@ def plan(now: Situation) -> Step | None:
         or _interrupt(now)
         or _drop_study(now)
         or _start(now)
+        or _mend(now)
         or _begin_study(now)
     )
 
@@ -213,6 +221,8 @@ def _interrupt(now: Situation) -> Step | None:
         if order.slot == slot and order.deployment not in now.known:
             reason = f"release {order.release} came before it had ended"
             return Interrupt(deployment=active.id, superseded=True, reason=reason)
+    if active.mends:  # nobody ordered it anew
+        return None
     return Interrupt(
         deployment=active.id, superseded=False, reason="the controller no longer asks for it"
     )
@@ -235,6 +245,12 @@ def _start(now: Situation) -> Step | None:
             return Refuse(order=signed, assignment=assignment, reason=problem)
         return Start(order=signed, assignment=assignment)
     return None
+
+
+def _mend(now: Situation) -> Step | None:
+    if now.active is not None:
+        return None
+    return next((Mend(slot=facts.slot) for facts in now.slots if facts.damaged), None)
 
 
 def _problem(assignment: Assignment, now: Situation) -> str:

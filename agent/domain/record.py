@@ -47,6 +47,7 @@ class DeploymentRecord:
     waits: int = 0  # times in a row that the other side was away; lengthens the back-off only
     transitions: int = 0  # stored changes of state; capped, so no path is endless
     resumes: int = 0  # times that the agent or the machine died during this deployment
+    mends: bool = False  # the device's own: what was committed is fetched again
     stopped: bool = False  # the agent was asked to stop; going on after that is no resume
     refetched: bool = False
     failed_in: DeploymentState | None = None
@@ -101,3 +102,4 @@ class SlotFacts:
     integer_coverage: float | None = None
     checked_stack: str = ""  # stack hash of the last check
     reason: str = ""  # why it does not serve
+    damaged: bool = False  # its files changed on the disk; nothing was done about it yet

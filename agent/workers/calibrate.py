@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agent import durable
 from agent.jobs import CalibrateJob, CalibrateResult
 from agent.workers import child, goldens, installed, moments, overlay, samples, shift
 from agent.workers.child import JobError
@@ -46,7 +47,8 @@ def handle(job: CalibrateJob) -> CalibrateResult:
         JobError: ``golden_failed`` (the pristine bundle answers wrong, so nothing is built on
             it), ``samples_invalid``, ``bundle_invalid``.
     """
-    Path(job.overlay).unlink(missing_ok=True)  # one of an earlier try must not be taken for ours
+    # One of an earlier try must not be taken for ours.
+    durable.remove_written(Path(job.overlay))
     bundle = installed.read(job.folder)
     local, found = np.zeros(0, dtype=np.float32), None
     try:

@@ -9,10 +9,12 @@ from agent.workers import child, goldens, installed
 def handle(job: CheckJob) -> CheckResult:
     """Answer the golden inputs of ``job.folder``.
 
-    A wrong answer is a result, not a failure of the job. With an overlay the pristine file
-    answers and the patched one is loaded and must give finite values (see `goldens`).
+    Damaged files are found before anything is loaded from them. A wrong answer is a result, not a
+    failure of the job. With an overlay the pristine file answers and the patched one is loaded
+    and must give finite values (see `goldens`).
     """
     bundle = installed.read(job.folder)
+    installed.verify(bundle, job.variant)
     known = installed.goldens(bundle)
     loaded = installed.load(bundle, job.setting.options, overlay=job.overlay)
     answer = goldens.evaluate_pristine(loaded, known, job.setting.options)

@@ -7,9 +7,7 @@ either the answer or nothing.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import ctypes.util
 import json
 import os
 import resource
@@ -20,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent import durable
 from agent.jobs import JOBS, PARENT_VARIABLE, Limits, WorkerFailure
 from fitment.core import digest, plain
 
@@ -144,30 +143,13 @@ def die_with_parent(parent: int) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # The C library is loaded already; looking for it by name would start processes of its own.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_result(path: Path, value: Any) -> None:
     """Write canonical JSON of ``value`` so that it survives a power loss, whole or not at all."""
-    write_durably(path, digest.canonical(value))
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary file beside ``path``, sync it, rename it, sync the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        # Some file systems refuse to sync a folder; the rename itself is atomic everywhere.
-        with contextlib.suppress(OSError):
-            os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.make_folder(path.parent)
+    durable.write(path, digest.canonical(value))

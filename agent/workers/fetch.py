@@ -7,7 +7,6 @@ that the file is whole; a file that has the length but not the digest is thrown 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 
 import grpc
 
+from agent import durable
 from agent.jobs import FetchJob, FetchResult
 from agent.workers import child, gateway_client
 from agent.workers.child import JobError
@@ -55,10 +55,10 @@ def handle(job: FetchJob) -> FetchResult:
 
 def _usable_bytes(target: Path, archive_bytes: int) -> int:
     """Bytes of the part file to go on from; one that is too long is deleted."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(target.parent)
     have = target.stat().st_size if target.exists() else 0
     if have > archive_bytes:
-        target.unlink()
+        durable.remove(target)
         return 0
     return have
 
@@ -91,7 +91,7 @@ def _receive(job: FetchJob, target: Path, offset: int) -> None:
         call = stub.FetchArtifact(request)
         watch = _Watch(call, job.min_rate_bytes_s, job.stall_window_s)
         try:
-            with watch.running(), target.open("ab") as file:
+            with watch.running(), durable.open_file(target, "ab") as file:
                 _append(call, file, watch, missing=job.archive_bytes - offset)
         except grpc.RpcError as error:
             if watch.stalled:
@@ -107,8 +107,8 @@ def _append(call: Any, file: Any, watch: _Watch, *, missing: int) -> None:
         missing = _copy(call, file, watch, missing)
     finally:
         with suppress(OSError):  # a full disk fails again here, and the first error says it
-            _sync(file)
-    _sync(file)
+            durable.sync(file)
+    durable.sync(file)
     if missing > 0:
         raise JobError("unavailable", f"the transfer ended {missing} bytes early; it goes on later")
 
@@ -124,21 +124,16 @@ def _copy(call: Any, file: Any, watch: _Watch, missing: int) -> int:
         watch.add(len(chunk.data))
         unsynced += len(chunk.data)
         if unsynced >= _SYNC_BYTES:
-            _sync(file)
+            durable.sync(file)
             unsynced = 0
     return missing
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _check_digest(target: Path, expected: str) -> None:
     with target.open("rb") as file:
         found = digests.digest_chunks(iter(lambda: file.read(_READ_BYTES), b""))
     if found != expected:
-        target.unlink()
+        durable.remove(target)
         raise JobError(
             "digest",
             f"the received file has digest {digests.short(found)}, expected "

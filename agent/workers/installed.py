@@ -17,6 +17,8 @@ from agent.workers.runtimes.base import Array, Float, Model, Session
 from fitment.core import digest, plain
 from fitment.core.bundle import MANIFEST_NAME, BundleManifest, GoldenSpec
 
+_READ_BYTES = 256 * 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
@@ -72,6 +74,29 @@ def read(folder: str | Path) -> Bundle:
             "bundle_invalid", f"{path} cannot be read: {error}: stage the bundle again"
         ) from error
     return Bundle(folder=Path(folder), variant=digest.digest_bytes(content), manifest=manifest)
+
+
+def verify(bundle: Bundle, variant: str = "") -> None:
+    """Compare every file with the manifest, and that with ``variant`` where it is given.
+
+    Raises:
+        JobError: ``bundle_damaged``; what is on the disk is not what was unpacked there.
+    """
+    problem = ""
+    if variant and variant != bundle.variant:
+        problem = f"its manifest is not that of {digest.short(variant)}"
+    for entry in bundle.manifest.files:
+        try:
+            with (bundle.folder / entry.path).open("rb") as file:
+                found = digest.digest_chunks(iter(lambda: file.read(_READ_BYTES), b""))
+        except OSError as error:
+            problem = f"{entry.path} cannot be read: {error.strerror}"
+            break
+        if found != entry.sha256:
+            problem = f"{entry.path} differs from its entry in the manifest"
+            break
+    if problem:
+        raise JobError("bundle_damaged", f"{bundle.folder} is damaged: {problem}", permanent=True)
 
 
 def load(bundle: Bundle, options: RuntimeOptions, *, overlay: str = "") -> Loaded:

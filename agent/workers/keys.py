@@ -7,8 +7,6 @@ it is, the enrolment is complete.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from agent import durable
 from agent.workers.child import JobError
 
 KEY, CERTIFICATE, CA = "device.key", "device.crt", "ca.crt"
@@ -34,7 +33,7 @@ class Issued:
 
 def ensure_folder(folder: Path) -> None:
     """Make the keys folder, readable by its owner only."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    durable.make_folder(folder, mode=0o700)
     folder.chmod(0o700)
 
 
@@ -128,26 +127,7 @@ def check_issued(certificate_pem: bytes, ca_pem: bytes, key: ec.EllipticCurvePri
 
 def write_private(path: Path, data: bytes) -> None:
     """Replace ``path`` whole and durably, mode 0600 from the first byte on."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # gone already when it took its place
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    durable.write(path, data, permissions=0o600)
 
 
 def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

@@ -29,6 +29,7 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Metadata, TargetFile
 from tuf.ngclient import FetcherInterface, Updater
 
+from agent import durable
 from agent.workers import gateway_client
 from agent.workers.child import JobError
 from fitment.v1 import gateway_pb2, gateway_pb2_grpc
@@ -52,7 +53,7 @@ class SignedMetadata:
     ) -> None:
         self._folder = folder
         self._floor_unix = floor_unix
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(folder, mode=0o700)
         with _client_errors():
             self._updater = Updater(
                 metadata_dir=str(folder),

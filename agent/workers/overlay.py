@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from agent.workers.child import JobError, write_durably
+from agent import durable
+from agent.workers.child import JobError
 from fitment.core import digest
 from fitment.core.patch import Overlay, Write, parse_overlay, patched
 
@@ -23,7 +24,7 @@ def make(artifact_sha256: str, writes: Iterable[Write]) -> Overlay:
 
 def save(path: Path, overlay: Overlay) -> None:
     """Write canonical JSON, durably."""
-    write_durably(path, digest.canonical(overlay))
+    durable.write(path, digest.canonical(overlay))
 
 
 def load(path: Path) -> Overlay:
@@ -53,7 +54,7 @@ def apply(artifact: bytes, overlay: Overlay) -> bytes:
 def materialize(artifact: Path, overlay_path: Path, into: Path) -> str:
     """Write the patched file to ``into`` and give its digest, for inspection and support."""
     running = apply(artifact.read_bytes(), load(overlay_path))
-    write_durably(into, running)
+    durable.write(into, running)
     return digest.digest_bytes(running)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from agent import durable
 from agent.jobs import RuntimeOptions, ServeJob, ServeResult
 from agent.workers import child, frames, goldens, installed, io_check, statistics
 from agent.workers.child import JobError
@@ -190,15 +191,15 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.service = service
         self._path = path
         temporary = path.with_name(path.name + ".new")
-        temporary.unlink(missing_ok=True)
+        durable.remove(temporary)
         super().__init__(str(temporary), _Handler)
         temporary.chmod(0o660)  # applications share a group with the agent
-        temporary.replace(path)
+        durable.replace(temporary, path)
 
     def server_close(self) -> None:
         """Stop listening and take the name away."""
         super().server_close()
-        self._path.unlink(missing_ok=True)
+        durable.remove(self._path)
 
 
 def handle(job: ServeJob) -> ServeResult:

@@ -11,8 +11,6 @@ import hashlib
 import io
 import json
 import lzma
-import os
-import shutil
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from agent import durable
 from agent.jobs import StageJob, StageResult
 from agent.workers import child
 from agent.workers.child import JobError
@@ -46,7 +45,7 @@ def handle(job: StageJob) -> StageResult:
             ``disk_full``, ``disk``.
     """
     folder = Path(job.folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    durable.remove_tree(folder)
     done = False
     try:
         with _disk_errors(folder):
@@ -55,7 +54,7 @@ def handle(job: StageJob) -> StageResult:
         done = True
     finally:
         if not done:
-            shutil.rmtree(folder, ignore_errors=True)
+            durable.remove_tree(folder)
     return StageResult(
         variant=job.variant,
         name=manifest.name,
@@ -91,7 +90,7 @@ def _unpack(job: StageJob, folder: Path) -> BundleManifest:
     manifest = _parse(manifest_bytes)
     entries = _entries(manifest)
     _check_runtime(manifest, job.runtimes)
-    folder.mkdir(parents=True)
+    durable.make_folder(folder)
     _write_new(folder / MANIFEST_NAME, manifest_bytes)
     with _members(archive_path) as members:
         for info, content in members:
@@ -164,17 +163,17 @@ def _entries(manifest: BundleManifest) -> dict[str, FileEntry]:
 
 def _extract(content: IO[bytes], path: Path, entry: FileEntry) -> None:
     """Write one file while digesting it; never a byte more than its entry allows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(path.parent)
     state = hashlib.sha256()
     left = entry.size
-    with path.open("xb") as file:
+    with durable.open_file(path, "xb") as file:
         while data := content.read(min(_READ_BYTES, left + 1)):
             left -= len(data)
             if left < 0:
                 raise _bad(f"'{entry.path}' is longer than listed", code="digest")
             state.update(data)
             file.write(data)
-        _sync(file)
+        durable.sync(file)
     if left or "sha256:" + state.hexdigest() != entry.sha256:
         raise _bad(f"'{entry.path}' differs from its entry in the manifest", code="digest")
 
@@ -192,25 +191,16 @@ def _check_runtime(manifest: BundleManifest, runtimes: tuple[str, ...]) -> None:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
+    with durable.open_file(path, "xb") as file:
         file.write(data)
-        _sync(file)
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+        durable.sync(file)
 
 
 def _sync_tree(folder: Path) -> None:
     """Make every name durable, the folder's own last."""
     inner = [path for path in folder.rglob("*") if path.is_dir()]
     for path in (*inner, folder, folder.parent):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        durable.sync_folder(path)
 
 
 def _bad(problem: str, *, code: str = "archive") -> JobError:

@@ -75,12 +75,15 @@ def fingerprint(stack: str = "1.20", governor: str = "performance") -> Fingerpri
 class World:
     """One device with its disk; `boot` makes a new process on it."""
 
+    wall_unix = WALL_UNIX
+    boot_id = "boot"
+
     def __init__(
         self, folder: Path, script: dict[str, Sequence[Behaviour]] | None = None,
         settings: Settings | None = None,
     ) -> None:  # fmt: skip
         self.folders = Folders(data_dir=folder)
-        self.clock = FakeClock(wall_unix_s=WALL_UNIX)
+        self.clock = FakeClock(wall_unix_s=self.wall_unix)
         self.runner = FakeRunner(script)
         self.device = fingerprint()
         self.settings = replace(settings or Settings(), data_dir=folder, fingerprint_interval_s=5.0)
@@ -102,8 +105,8 @@ class World:
                 clock=self.clock, folders=self.folders, identity=self.identity,
                 journal=self.journal, slots=self.slots, runner=self.runner, link=self.link,
                 settings=SettingsWatch(self.settings, lambda: self.settings, self.folders.config),
-                fingerprint=FingerprintWatch(lambda _: self.device), boot_id="boot",
-                jitter=lambda: 0.5, sample=lambda _: self.samples, floor_unix=WALL_UNIX - 100,
+                fingerprint=FingerprintWatch(lambda _: self.device), boot_id=self.boot_id,
+                jitter=lambda: 0.5, sample=lambda _: self.samples, floor_unix=self.wall_unix - 100,
             )
         )  # fmt: skip
         self.link.start()

@@ -1,95 +1,17 @@
-"""The power goes at every moment that matters, and the device still ends well and serves."""
+"""A restart in every state, and a lost journal: the device still ends well and serves.
+
+The power that goes around each single change of the disk is in `test_power_cut`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent import slots as slot_module
-from agent.journal import Journal
-from agent.slots import Slots
 from agent.testing import answers_wrongly, checked, hang
-from fitment.core.deployment import DeviceGates, Outcome
+from fitment.core.deployment import Outcome
 from tests.scenarios.agent_world import SLOT, World, assignment, bundle, fingerprint, study
-
-
-class PowerLoss(BaseException):
-    """Not an error that any code of ours may catch."""
-
-
-class Fuse:
-    """Blows at the n-th durable operation, before or after it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left: int | None = None
-        self.after = False
-        for owner, name in (
-            (Journal, "save"), (Journal, "save_slot"), (Journal, "save_submission"),
-            (Slots, "switch"), (Slots, "write_facts"), (Slots, "deactivate"), (Slots, "clear"),
-        ):  # fmt: skip
-            monkeypatch.setattr(owner, name, self._guarded(getattr(owner, name)))
-        monkeypatch.setattr(slot_module, "sync_folder", self._guarded(slot_module.sync_folder))
-
-    def arm(self, operations: int, *, after: bool) -> None:
-        self.left, self.after = operations, after
-
-    def _guarded(self, act: Callable[..., Any]) -> Callable[..., Any]:
-        def guarded(*arguments: Any, **named: Any) -> Any:
-            blows = self.left == 0
-            if self.left is not None:
-                self.left -= 1
-            if blows and not self.after:
-                raise PowerLoss
-            result = act(*arguments, **named)
-            if blows:
-                raise PowerLoss
-            return result
-
-        return guarded
-
-
-def readable(world: World) -> None:
-    """An application finds a whole bundle, old or new, whatever moment it is."""
-    assert world.serves() in ("v1", "v2")
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("number", range(22))
-@pytest.mark.parametrize(
-    ("gates", "outcome", "serves"),
-    [
-        (DeviceGates(), Outcome.COMMITTED, "v2"),
-        (DeviceGates(latency_ratio_max=0.1), Outcome.ROLLED_BACK, "v1"),
-    ],
-    ids=["good", "bad"],
-)
-def test_power_goes_at_each_durable_operation(
-    gates: DeviceGates, outcome: Outcome, serves: str, number: int, after: bool,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    fuse = Fuse(monkeypatch)
-    world = World(tmp_path)
-    world.wish(assignment("d-1"))
-    world.finish("d-1")
-    order = assignment("d-2", name="v2", counter=2, gates=gates)
-    fuse.arm(number, after=after)
-    try:
-        world.wish(order)
-        world.finish("d-2")
-    except PowerLoss:
-        readable(world)
-        world.kill()
-        world.boot()
-    fuse.left = None
-    world.wish(order)
-    report = world.finish("d-2")
-    assert report.outcome is outcome, report.reasons
-    assert world.serves() == serves
-    assert world.journal.slot(SLOT).counter == (2 if serves == "v2" else 1)
-    assert world.journal.active() is None
 
 
 @pytest.mark.parametrize(

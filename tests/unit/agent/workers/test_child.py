@@ -92,14 +92,6 @@ def test_no_readable_job_is_a_matter_of_usage(
     assert child.run("submit", _raise(AssertionError())) == child.EXIT_USAGE
 
 
-def test_a_result_replaces_an_older_one(tmp_path: Path) -> None:
-    path = tmp_path / "r"
-    child.write_durably(path, b"old")
-    child.write_durably(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert len(list(tmp_path.iterdir())) == 1
-
-
 _PARENT = """
 import subprocess, sys
 worker = "import os, time; from agent.workers import child; child.die_with_parent(os.getppid())\\n"

@@ -1,0 +1,435 @@
+"""``python -m tests.scenarios.power_cut FOLDER``: lets the power go around every step of the disk.
+
+Each scenario runs once undisturbed, and every step that passes `agent.durable.step` is written
+down, of the supervisor and of its workers. Then it runs anew for each of them: all processes of
+the device are killed by SIGKILL right before the step, right after it, or after half of the
+content was written; or the worker alone is. A new process goes on with what is on the disk.
+``report.json`` in FOLDER says how each run ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent import durable
+from agent.journal import read_journal
+from agent.slots import Slots
+from fitment.core.deployment import Assignment, CalibrationMode, CalibrationPlan, DeviceGates
+
+from .agent_world import SLOT
+from .power_device import Centre, Device, complete, die, stand_in, warm
+
+T = TypeVar("T")
+
+BEFORE, AFTER, TORN, ALONE = "before", "after", "torn", "worker-alone"
+TWICE = "twice"
+RUNNERS = 2
+PID = re.compile(r"(?<=jobs/)(\.?)\d+-")
+SETTLED_STEPS = 400
+"""Looks of the supervisor within which a deployment is forgotten and what stays serves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What is wished of a device, and how that must end."""
+
+    name: str
+    order: Assignment
+    outcome: str
+    serves: str  # variant in the end
+    before: str  # variant that serves until then, or empty
+    wrong_on_trial: bool = False
+    begins: str = ""  # pattern of the step of an earlier scenario at which the power went before
+    since: str = ""  # up to this step another scenario makes the same ones
+    until: str = ""  # and from this one on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of the undisturbed run."""
+
+    number: int
+    name: str
+    place: str
+    worker: bool
+    caller: str  # file and function that asked the seam for it
+
+
+@dataclass(kw_only=True)
+class Verdict:
+    """How the runs of one scenario ended."""
+
+    steps: list[str] = field(default_factory=list)
+    callers: list[str] = field(default_factory=list)
+    runs: int = 0
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+
+class Fuse:
+    """Counts steps over all processes of one device, and blows at one of them."""
+
+    def __init__(self, step: Step | None = None, how: str = "", log: Path | None = None) -> None:
+        self._cut, self._how, self._log = step, how, log
+        self._shared = mmap.mmap(-1, 8)  # the same memory in every fork
+        self._supervisor = os.getpid()
+
+    def begin(self) -> None:
+        """Called in the supervisor's process."""
+        self._supervisor = os.getpid()
+
+    def step(self, name: str, path: Path, act: Callable[[], T]) -> T:
+        """Takes the place of `agent.durable.step`."""
+        number = int.from_bytes(self._shared[:8], "little") + 1
+        self._shared[:8] = number.to_bytes(8, "little")
+        if self._log is not None:
+            row = [number, name, str(path), os.getpid() != self._supervisor, _caller()]
+            with self._log.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+        if self._cut is None or number != self._cut.number:
+            return act()
+        assert name == self._cut.name, f"this run is another one: {name} {path}"
+        if self._how == BEFORE:
+            self._blow()
+        result = act()
+        if self._how == TORN:
+            os.truncate(path, path.stat().st_size // 2)
+        self._blow()
+        return result
+
+    def _blow(self) -> None:
+        if self._how == ALONE:
+            die()
+        die(*{self._supervisor} - {os.getpid()})
+
+
+def _caller() -> str:
+    """``agent/slots.py:switch``: the first function below the seam's own."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename == durable.__file__:
+        frame = frame.f_back
+    path = Path(frame.f_code.co_filename)
+    root = Path(__file__).parents[2]
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return f"{name}:{frame.f_code.co_name}"
+
+
+def live(
+    scenario: Scenario, case: Path, centre: Centre, fuse: Fuse | None, *, generation: int
+) -> None:
+    """A process of the device, and a controller that remembers what it has heard."""
+    if fuse is not None:
+        durable.step = fuse.step
+    stand_in(centre, wrong_on_trial=scenario.wrong_on_trial)
+    heard = case / "heard"
+    ended = any(
+        name == scenario.order.deployment and outcome
+        for line in read_lines(heard)
+        for name, _, outcome in line["deployments"]
+    )
+    device = Device(case / "device", centre, heard, generation=generation + ended)
+    if not ended:
+        device.wish(scenario.order)
+        device.finish(scenario.order.deployment)
+    device.wish()
+    for _ in range(SETTLED_STEPS):
+        device.steps(1)
+        serves = all(slot.serving for slot in device.reported.slots if slot.variant)
+        if serves and not device.reported.deployments and not device.journal.submissions():
+            break
+    device.supervisor.close()
+
+
+def fork(act: Callable[[], None], errors: Path) -> int:
+    """Do it in a process of its own; its exit code, or minus the signal."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            act()
+            code = 0
+        except BaseException:  # noqa: BLE001 - the outermost frame of a process
+            errors.write_text(traceback.format_exc())
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def try_point(
+    scenario: Scenario, template: Path, case: Path, centre: Centre, step: Step, how: str
+) -> None:
+    """One run with one cut.
+
+    Raises:
+        AssertionError: something does not hold.
+    """
+    shutil.copytree(template, case / "device", symlinks=True)
+    slots = Slots(case / "device" / "slots")
+    generation = 2 if scenario.before else 0
+    cut = Fuse(step, how)
+
+    def first() -> None:
+        cut.begin()
+        live(scenario, case, centre, cut, generation=generation)
+
+    code = fork(first, case / "errors")
+    assert code == (0 if how == ALONE else -signal.SIGKILL), said(case, code)
+    found = complete(slots.link(SLOT)) if slots.active(SLOT) else ""
+    assert found in (scenario.before, scenario.serves, scenario.order.bundle.variant), found
+    assert found or not scenario.before, "nothing serves"
+    if how != ALONE:  # there the supervisor went on
+        again = partial(live, scenario, case, centre, None, generation=generation)
+        code = fork(again, case / "errors")
+        assert code == 0, said(case, code)
+    look(scenario, case)
+
+
+def look(scenario: Scenario, case: Path) -> None:
+    """What must hold in the end."""
+    device, order = case / "device", scenario.order
+    slots = Slots(device / "slots")
+    journal = read_journal(device / "journal.db")
+    try:
+        facts = journal.slot(SLOT)
+        assert journal.active() is None
+        assert journal.ended() == ()
+        (verdict,) = journal.rows("PRAGMA integrity_check")
+        assert verdict == ("ok",)
+        failures = sorted(journal.quarantine().values())
+        good = scenario.outcome == "committed"
+        assert failures == ([] if good else [1]), f"quarantine counts {failures}"
+        record = next(r for r in journal.history() if r.id == order.deployment)
+        assert record.resumes <= 1 + bool(scenario.begins)
+    finally:
+        journal.close()
+    if scenario.serves:
+        assert complete(slots.link(SLOT)) == scenario.serves
+        assert slots.active(SLOT) == facts.last_good
+    else:
+        assert not slots.link(SLOT).is_symlink()
+    assert facts.variant == scenario.serves
+    assert bool(facts.golden_ok) == bool(scenario.serves)
+    assert slots.restore(SLOT).variant == facts.variant, "facts.json says something else"
+    assert slots.restore(SLOT).counter == facts.counter
+    look_at_reports(scenario, read_lines(case / "heard"))
+    left = [p.relative_to(device).as_posix() for p in device.rglob("*") if unfinished(p)]
+    assert left == [], f"left behind: {left}"
+    if not good:
+        spare = "b" if facts.last_good == "a" else "a"
+        assert not slots.folder(SLOT, spare).exists()
+
+
+def look_at_reports(scenario: Scenario, lines: list[dict[str, Any]]) -> None:
+    """Ended once, as it should; forgotten once; counters only grow."""
+    highest, outcomes, gone = 0, [], False
+    for line in lines:
+        rows = [row for row in line["deployments"] if row[0] == scenario.order.deployment]
+        assert len(rows) <= 1, line
+        outcome = rows[0][2] if rows else ""
+        assert not (gone and rows), f"it came back: {line}"
+        assert outcome or not (outcomes and rows), f"it was over already: {line}"
+        gone = gone or bool(outcomes and not rows)
+        outcomes += [outcome] if outcome else []
+        counter = line["counters"].get(SLOT, 0)
+        assert counter >= highest, f"the counter fell from {highest}: {line}"
+        highest = counter
+        assert not line["notes"], line["notes"]
+    assert gone
+    assert set(outcomes) == {scenario.outcome}, lines[-2:]
+    serving = lines[-1]["serving"].get(SLOT, "")
+    assert serving == scenario.serves, lines[-1]
+
+
+def unfinished(path: Path) -> bool:
+    """Whether a file belongs to something that is over."""
+    work = {"archives", "jobs", "studies"} & set(path.parts)
+    return path.is_file() and bool(path.name.endswith((".new", ".part")) or work)
+
+
+def read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def said(case: Path, code: int) -> str:
+    errors = case / "errors"
+    return f"ended with {code}: {errors.read_text() if errors.exists() else ''}"
+
+
+def points(steps: list[Step], *, twice: bool) -> Iterator[tuple[Step, str]]:
+    """Every step with every way for it to be cut.
+
+    Nothing changes on the disk between two steps, so right after one and right before the next
+    are one state of it; they differ where the controller is told something in between, which is
+    after a commit. ``twice`` runs both all the same.
+    """
+    for step in steps:
+        yield step, BEFORE
+        if twice or step.name == "commit" or step is steps[-1]:
+            yield step, AFTER
+        if step.name in ("sync", "scratch"):
+            yield step, TORN
+        if step.worker:
+            yield step, ALONE
+
+
+def window(scenario: Scenario, steps: list[Step]) -> list[Step]:
+    """The steps that are this scenario's own."""
+    names = [f"{step.name} {step.place}" for step in steps]
+
+    def index(part: str, default: int) -> int:
+        return next(i for i, name in enumerate(names) if part in name) if part else default
+
+    return steps[index(scenario.since, 0) : index(scenario.until, len(steps))]
+
+
+def record(scenario: Scenario, template: Path, case: Path, centre: Centre) -> list[Step]:
+    """The undisturbed run, which must hold too."""
+    shutil.copytree(template, case / "device", symlinks=True)
+    log, generation = case / "steps", 2 if scenario.before else 0
+
+    def act() -> None:
+        live(scenario, case, centre, Fuse(log=log), generation=generation)
+
+    code = fork(act, case / "errors")
+    assert code == 0, said(case, code)
+    look(scenario, case)
+    return [
+        Step(number=number, name=name, worker=worker, caller=caller,
+             place=PID.sub(r"\1PID-", os.path.relpath(path, case / "device")))
+        for number, name, path, worker, caller in read_lines(log)
+    ]  # fmt: skip
+
+
+def share(
+    scenario: Scenario, template: Path, folder: Path, centre: Centre,
+    work: list[tuple[Step, str]], answer: Path,
+) -> None:  # fmt: skip
+    """Some of the points, one after the other."""
+    failures = []
+    for step, how in work:
+        case = folder / f"{step.number}-{how}"
+        case.mkdir(parents=True)
+        label = f"{scenario.name} {step.number} {how} {step.name} {step.place}"
+        try:
+            try_point(scenario, template, case, centre, step, how)
+        except (AssertionError, OSError, ValueError, StopIteration, sqlite3.Error) as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            failures.append(f"{label}: {error} ({frame.line})")
+        else:
+            shutil.rmtree(case)
+    answer.write_text(json.dumps(failures))
+
+
+def explore(scenario: Scenario, template: Path, folder: Path, centre: Centre, only: str) -> Verdict:
+    """All points of one scenario."""
+    started = time.monotonic()
+    folder.mkdir()
+    (folder / "record").mkdir()
+    steps = record(scenario, template, folder / "record", centre)
+    every = points(steps if only == TWICE else window(scenario, steps), twice=only == TWICE)
+    work = [(s, how) for s, how in every if only in ("", TWICE, f"{s.number}-{how}")]
+    pids = []
+    for index in range(RUNNERS):
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                share(scenario, template, folder, centre, work[index::RUNNERS],
+                      folder / f"answer-{index}")  # fmt: skip
+            os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    failures = []
+    for index in range(RUNNERS):
+        answer = folder / f"answer-{index}"
+        lost = [f"{scenario.name}: a runner died"]
+        failures += json.loads(answer.read_text()) if answer.exists() else lost
+    return Verdict(
+        steps=[f"{'worker' if s.worker else 'supervisor'} {s.name} {s.place}" for s in steps],
+        callers=sorted({s.caller for s in steps}), runs=len(work),
+        seconds=time.monotonic() - started, failures=failures,
+    )  # fmt: skip
+
+
+def scenarios(centre: Centre) -> list[Scenario]:
+    """First install, update, and two updates that do not hold."""
+    first = centre.order("v1", counter=1)
+    plan = CalibrationPlan(mode=CalibrationMode.MOMENTS, min_samples=8)
+    second = centre.order("v2", counter=2, calibration=plan)
+    slow = centre.order("v2", counter=3, gates=DeviceGates(latency_ratio_max=0.1))
+    wrong = centre.order("v2", counter=4)
+    v1, v2 = centre.variants["v1"], centre.variants["v2"]
+    return [
+        Scenario(name="install", order=first, outcome="committed", serves=v1, before=""),
+        Scenario(name="update", order=second, outcome="committed", serves=v2, before=v1),
+        Scenario(name="judged-bad", order=slow, outcome="rolled_back", serves=v1, before=v1,
+                 since="-benchmark.json"),
+        Scenario(name="wrong-on-trial", order=wrong, outcome="rolled_back", serves=v1,
+                 before=v1, wrong_on_trial=True, since="symlink"),
+        Scenario(name="first-is-wrong", order=first, outcome="rolled_back", serves="", before="",
+                 wrong_on_trial=True, since="symlink"),
+        Scenario(name="staging-again", order=second, outcome="committed", serves=v2, before=v1,
+                 begins="rename .*-stage.result.json", until="-calibrate.json"),
+        Scenario(name="calibrating-again", order=second, outcome="committed", serves=v2, before=v1,
+                 begins="rename slots/digits/b/overlay.json", until="-benchmark.json"),
+    ]  # fmt: skip
+
+
+def cut_before(
+    scenario: Scenario, template: Path, folder: Path, centre: Centre, earlier: list[Step]
+) -> Path:
+    """A device whose power went while it was at this very deployment."""
+    folder.mkdir()
+    shutil.copytree(template, folder / "device", symlinks=True)
+    fuse = Fuse(
+        next(s for s in earlier if re.fullmatch(scenario.begins, f"{s.name} {s.place}")), BEFORE
+    )
+
+    def act() -> None:
+        fuse.begin()
+        live(scenario, folder, centre, fuse, generation=2)
+
+    assert fork(act, folder / "errors") == -signal.SIGKILL, said(folder, 0)
+    return folder / "device"
+
+
+def main(folder: Path, only: str = "", point: str = "") -> None:
+    """All scenarios, or one, or one point of one, or all points of it (``twice``)."""
+    warm()
+    centre = Centre(folder)
+    made = scenarios(centre)
+    bare, installed, updated = folder / "bare", folder / "installed", folder / "updated"
+    centre.enrol(bare)
+    installed.mkdir()
+    record(made[0], bare, installed, centre)
+    updated.mkdir()
+    earlier = record(made[1], installed / "device", updated, centre)
+    report = {}
+    for scenario in made:
+        if only in ("", scenario.name):
+            template = installed / "device" if scenario.before else bare
+            if scenario.begins:
+                place = folder / f"{scenario.name}-begins"
+                template = cut_before(scenario, template, place, centre, earlier)
+            found = explore(scenario, template, folder / scenario.name, centre, point)
+            report[scenario.name] = vars(found)
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,88 @@
+"""The power goes around every change of the disk: old or new serves, and it ends and is told once.
+
+`power_cut` does it, with real processes and SIGKILL, in a process of its own: forks of a test
+run that has threads would hang. Here it is started, and its report is read.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MEMORY = Path("/dev/shm")
+ELSEWHERE = {
+    "agent/build.py:_alone": "the data directory itself",
+    "agent/cli.py:_enroll": "an enrolment, which is begun anew with a new token",
+    "agent/deployer.py:_failed": "after a damaged file, which is fetched once more",
+    "agent/journal.py:open_journal": "the data directory itself",
+    "agent/journal.py:_move": "tests/scenarios/test_agent_damage.py",
+    "agent/studies.py:_failed": "a study changes nothing that serves",
+    "agent/studies.py:_make_job": "a study changes nothing that serves",
+    "agent/studies.py:drop": "a study changes nothing that serves",
+    "agent/workers/fetch.py:_check_digest": "after a damaged file, which is fetched once more",
+    "agent/workers/fetch.py:_usable_bytes": "a part file that is too long",
+    "agent/workers/keys.py:ensure_folder": "an enrolment, which is begun anew with a new token",
+    "agent/workers/keys.py:write_private": "tests/unit/agent/workers/security: one file whole",
+    "agent/workers/overlay.py:materialize": "written for an operator who waits for it",
+    "agent/workers/serve.py:__init__": "a socket, which no power loss outlives",
+    "agent/workers/serve.py:server_close": "a socket, which no power loss outlives",
+}
+"""Uses of the seam that no deployment comes to, and why that is enough."""
+
+
+@pytest.fixture(scope="module")
+def report(root: Path) -> Iterator[dict[str, Any]]:
+    place = MEMORY if os.access(MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="fitment-power-") as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.scenarios.power_cut", folder],
+            cwd=root, timeout=600, capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": f"{root}:{root / 'protos'}", "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        yield json.loads((Path(folder) / "report.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    ["install", "update", "judged-bad", "wrong-on-trial", "first-is-wrong", "staging-again",
+     "calibrating-again"],
+)  # fmt: skip
+def test_the_power_goes_around_every_step(report: dict[str, Any], scenario: str) -> None:
+    found = report[scenario]
+    print(f"{scenario}: {found['runs']} cuts in {found['seconds']:.0f} s")
+    assert found["failures"] == []
+    assert found["runs"] > 20
+
+
+def test_every_use_of_the_seam_is_met_by_a_power_cut(report: dict[str, Any], root: Path) -> None:
+    met = {caller for found in report.values() for caller in found["callers"]}
+    uses = set(uses_of_the_seam(root))
+    assert uses - met - set(ELSEWHERE) == set()
+    assert set(ELSEWHERE) - (uses - met) == set(), "met, or gone"
+
+
+def uses_of_the_seam(root: Path) -> Iterator[str]:
+    """``file:function`` of everything that calls `agent.durable`."""
+    for path in sorted((root / "agent").rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and any(map(_asks, ast.walk(function))):
+                yield f"{path.relative_to(root).as_posix()}:{function.name}"
+
+
+def _asks(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "durable"
+    )
