@@ -195,7 +195,11 @@ def _controller(settings: Settings, trust: Trust, relay: _Relay) -> Controller:
         fits=WorkerFitRunner(data_dir / "jobs", threads=settings.fit_threads),
         publish=relay,
         clock=time.time,
-        settings=ReconcileSettings(optimise=settings.optimise, auto_approve=settings.auto_approve),
+        settings=ReconcileSettings(
+            optimise=settings.optimise,
+            auto_approve=settings.auto_approve,
+            retention=settings.retention,
+        ),
     )
     return Controller(context)
 

@@ -24,7 +24,14 @@ from controller.errors import (
     UserError,
     WorkloadError,
 )
-from controller.gateway.views import FACT_HEADER, NewToken, RolloutView, Status, TelemetryView
+from controller.gateway.views import (
+    FACT_HEADER,
+    NewToken,
+    RolloutView,
+    SeriesView,
+    Status,
+    TelemetryView,
+)
 from fitment.core import plain
 
 T = TypeVar("T")
@@ -85,9 +92,21 @@ class Client:
     def revoke(self, name: str) -> fleet.Device:
         return self._post(fleet.Device, f"/v1/devices/{_part(name)}/revoke")
 
-    def telemetry(self, name: str, column: str, limit: int = 20) -> TelemetryView:
+    def telemetry(
+        self, name: str, column: str, limit: int = 20, since: float = 0.0
+    ) -> TelemetryView:
+        """The newest values; ``since`` is a moment in seconds since the epoch."""
         path = f"/v1/devices/{_part(name)}/telemetry"
-        return self._get(TelemetryView, path, column=column, limit=str(limit))
+        return self._get(TelemetryView, path, column=column, limit=str(limit), since=str(since))
+
+    def series(
+        self, column: str, period: str = "hour", *, since: float | None = None, **filters: str
+    ) -> SeriesView:
+        """Rollups; ``filters`` may be ``device``, ``profile``, ``variant``, ``release``, ``by``."""
+        asked = {"column": column, "period": period, **filters}
+        if since is not None:
+            asked["since"] = str(since)
+        return self._get(SeriesView, "/v1/telemetry", **asked)
 
     def pull(self, name: str, slot: str = "") -> fleet.RunningModel:
         """The model file that a slot of a device runs; ``slot`` may be empty where it has one."""

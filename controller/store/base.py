@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
+from controller.domain.telemetry import Held, Keep, Query, Rollup
 from fitment.core.telemetry import Ack, TelemetryBatch
 
 R = TypeVar("R")
@@ -35,18 +36,51 @@ class Collection(Protocol, Generic[R]):
 
 
 class Telemetry(Protocol):
-    """Samples, stored exactly once by (device, outbox, sequence)."""
+    """Samples, stored exactly once by (device, outbox, sequence), and their rollups.
+
+    What was acknowledged stays known when the samples are gone: a batch that comes again after
+    that is not stored again.
+    """
 
     def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
-        """Store a batch unless it is there; the ack names the highest contiguous sequence."""
+        """Store a batch unless it is there; the ack names the highest contiguous sequence.
+
+        A value that is no reading (`domain.telemetry.is_reading`) is kept as missing.
+        """
         ...
 
-    def latest(self, device: str, column: str, limit: int) -> tuple[tuple[float, float], ...]:
-        """(wall seconds, value) pairs, newest first."""
+    def latest(
+        self, device: str, column: str, limit: int, since_s: float = 0.0
+    ) -> tuple[tuple[float, float], ...]:
+        """(wall seconds, value) pairs not older than ``since_s``, newest first."""
         ...
 
     def count(self, device: str) -> int:
-        """Rows stored for a device."""
+        """Rows kept of a device."""
+        ...
+
+    def roll_up(self, at: str, rows: int) -> str | None:
+        """Add about ``rows`` rows to the rollups that are not in them yet, each once.
+
+        Devices are gone through by name, from ``at`` on. Returns the device that was reached, from
+        which to go on, and None when the last one was.
+        """
+        ...
+
+    def forget(self, what: Keep, before_s: float, keep: int, limit: int) -> int:
+        """Delete the oldest rows: what is older than ``before_s``, or more than ``keep``.
+
+        Stops when about ``limit`` are gone; returns how many are. Raw rows that are not rolled up
+        yet stay.
+        """
+        ...
+
+    def rollups(self, query: Query) -> tuple[Rollup, ...]:
+        """What was rolled up, a record a span and origin, oldest first."""
+        ...
+
+    def held(self) -> Held:
+        """How much there is; costs little."""
         ...
 
 

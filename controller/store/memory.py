@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from controller.domain import fleet
 from controller.errors import Conflict
-from controller.store.base import KEYS, check_filters, contiguous
-from fitment.core.telemetry import Ack, TelemetryBatch
+from controller.store.base import KEYS, check_filters
+from controller.store.telemetry_memory import MemoryTelemetry
 
 R = TypeVar("R")
 
@@ -54,49 +53,6 @@ class MemoryCollection(Generic[R]):
 
         def put_back() -> None:
             self._records = records
-
-        return put_back
-
-
-class MemoryTelemetry:
-    """Batches by (device, outbox, sequence)."""
-
-    def __init__(self) -> None:
-        self._batches: dict[tuple[str, str], dict[int, TelemetryBatch]] = {}
-
-    def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
-        if any(len(c.values) != len(batch.wall_unix_ns) for c in batch.columns.values()):
-            raise ValueError("a telemetry batch has columns of different lengths")
-        held = self._batches.setdefault((device, batch.outbox), {})
-        held.setdefault(batch.sequence, batch)
-        return Ack(outbox=batch.outbox, sequence=contiguous(set(held), batch.first_available))
-
-    def latest(self, device: str, column: str, limit: int) -> tuple[tuple[float, float], ...]:
-        rows = [
-            (wall / 1e9, value)
-            for (owner, _), held in self._batches.items()
-            if owner == device
-            for batch in held.values()
-            if column in batch.columns
-            for wall, value in zip(batch.wall_unix_ns, batch.columns[column].values, strict=True)
-            if not math.isnan(value)
-        ]
-        return tuple(sorted(rows, reverse=True)[:limit])
-
-    def count(self, device: str) -> int:
-        return sum(
-            len(batch.wall_unix_ns)
-            for (owner, _), held in self._batches.items()
-            if owner == device
-            for batch in held.values()
-        )
-
-    def undo(self) -> Callable[[], None]:
-        """What puts everything back as it is now."""
-        batches = {key: dict(held) for key, held in self._batches.items()}
-
-        def put_back() -> None:
-            self._batches = batches
 
         return put_back
 

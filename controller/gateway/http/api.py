@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,6 +81,35 @@ def number(request: Request, name: str, default: int, *, most: int) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise UserError(f"'{name}' is a whole number between 1 and {most}, not {text!r}")
     return int(text)
+
+
+def seconds(request: Request, name: str, default: float) -> float:
+    """A moment of the query string, in seconds since the epoch.
+
+    Raises:
+        UserError: it is no number.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"'{name}' is a moment in seconds since 1970, not {text!r}")
+    return value
+
+
+def one_of(name: str, text: str, known: Sequence[str]) -> str:
+    """The text, if it is one of those.
+
+    Raises:
+        UserError: it is not.
+    """
+    if text not in known:
+        raise UserError(f"'{name}' is one of {', '.join(filter(None, known))}, not {text!r}")
+    return text
 
 
 def filters(request: Request, *names: str) -> dict[str, Any]:

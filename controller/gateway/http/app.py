@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.errors import FitmentError, disk_error
 from controller.gateway import errors
-from controller.gateway.http import devices, models, releases, system
+from controller.gateway.http import devices, models, releases, system, telemetry
 from controller.gateway.http.api import Api
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class OperatorsOnly:
 def make_app(api: Api, token: str) -> FastAPI:
     """The application; it holds no state of its own."""
     app = FastAPI(title="Fitment", docs_url=None, redoc_url=None, openapi_url=None)
-    for room in (devices, models, releases, system):
+    for room in (devices, models, releases, system, telemetry):
         app.include_router(room.router(api), prefix="/v1")
 
     @app.get("/healthz")

@@ -1,4 +1,4 @@
-"""Routes for devices, tokens and telemetry."""
+"""Routes for devices and tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from controller.domain import fleet
-from controller.gateway.http.api import Api, body, filters, found, number, reply
-from controller.gateway.views import FACT_HEADER, NewToken, TelemetryView
+from controller.gateway.http.api import Api, body, filters, found, reply
+from controller.gateway.views import FACT_HEADER, NewToken
 
 _SEE = "fitment device list"
 
@@ -49,12 +49,6 @@ def router(api: Api) -> APIRouter:
         await asyncio.to_thread(api.shut_out)
         return reply(await api.ask(lambda: _device(api, name)))
 
-    @routes.get("/devices/{name}/telemetry")
-    async def telemetry(name: str, request: Request) -> JSONResponse:
-        column = filters(request, "column").get("column", "latency_p50_ms")
-        limit = number(request, "limit", 20, most=10_000)
-        return reply(await api.ask(lambda: _telemetry(api, name, column, limit)))
-
     @routes.post("/tokens")
     async def create_token(request: Request) -> JSONResponse:
         asked = await body(request, TokenRequest)
@@ -83,14 +77,3 @@ def _file(running: fleet.RunningModel) -> Response:
     }
     headers = {f"{FACT_HEADER}{name}": value for name, value in facts.items()}
     return Response(running.data, media_type="application/octet-stream", headers=headers)
-
-
-def _telemetry(api: Api, name: str, column: str, limit: int) -> TelemetryView:
-    _device(api, name)
-    telemetry = api.controller.store.telemetry
-    return TelemetryView(
-        device=name,
-        column=column,
-        samples=telemetry.count(name),
-        values=telemetry.latest(name, column, limit),
-    )
