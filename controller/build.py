@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 ADDRESSES_NAME = "controller.json"
 TOKEN_NAME = "operator.token"  # noqa: S105 - a file's name
+METRICS_TOKEN_NAME = "metrics.token"  # noqa: S105 - the same
 LOCK_NAME = "lock"
 DATABASE_NAME = "fitment.db"
 TENANT = "default"
@@ -168,9 +169,11 @@ async def _serve(
         addresses=addresses,
         link=door.link.describe(),
         data_dir=settings.data_dir.resolve(),
+        link_up=door.link.is_up,
         shut_out=keeper.look,
     )
-    await rest.start(make_app(api, operator_token(settings.data_dir)))
+    tokens = operator_token(settings.data_dir), metrics_token(settings.data_dir)
+    await rest.start(make_app(api, *tokens))
     return addresses
 
 
@@ -264,7 +267,15 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 def operator_token(data_dir: Path) -> str:
     """The token that operators show; made at the first start, readable by the owner only."""
-    path = data_dir / TOKEN_NAME
+    return _kept_token(data_dir / TOKEN_NAME)
+
+
+def metrics_token(data_dir: Path) -> str:
+    """The token that Prometheus shows; it opens ``/metrics`` alone."""
+    return _kept_token(data_dir / METRICS_TOKEN_NAME)
+
+
+def _kept_token(path: Path) -> str:
     if not path.exists():
         _write(path, secrets.token_urlsafe(32))
     return path.read_text().strip()

@@ -13,6 +13,7 @@ Implementations (`memory`, `sql`) pass one contract suite. Constraints they keep
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
 from controller.domain.telemetry import Held, Keep, Query, Rollup
+from fitment.core import plain
 from fitment.core.telemetry import Ack, TelemetryBatch
 
 R = TypeVar("R")
@@ -33,6 +35,19 @@ class Collection(Protocol, Generic[R]):
     def add(self, record: R) -> None: ...
     def find(self, **equal: object) -> tuple[R, ...]: ...
     def delete(self, key: str) -> bool: ...
+
+    def page(
+        self, limit: int, *, after: int = 0, newest: bool = False, **equal: object
+    ) -> tuple[tuple[int, R], ...]:
+        """The next records with their places, which neither change nor move.
+
+        ``after`` is the place of the last one seen; the newest come first when asked for so.
+        """
+        ...
+
+    def tally(self, *by: str, **equal: object) -> Mapping[tuple[str, ...], int]:
+        """How many records there are of each combination of plain fields, as `as_text`."""
+        ...
 
 
 class Telemetry(Protocol):
@@ -143,6 +158,12 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.AuditEntry: ("action", "subject"),
 }
 """Fields that ``find`` may filter on."""
+
+
+def as_text(value: object) -> str:
+    """How a field is compared and told apart: text as it is, anything else as its JSON."""
+    plain_value = plain.to_plain(value)
+    return plain_value if isinstance(plain_value, str) else json.dumps(plain_value)
 
 
 def check_filters(kind: type[Any], equal: Mapping[str, object]) -> None:

@@ -6,18 +6,19 @@ tables; `telemetry_sql` has the samples.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, func, literal_column
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
 from controller.domain import fleet
 from controller.errors import Conflict, UserError
-from controller.store.base import INDEXED, KEYS, check_filters
+from controller.store.base import INDEXED, KEYS, as_text, check_filters
 from controller.store.migrations import migrate
 from controller.store.session import Session
 from controller.store.tables import ROWS, SettingRow
@@ -59,9 +60,7 @@ class SqlCollection(Generic[R]):
             connection.execute(insert(self._table).values(**values))
 
     def find(self, **equal: object) -> tuple[R, ...]:
-        check_filters(self._kind, equal)
-        wanted = [self._table.c[name] == as_text(value) for name, value in equal.items()]
-        query = select(self._table.c.document).where(self._mine, *wanted)
+        query = select(self._table.c.document).where(self._mine, *self._wanted(equal))
         with self._session.transaction() as connection:
             rows = connection.execute(query.order_by(self._table.c.position)).all()
         return tuple(self._read(row[0]) for row in rows)
@@ -70,6 +69,37 @@ class SqlCollection(Generic[R]):
         gone = delete(self._table).where(self._mine, self._table.c.key == key)
         with self._session.transaction() as connection:
             return connection.execute(gone).rowcount > 0
+
+    def page(
+        self, limit: int, *, after: int = 0, newest: bool = False, **equal: object
+    ) -> tuple[tuple[int, R], ...]:
+        place = self._table.c.position
+        beyond = place < after if newest else place > after
+        query = (
+            select(place, self._table.c.document)
+            .where(self._mine, *self._wanted(equal), *([beyond] if after else []))
+            .order_by(place.desc() if newest else place)
+            .limit(limit)
+        )
+        with self._session.transaction() as connection:
+            rows = connection.execute(query).all()
+        return tuple((int(row[0]), self._read(row[1])) for row in rows)
+
+    def tally(self, *by: str, **equal: object) -> Mapping[tuple[str, ...], int]:
+        fields = {field.name for field in dataclasses.fields(self._kind)}  # type: ignore[arg-type]
+        if not by or not set(by) <= fields:
+            raise ValueError(f"{self._kind.__name__} cannot be told apart by {', '.join(by)}")
+        said: list[Any] = [literal_column(f"document -> '$.{name}'") for name in by]
+        counted: list[Any] = [*said, func.count()]
+        query: Any = select(*counted).select_from(self._table)
+        query = query.where(self._mine, *self._wanted(equal)).group_by(*said)
+        with self._session.transaction() as connection:
+            rows = connection.execute(query).all()
+        return {tuple(as_text(json.loads(value)) for value in row[:-1]): row[-1] for row in rows}
+
+    def _wanted(self, equal: Mapping[str, object]) -> list[Any]:
+        check_filters(self._kind, equal)
+        return [self._table.c[name] == as_text(value) for name, value in equal.items()]
 
     def _values(self, record: R) -> dict[str, str]:
         indexed = {name: as_text(getattr(record, name)) for name in INDEXED[self._kind]}
@@ -126,12 +156,6 @@ class SqlStore:
 
     def _named(self, key: str) -> tuple[Any, Any]:
         return (col(SettingRow.tenant) == self.tenant, col(SettingRow.key) == key)
-
-
-def as_text(value: object) -> str:
-    """How an indexed field is compared: text as it is, anything else as its JSON."""
-    plain_value = plain.to_plain(value)
-    return plain_value if isinstance(plain_value, str) else json.dumps(plain_value)
 
 
 def _open(path: Path) -> Engine:

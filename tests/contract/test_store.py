@@ -112,6 +112,39 @@ def test_filters_hold_together_and_follow_the_record(store: Store) -> None:
         store.devices.find(online=True)
 
 
+def test_pages_are_stable_while_records_come_change_and_go(store: Store) -> None:
+    for name in "abcdef":
+        store.devices.add(fleet.Device(name=name, profile="y" if name == "c" else "x"))
+    first = store.devices.page(2)
+    assert [record.name for _, record in first] == ["a", "b"]
+    store.devices.delete("a")
+    store.devices.put(fleet.Device(name="d", profile="x", online=True))  # keeps its place
+    store.devices.add(fleet.Device(name="g", profile="x"))
+    rest = store.devices.page(9, after=first[-1][0])
+    assert [record.name for _, record in rest] == ["c", "d", "e", "f", "g"]
+    assert [r.name for _, r in store.devices.page(2, after=rest[0][0], profile="x")] == ["d", "e"]
+    newest = store.devices.page(2, newest=True)
+    assert [record.name for _, record in newest] == ["g", "f"]
+    older = store.devices.page(9, after=newest[-1][0], newest=True, profile="x")
+    assert [record.name for _, record in older] == ["e", "d", "b"]
+    assert store.devices.page(2, after=rest[-1][0]) == ()
+
+
+def test_tallies_count_by_any_plain_field(store: Store) -> None:
+    for name, profile, online in (("a", "x", True), ("b", "x", False), ("c", "", True)):
+        store.devices.add(fleet.Device(name=name, profile=profile, online=online))
+    store.devices.add(fleet.Device(name="d", profile="x", online=True))
+    expected = {("x", "true"): 2, ("x", "false"): 1, ("", "true"): 1}
+    assert store.devices.tally("profile", "online") == expected
+    assert store.devices.tally("online", profile="x") == {("true",): 2, ("false",): 1}
+    assert store.rollouts.tally("state") == {}
+    store.deployments.put(DEPLOYMENT)
+    store.deployments.put(replace(DEPLOYMENT, id="ended", outcome=Outcome.COMMITTED))
+    assert store.deployments.tally("outcome") == {("null",): 1, ("committed",): 1}
+    with pytest.raises(ValueError, match="colour"):
+        store.devices.tally("colour")
+
+
 def test_what_is_open_is_found_by_null_and_zero(store: Store) -> None:
     store.deployments.put(DEPLOYMENT)
     store.deployments.put(replace(DEPLOYMENT, id="ended", outcome=Outcome.COMMITTED))

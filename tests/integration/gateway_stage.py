@@ -24,6 +24,7 @@ from profiles import all_profiles
 from tests.integration.gateway_peers import LoopThread, wait_for
 
 TOKEN = "operator-token"
+METRICS_TOKEN = "metrics-token"
 NOW = 1_800_000_000.0
 ADDRESSES = Addresses(
     rest="", enroll="127.0.0.1:1", gateway="127.0.0.1:2", mqtt="", link="grpc", pid=1, version="0",
@@ -95,9 +96,9 @@ def staged(trust: Trust, tmp_path: Path) -> Iterator[Stage]:
 
     api = Api(
         controller=controller, engine=engine, addresses=ADDRESSES, link="gRPC session",
-        data_dir=tmp_path, shut_out=shut_out,
+        data_dir=tmp_path, link_up=lambda: True, shut_out=shut_out,
     )  # fmt: skip
-    loop.run(rest.start(make_app(api, TOKEN)))
+    loop.run(rest.start(make_app(api, TOKEN, METRICS_TOKEN)))
     yield made
     loop.run(rest.stop())
     loop.stop()

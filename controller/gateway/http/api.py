@@ -35,6 +35,7 @@ class Api:
     data_dir: Path
     shut_out: Callable[[], None]
     """Bring brokers and open sessions in line with who is revoked; call it off the event loop."""
+    link_up: Callable[[], bool] = lambda: True  # a link within this process always is
 
     async def ask(self, fn: Callable[[], T]) -> T:
         """Run ``fn`` on the engine's thread."""

@@ -1,11 +1,12 @@
-"""Routes for the whole: status, triggers, audit."""
+"""Routes for the whole: status, triggers, audit, metrics."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from controller.domain.fleet import JobStatus, RolloutState
+from controller.gateway import metrics
 from controller.gateway.http.api import Api, filters, number, reply
 from controller.gateway.views import Status
 
@@ -37,6 +38,26 @@ def router(api: Api) -> APIRouter:
         return reply(await api.ask(lambda: store.audit.find(**wanted)[-limit:]))
 
     return routes
+
+
+def metrics_route(api: Api) -> APIRouter:
+    """``/metrics``, which is not below ``/v1`` because Prometheus looks for it there."""
+    routes = APIRouter()
+
+    @routes.get("/metrics")
+    async def tell() -> Response:
+        families = await api.ask(lambda: metrics.collect(api.controller.store, _facts(api)))
+        return Response(metrics.write(families), media_type=metrics.CONTENT_TYPE)
+
+    return routes
+
+
+def _facts(api: Api) -> metrics.Facts:
+    addresses = api.addresses
+    return metrics.Facts(
+        version=addresses.version, link=addresses.link, link_up=api.link_up(),
+        ticks=api.engine.ticks,
+    )  # fmt: skip
 
 
 def _status(api: Api) -> Status:
