@@ -123,6 +123,8 @@ class Store(Protocol):
     @property
     def audit(self) -> Collection[fleet.AuditEntry]: ...
     @property
+    def answers(self) -> Collection[fleet.Answer]: ...
+    @property
     def telemetry(self) -> Telemetry: ...
 
     def transaction(self) -> AbstractContextManager[None]: ...
@@ -142,6 +144,7 @@ KEYS: Mapping[type, str] = {
     fleet.Deployment: "id",
     fleet.Trigger: "id",
     fleet.AuditEntry: "id",
+    fleet.Answer: "key",
 }
 """Field that is a record's key."""
 
@@ -156,6 +159,7 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Deployment: ("rollout", "device", "release", "outcome"),
     fleet.Trigger: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
+    fleet.Answer: (),
 }
 """Fields that ``find`` may filter on."""
 

@@ -97,6 +97,7 @@ class MemoryStore:
         self.deployments = MemoryCollection(fleet.Deployment)
         self.triggers = MemoryCollection(fleet.Trigger)
         self.audit = MemoryCollection(fleet.AuditEntry)
+        self.answers = MemoryCollection(fleet.Answer)
         self.telemetry = MemoryTelemetry()
         self._settings: dict[str, str] = {}
         self._depth = 0

@@ -54,7 +54,16 @@ def _keep_rollups(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-STEPS: tuple[Step, ...] = (_keep_rollups,)
+def _keep_answers(connection: Connection) -> None:
+    """Answers to requests with a key of their own."""
+    connection.exec_driver_sql(
+        "CREATE TABLE answer (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, PRIMARY KEY (position),'
+        ' CONSTRAINT answer_key UNIQUE (tenant, "key"))'
+    )
+
+
+STEPS: tuple[Step, ...] = (_keep_rollups, _keep_answers)
 """Step ``i`` leads from version ``i + 1`` to ``i + 2``; none is ever changed or removed."""
 
 _KEY = "schema_version"

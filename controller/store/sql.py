@@ -131,6 +131,7 @@ class SqlStore:
         self.deployments = SqlCollection(session, tenant, fleet.Deployment)
         self.triggers = SqlCollection(session, tenant, fleet.Trigger)
         self.audit = SqlCollection(session, tenant, fleet.AuditEntry)
+        self.answers = SqlCollection(session, tenant, fleet.Answer)
         self.telemetry = SqlTelemetry(session, tenant)
 
     @contextmanager

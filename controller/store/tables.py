@@ -135,6 +135,13 @@ class AuditRow(Row, table=True):
     subject: str
 
 
+class AnswerRow(Row, table=True):
+    """`fleet.Answer`."""
+
+    __tablename__ = "answer"
+    __table_args__ = _keyed("answer")
+
+
 ROWS: Mapping[type, type[Row]] = {
     fleet.Device: DeviceRow,
     fleet.Token: TokenRow,
@@ -146,6 +153,7 @@ ROWS: Mapping[type, type[Row]] = {
     fleet.Deployment: DeploymentRow,
     fleet.Trigger: TriggerRow,
     fleet.AuditEntry: AuditRow,
+    fleet.Answer: AnswerRow,
 }
 """Record type to row type."""
 

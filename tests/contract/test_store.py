@@ -55,6 +55,7 @@ RECORDS = {
     "audit": fleet.AuditEntry(
         id="k", at=1.0, actor="controller", action="a", subject="s", details={"n": "1"}
     ),
+    "answers": fleet.Answer(key="k", request="sha", at=1.0, body="{}"),
 }  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def filters(request: Request, *names: str) -> dict[str, Any]:
     Raises:
         UserError: an unknown one.
     """
-    unknown = sorted(set(request.query_params) - set(names) - {"limit"})
+    unknown = sorted(set(request.query_params) - set(names) - {"limit", "cursor"})
     if unknown:
         raise UserError(f"unknown filter '{unknown[0]}'; known are {', '.join(names) or 'none'}")
     return {key: value for key, value in request.query_params.items() if key in names}

@@ -15,13 +15,13 @@ from controller.errors import FitmentError, disk_error
 from controller.gateway import errors
 from controller.gateway.http import devices, models, releases, system, telemetry
 from controller.gateway.http.api import Api
+from controller.gateway.http.document import PROBLEM_TYPE, describe
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz"})
 """Paths without a token: a load balancer has none, and they tell nothing."""
 METRICS_PATH = "/metrics"
-PROBLEM = "application/problem+json"
 
 
 class OperatorsOnly:
@@ -67,9 +67,15 @@ def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
         app.include_router(room.router(api), prefix="/v1")
     app.include_router(system.metrics_route(api))
 
-    @app.get("/healthz")
+    @app.get("/healthz", response_model=dict[str, str])
     async def healthz() -> JSONResponse:
         return JSONResponse({"status": "ok"})
+
+    described = describe(tuple(app.routes), api.addresses.version)
+
+    @app.get("/v1/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(described())
 
     app.add_exception_handler(FitmentError, _ours)
     app.add_exception_handler(HTTPException, _http)
@@ -83,7 +89,7 @@ def problem(status: int, code: str, title: str, detail: str, **more: Any) -> JSO
     """One problem document."""
     content = {"type": "about:blank", "status": status, "code": code, "title": title}
     return JSONResponse(
-        {**content, "detail": detail, **more}, status_code=status, media_type=PROBLEM
+        {**content, "detail": detail, **more}, status_code=status, media_type=PROBLEM_TYPE
     )
 
 
