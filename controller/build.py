@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 ADDRESSES_NAME = "controller.json"
 TOKEN_NAME = "operator.token"  # noqa: S105 - a file's name
+METRICS_TOKEN_NAME = "metrics.token"  # noqa: S105 - the same
 LOCK_NAME = "lock"
 DATABASE_NAME = "fitment.db"
 TENANT = "default"
@@ -174,12 +175,13 @@ async def _serve(
         addresses=addresses,
         link=door.link.describe(),
         data_dir=settings.data_dir.resolve(),
+        link_up=door.link.is_up,
         shut_out=keeper.look,
     )
-    token = operator_token(settings.data_dir)
-    app: ASGIApp = make_app(api, token)
+    tokens = operator_token(settings.data_dir), metrics_token(settings.data_dir)
+    app: ASGIApp = make_app(api, *tokens)
     if pages:
-        app = await stack.enter_async_context(serving.opened(app, api, token))
+        app = await stack.enter_async_context(serving.opened(app, api, tokens[0]))
     await rest.start(app)
     return addresses
 
@@ -205,7 +207,11 @@ def _controller(settings: Settings, trust: Trust, relay: _Relay) -> Controller:
         fits=WorkerFitRunner(data_dir / "jobs", threads=settings.fit_threads),
         publish=relay,
         clock=time.time,
-        settings=ReconcileSettings(optimise=settings.optimise, auto_approve=settings.auto_approve),
+        settings=ReconcileSettings(
+            optimise=settings.optimise,
+            auto_approve=settings.auto_approve,
+            retention=settings.retention,
+        ),
         started_at=time.time(),
     )
     return Controller(context)
@@ -271,7 +277,15 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 def operator_token(data_dir: Path) -> str:
     """The token that operators show; made at the first start, readable by the owner only."""
-    path = data_dir / TOKEN_NAME
+    return _kept_token(data_dir / TOKEN_NAME)
+
+
+def metrics_token(data_dir: Path) -> str:
+    """The token that Prometheus shows; it opens ``/metrics`` alone."""
+    return _kept_token(data_dir / METRICS_TOKEN_NAME)
+
+
+def _kept_token(path: Path) -> str:
     if not path.exists():
         _write(path, secrets.token_urlsafe(32))
     return path.read_text().strip()

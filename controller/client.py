@@ -24,7 +24,14 @@ from controller.errors import (
     UserError,
     WorkloadError,
 )
-from controller.gateway.views import FACT_HEADER, NewToken, RolloutView, Status, TelemetryView
+from controller.gateway.views import (
+    FACT_HEADER,
+    NewToken,
+    RolloutView,
+    SeriesView,
+    Status,
+    TelemetryView,
+)
 from fitment.core import plain
 
 T = TypeVar("T")
@@ -77,7 +84,7 @@ class Client:
         return self._get(Status, "/v1/status")
 
     def devices(self) -> tuple[fleet.Device, ...]:
-        return self._get(tuple[fleet.Device, ...], "/v1/devices")
+        return self._all(fleet.Device, "/v1/devices")
 
     def device(self, name: str) -> fleet.Device:
         return self._get(fleet.Device, f"/v1/devices/{_part(name)}")
@@ -85,9 +92,21 @@ class Client:
     def revoke(self, name: str) -> fleet.Device:
         return self._post(fleet.Device, f"/v1/devices/{_part(name)}/revoke")
 
-    def telemetry(self, name: str, column: str, limit: int = 20) -> TelemetryView:
+    def telemetry(
+        self, name: str, column: str, limit: int = 20, since: float = 0.0
+    ) -> TelemetryView:
+        """The newest values; ``since`` is a moment in seconds since the epoch."""
         path = f"/v1/devices/{_part(name)}/telemetry"
-        return self._get(TelemetryView, path, column=column, limit=str(limit))
+        return self._get(TelemetryView, path, column=column, limit=str(limit), since=str(since))
+
+    def series(
+        self, column: str, period: str = "hour", *, since: float | None = None, **filters: str
+    ) -> SeriesView:
+        """Rollups; ``filters`` may be ``device``, ``profile``, ``variant``, ``release``, ``by``."""
+        asked = {"column": column, "period": period, **filters}
+        if since is not None:
+            asked["since"] = str(since)
+        return self._get(SeriesView, "/v1/telemetry", **asked)
 
     def pull(self, name: str, slot: str = "") -> fleet.RunningModel:
         """The model file that a slot of a device runs; ``slot`` may be empty where it has one."""
@@ -108,7 +127,7 @@ class Client:
         return self._post(NewToken, "/v1/tokens", ttl_s=ttl_s, labels=dict(labels or {}))
 
     def models(self) -> tuple[fleet.ModelVersion, ...]:
-        return self._get(tuple[fleet.ModelVersion, ...], "/v1/models")
+        return self._all(fleet.ModelVersion, "/v1/models")
 
     def model(self, key: str) -> fleet.ModelVersion:
         return self._get(fleet.ModelVersion, f"/v1/models/{_part(key)}")
@@ -121,7 +140,7 @@ class Client:
         return self._post(tuple[fleet.Release, ...], f"/v1/models/{_part(key)}/approve")
 
     def fits(self, model: str = "") -> tuple[fleet.FitJob, ...]:
-        return self._get(tuple[fleet.FitJob, ...], "/v1/fits", model=model)
+        return self._all(fleet.FitJob, "/v1/fits", model=model)
 
     def fit(self, key: str) -> fleet.FitJob:
         return self._get(fleet.FitJob, f"/v1/fits/{_part(key)}")
@@ -133,7 +152,7 @@ class Client:
         return self._post(kind, "/v1/fits", model=model, device=device, effort=effort)
 
     def releases(self) -> tuple[fleet.Release, ...]:
-        return self._get(tuple[fleet.Release, ...], "/v1/releases")
+        return self._all(fleet.Release, "/v1/releases")
 
     def release(self, key: str) -> fleet.Release:
         return self._get(fleet.Release, f"/v1/releases/{_part(key)}")
@@ -145,7 +164,7 @@ class Client:
         return self._post(fleet.Release, f"/v1/releases/{_part(key)}/approve")
 
     def rollouts(self) -> tuple[fleet.Rollout, ...]:
-        return self._get(tuple[fleet.Rollout, ...], "/v1/rollouts")
+        return self._all(fleet.Rollout, "/v1/rollouts")
 
     def rollout(self, key: str) -> RolloutView:
         return self._get(RolloutView, f"/v1/rollouts/{_part(key)}")
@@ -158,8 +177,12 @@ class Client:
         """``act`` is ``pause``, ``resume``, ``cancel`` or ``revert``."""
         return self._post(RolloutView, f"/v1/rollouts/{_part(key)}/{_part(act)}")
 
+    def deployments(self, **filters: str) -> tuple[fleet.Deployment, ...]:
+        """``filters`` may be ``rollout``, ``device``, ``release``, ``outcome``."""
+        return self._all(fleet.Deployment, "/v1/deployments", **filters)
+
     def triggers(self) -> tuple[fleet.Trigger, ...]:
-        return self._get(tuple[fleet.Trigger, ...], "/v1/triggers")
+        return self._all(fleet.Trigger, "/v1/triggers")
 
     def audit(self, limit: int = 200, **filters: str) -> tuple[fleet.AuditEntry, ...]:
         kind = tuple[fleet.AuditEntry, ...]
@@ -168,6 +191,16 @@ class Client:
     def _get(self, kind: type[T], path: str, **query: str) -> T:
         given = {key: value for key, value in query.items() if value}
         return self._ask(kind, "GET", path, params=given)
+
+    def _all(self, kind: type[T], path: str, **query: str) -> tuple[T, ...]:
+        """All pages of a list."""
+        given = {key: value for key, value in query.items() if value}
+        answer = self._request("GET", path, params=given)
+        found = list(plain.from_plain(tuple[kind, ...], answer.json()))  # type: ignore[valid-type]
+        while "next" in answer.links:
+            answer = self._request("GET", answer.links["next"]["url"])
+            found += plain.from_plain(tuple[kind, ...], answer.json())  # type: ignore[valid-type]
+        return tuple(found)
 
     def _post(self, kind: type[T], route: str, *, timeout_s: float = TIMEOUT_S, **body: Any) -> T:
         return self._ask(kind, "POST", route, json=plain.to_plain(body), timeout=timeout_s)

@@ -12,6 +12,7 @@ from typing import Any
 
 import tomllib
 
+from controller.domain.telemetry import Bound, Retention
 from controller.errors import UserError
 
 ENVIRONMENT_PREFIX = "FITMENT_"
@@ -27,6 +28,9 @@ ANY_HOSTS: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S1
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
+_DAYS = ("telemetry_raw_days", "telemetry_hour_days", "telemetry_day_days")
+_MOST_DAYS = 36_500
+_AT_LEAST_1 = ("fit_threads", "telemetry_raw_rows", "telemetry_rollup_rows")
 
 
 class LinkChoice(enum.Enum):
@@ -60,6 +64,11 @@ class Settings:
     auto_approve: bool = False  # releases and rollouts that a trigger made need no operator
     fit_threads: int = 2  # processor threads of a fit worker
     tick_s: float = 1.0  # pause between two looks at the world
+    telemetry_raw_days: float = 7.0  # how long samples stay as devices sent them
+    telemetry_raw_rows: int = 500_000  # and how many at most; about 1 kB each
+    telemetry_hour_days: float = 90.0  # rollups by hour; a row a device, quantity and variant
+    telemetry_day_days: float = 730.0  # rollups by day
+    telemetry_rollup_rows: int = 1_000_000  # of either at most; about 0.6 kB each
 
     @property
     def told_host(self) -> str:
@@ -70,6 +79,16 @@ class Settings:
     def offline(self) -> Path:
         """Where the offline keys are."""
         return self.offline_dir or self.data_dir / "offline"
+
+    @property
+    def retention(self) -> Retention:
+        """How much telemetry is kept, and for how long."""
+        day_s, rollups = 86400.0, self.telemetry_rollup_rows
+        return Retention(
+            raw=Bound(age_s=self.telemetry_raw_days * day_s, rows=self.telemetry_raw_rows),
+            hour=Bound(age_s=self.telemetry_hour_days * day_s, rows=rollups),
+            day=Bound(age_s=self.telemetry_day_days * day_s, rows=rollups),
+        )
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -172,8 +191,14 @@ def _checked(settings: Settings) -> Settings:
             raise UserError(f"'{key}' is {port}: a port is between 0 (any free one) and 65535")
     if not settings.tick_s > 0:
         raise UserError(f"'tick_s' is {settings.tick_s}: it must be more than 0")
-    if settings.fit_threads < 1:
-        raise UserError(f"'fit_threads' is {settings.fit_threads}: it must be at least 1")
+    for key in _DAYS:
+        if not 0 < getattr(settings, key) <= _MOST_DAYS:
+            raise UserError(
+                f"'{key}' is {getattr(settings, key)}: more than 0 and at most {_MOST_DAYS} days"
+            )
+    for key in _AT_LEAST_1:
+        if getattr(settings, key) < 1:
+            raise UserError(f"'{key}' is {getattr(settings, key)}: it must be at least 1")
     if settings.host in ANY_HOSTS and not settings.public_host:
         raise UserError(
             f"'host' is {settings.host}, which devices cannot connect to:"

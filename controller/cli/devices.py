@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,8 @@ from controller.cli.common import (
     when,
 )
 from controller.domain import fleet
+from controller.domain.telemetry import Period
+from controller.gateway.views import SeriesView
 
 devices = typer.Typer(no_args_is_help=True, help="Enrolled devices.")
 tokens = typer.Typer(no_args_is_help=True, help="One-time admissions.")
@@ -122,19 +125,48 @@ def show_telemetry(
     column: Annotated[str, typer.Argument(help="A quantity, with its unit in its name.")],
     *,
     limit: Annotated[int, typer.Option(min=1, help="Newest values.")] = 20,
+    since: Annotated[
+        str, typer.Option(help="How far back: 30m, 12h, 7d.", show_default=False)
+    ] = "",
+    period: Annotated[
+        Period | None, typer.Option(help="Roll up instead: a row an hour, or a day.")
+    ] = None,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
 ) -> None:
-    """The newest values of one quantity of a device."""
+    """The newest values of one quantity of a device, or how they were over time."""
+    begin = time.time() - duration_s(since) if since else None
+    if period is not None:
+        with connect(server, data_dir) as client:
+            client.device(name)  # one that is not there has no empty history
+            series = client.series(column, period.value, since=begin, device=name)
+        _show_series(series, as_json=as_json)
+        return
     with connect(server, data_dir) as client:
-        view = client.telemetry(name, column, limit)
+        view = client.telemetry(name, column, limit, begin or 0.0)
     if as_json:
         print_json(view)
         return
     rows = [(when(at), f"{value:g}") for at, value in view.values]
     empty = f"{name} has sent no '{column}' ({view.samples} samples of other quantities)"
     print_table(("at", column), rows, empty=empty)
+
+
+def _show_series(series: SeriesView, *, as_json: bool) -> None:
+    if as_json:
+        print_json(series)
+        return
+    rows = [
+        (
+            when(row.start_s),
+            str(row.count),
+            *(f"{value:.4g}" for value in (row.min, row.mean, row.p50, row.p95, row.max)),
+        )
+        for row in series.rows
+    ]
+    columns = (f"{series.period} from", "values", "min", "mean", "p50", "p95", "max")
+    print_table(columns, rows, empty=f"no '{series.column}' was rolled up in that time")
 
 
 @tokens.command("create")

@@ -16,6 +16,9 @@ from controller.gateway.views import Addresses
 
 _Port = Annotated[int | None, typer.Option(help="0 takes a free one.", show_default=False)]
 
+_Days = Annotated[float | None, typer.Option(help="How long it is kept.", show_default=False)]
+_Rows = Annotated[int | None, typer.Option(help="How much is kept at most.", show_default=False)]
+
 
 def serve(  # noqa: PLR0913 - one parameter an option
     *,
@@ -51,6 +54,11 @@ def serve(  # noqa: PLR0913 - one parameter an option
         typer.Option("--auto-approve/--no-auto-approve", help="Releases need no operator."),
     ] = None,
     fit_threads: Annotated[int | None, typer.Option(help="Processor threads of a fit.")] = None,
+    telemetry_raw_days: _Days = None,
+    telemetry_raw_rows: _Rows = None,
+    telemetry_hour_days: _Days = None,
+    telemetry_day_days: _Days = None,
+    telemetry_rollup_rows: _Rows = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
     as_json: Json = False,
 ) -> None:

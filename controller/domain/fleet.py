@@ -363,6 +363,16 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an operator's request with a key of its own was answered; asking again gets the same."""
+
+    key: str
+    request: str  # sha256 of what was asked
+    at: float
+    body: str  # JSON; empty: a secret that was shown once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunningModel:
     """A model file as one slot of one device runs it."""
 

@@ -55,6 +55,10 @@ class Link(Protocol):
         """End all of it; safe to call twice."""
         ...
 
+    def is_up(self) -> bool:
+        """Whether devices can be heard now."""
+        ...
+
     def describe(self) -> str:
         """One line for people: what it is and where."""
         ...

@@ -37,6 +37,9 @@ class MemoryLink:
             self._devices.clear()
         self._handler = None
 
+    def is_up(self) -> bool:
+        return self._handler is not None
+
     def describe(self) -> str:
         return "in memory"
 

@@ -108,6 +108,9 @@ class MqttLink:
             client.on_connect = client.on_connect_fail = client.on_disconnect = None
             client.on_subscribe = client.on_message = None
 
+    def is_up(self) -> bool:
+        return self._client is not None and self._ready.is_set() and not self._failing
+
     def describe(self) -> str:
         return f"MQTT at mqtts://{self._endpoint.host}:{self._endpoint.port}"
 

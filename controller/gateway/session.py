@@ -120,6 +120,9 @@ class SessionLink:
             session.post_end(Ended.STOPPED)
         self._handler = None
 
+    def is_up(self) -> bool:
+        return self._handler is not None
+
     def describe(self) -> str:
         return "gRPC session on the gateway port"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain import fleet
+from controller.domain.telemetry import Rollup
 
 FACT_HEADER = "x-fitment-"
 """How the headers begin that say what a downloaded file is."""
@@ -67,3 +68,41 @@ class TelemetryView:
     column: str
     samples: int  # rows stored for the device, of all quantities
     values: tuple[tuple[float, float], ...] = ()  # (wall seconds, value), newest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollupView:
+    """All values of one span; ``name`` is that of the device, variant, … it was asked by."""
+
+    start_s: int
+    name: str
+    count: int
+    min: float
+    mean: float
+    p50: float  # within 2 %, like all percentiles here
+    p95: float
+    max: float
+
+    @classmethod
+    def of(cls, rollup: Rollup, by: str) -> RollupView:
+        """What is shown of a rollup."""
+        return cls(
+            start_s=rollup.start_s,
+            name=str(getattr(rollup.origin, by)) if by else "",
+            count=rollup.count,
+            min=rollup.least,
+            mean=rollup.mean,
+            p50=rollup.quantile(0.5),
+            p95=rollup.quantile(0.95),
+            max=rollup.most,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesView:
+    """One quantity over time, rolled up; oldest first."""
+
+    column: str
+    period: str  # "hour" or "day"
+    by: str  # what the rows are told apart by; empty: all in one
+    rows: tuple[RollupView, ...] = ()

@@ -10,6 +10,7 @@ from typing import Protocol
 from controller import ids
 from controller.artifacts.blobs import Blobs
 from controller.domain import fleet
+from controller.domain.telemetry import Retention
 from controller.reconcile.fitrunner import FitRunner
 from controller.store.base import Store
 from controller.trust import Trust
@@ -35,6 +36,7 @@ class ReconcileSettings:
     certificate_days: int = 30
     study_timeout_s: float = 180.0
     effort: str = "quick"
+    retention: Retention = field(default_factory=Retention)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

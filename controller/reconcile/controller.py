@@ -17,6 +17,7 @@ from controller.reconcile import (
     enrolment,
     fitting,
     ingest,
+    keeping,
     optimising,
     pulling,
     releasing,
@@ -44,6 +45,7 @@ class Controller:
         self._refreshed_at = 0.0
         self._look: set[str] = set()  # devices that said something since the last tick
         self._asked: set[str] = set()  # devices that were asked for something at the last tick
+        self._keeping = keeping.Round()
         self._resume()
 
     def _resume(self) -> None:
@@ -199,6 +201,7 @@ class Controller:
         optimising.advance(self.context)
         rolling.advance(self.context)
         self._asked = desired.publish_all(self.context, self._asked)
+        self._keeping = keeping.advance(self.context, self._keeping)
         return 0.2 if unfinished else 0.5
 
     def _changed(self, name: str) -> bool:

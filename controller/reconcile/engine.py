@@ -7,11 +7,14 @@ that it starts die with it.
 
 from __future__ import annotations
 
+import bisect
 import concurrent.futures
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from controller.errors import Temporary
@@ -19,6 +22,26 @@ from controller.reconcile.controller import Controller
 
 T = TypeVar("T")
 log = logging.getLogger("controller.engine")
+
+
+TICK_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""How long ticks are told apart by; a last bucket has the longer ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticks:
+    """How the ticks since the start went."""
+
+    seconds: float = 0.0  # all together
+    failures: int = 0
+    buckets: tuple[int, ...] = (0,) * (len(TICK_BUCKETS_S) + 1)  # ticks of each length
+
+    def with_one(self, seconds: float, *, failed: bool) -> Ticks:
+        """And one more."""
+        place = bisect.bisect_left(TICK_BUCKETS_S, seconds)
+        buckets = (*self.buckets[:place], self.buckets[place] + 1, *self.buckets[place + 1 :])
+        failures = self.failures + failed
+        return Ticks(seconds=self.seconds + seconds, failures=failures, buckets=buckets)
 
 
 class Engine:
@@ -31,6 +54,7 @@ class Engine:
         self._ticker = threading.Thread(target=self._tick_on, name="engine-ticker", daemon=True)
         self._stopping = threading.Event()
         self._failing = ""
+        self.ticks = Ticks()
 
     def start(self) -> None:
         """Begin to tick."""
@@ -63,13 +87,17 @@ class Engine:
             log.debug("action=stopped_between_ticks")
 
     def _tick(self) -> float:
+        began, failed = time.perf_counter(), True
         try:
             wait_s = min(self.controller.tick(), self._tick_s)
+            failed = False
         except Exception as error:  # the outermost loop: a bad record must not stop the fleet
             if str(error) != self._failing:
                 log.exception("action=tick_failed")
             self._failing = str(error)
             return self._tick_s
+        finally:
+            self.ticks = self.ticks.with_one(time.perf_counter() - began, failed=failed)
         if self._failing:
             log.info("action=tick_recovered")
         self._failing = ""

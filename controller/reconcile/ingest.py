@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import profiles
 from controller.domain import fleet
+from controller.domain.telemetry import placed
 from controller.errors import NotFound
 from controller.reconcile import desired
 from controller.reconcile.context import Context
@@ -36,7 +37,7 @@ def on_uplink(context: Context, name: str, uplink: Uplink) -> tuple[Downlink, ..
     if device is None or device.revoked:
         return ()
     if uplink.telemetry is not None:
-        return _telemetry(context, name, uplink.telemetry)
+        return _telemetry(context, device, uplink.telemetry)
     with context.store.transaction():
         if uplink.presence is not None:
             seen(context, name, online=uplink.presence.online)
@@ -60,14 +61,24 @@ def offline(context: Context, name: str) -> None:
         context.store.devices.put(replace(device, online=False))
 
 
-def _telemetry(context: Context, name: str, batch: TelemetryBatch) -> tuple[Downlink, ...]:
+def _telemetry(
+    context: Context, device: fleet.Device, batch: TelemetryBatch
+) -> tuple[Downlink, ...]:
     """The ack leaves after the commit: it names only what is synced to disk."""
+    known = replace(placed(batch, context.clock()), tags=_tags(device, batch.tags))
     try:
-        ack = context.store.telemetry.ingest(name, batch)
+        ack = context.store.telemetry.ingest(device.name, known)
     except ValueError as error:  # columns of different lengths: no sending again mends it
-        log.warning("action=batch_refused device=%s reason=%s", name, error)
+        log.warning("action=batch_refused device=%s reason=%s", device.name, error)
         return ()
     return (Downlink(ack=ack),)
+
+
+def _tags(device: fleet.Device, said: Mapping[str, str]) -> Mapping[str, str]:
+    """The device's tags, with what is known of it here; it cannot speak for another profile."""
+    variant, slots = said.get("variant", ""), device.reported.slots if device.reported else ()
+    releases = [s.release for s in slots if s.slot == said.get("slot") and s.variant == variant]
+    return {**said, "profile": device.profile, "release": releases[0] if releases else ""}
 
 
 def _reported(context: Context, device: fleet.Device, reported: ReportedState) -> None:

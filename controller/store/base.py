@@ -13,12 +13,15 @@ Implementations (`memory`, `sql`) pass one contract suite. Constraints they keep
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
+from controller.domain.telemetry import Held, Keep, Query, Rollup
+from fitment.core import plain
 from fitment.core.telemetry import Ack, TelemetryBatch
 
 R = TypeVar("R")
@@ -33,20 +36,66 @@ class Collection(Protocol, Generic[R]):
     def find(self, **equal: object) -> tuple[R, ...]: ...
     def delete(self, key: str) -> bool: ...
 
+    def page(
+        self, limit: int, *, after: int = 0, newest: bool = False, **equal: object
+    ) -> tuple[tuple[int, R], ...]:
+        """The next records with their places, which neither change nor move.
 
-class Telemetry(Protocol):
-    """Samples, stored exactly once by (device, outbox, sequence)."""
-
-    def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
-        """Store a batch unless it is there; the ack names the highest contiguous sequence."""
+        ``after`` is the place of the last one seen; the newest come first when asked for so.
+        """
         ...
 
-    def latest(self, device: str, column: str, limit: int) -> tuple[tuple[float, float], ...]:
-        """(wall seconds, value) pairs, newest first."""
+    def tally(self, *by: str, **equal: object) -> Mapping[tuple[str, ...], int]:
+        """How many records there are of each combination of plain fields, as `as_text`."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Samples, stored exactly once by (device, outbox, sequence), and their rollups.
+
+    What was acknowledged stays known when the samples are gone: a batch that comes again after
+    that is not stored again.
+    """
+
+    def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
+        """Store a batch unless it is there; the ack names the highest contiguous sequence.
+
+        A value that is no reading (`domain.telemetry.is_reading`) is kept as missing.
+        """
+        ...
+
+    def latest(
+        self, device: str, column: str, limit: int, since_s: float = 0.0
+    ) -> tuple[tuple[float, float], ...]:
+        """(wall seconds, value) pairs not older than ``since_s``, newest first."""
         ...
 
     def count(self, device: str) -> int:
-        """Rows stored for a device."""
+        """Rows kept of a device."""
+        ...
+
+    def roll_up(self, at: str, rows: int) -> str | None:
+        """Add about ``rows`` rows to the rollups that are not in them yet, each once.
+
+        Devices are gone through by name, from ``at`` on. Returns the device that was reached, from
+        which to go on, and None when the last one was.
+        """
+        ...
+
+    def forget(self, what: Keep, before_s: float, keep: int, limit: int) -> int:
+        """Delete the oldest rows: what is older than ``before_s``, or more than ``keep``.
+
+        Stops when about ``limit`` are gone; returns how many are. Raw rows that are not rolled up
+        yet stay.
+        """
+        ...
+
+    def rollups(self, query: Query) -> tuple[Rollup, ...]:
+        """What was rolled up, a record a span and origin, oldest first."""
+        ...
+
+    def held(self) -> Held:
+        """How much there is; costs little."""
         ...
 
 
@@ -74,6 +123,8 @@ class Store(Protocol):
     @property
     def audit(self) -> Collection[fleet.AuditEntry]: ...
     @property
+    def answers(self) -> Collection[fleet.Answer]: ...
+    @property
     def telemetry(self) -> Telemetry: ...
 
     def transaction(self) -> AbstractContextManager[None]: ...
@@ -93,6 +144,7 @@ KEYS: Mapping[type, str] = {
     fleet.Deployment: "id",
     fleet.Trigger: "id",
     fleet.AuditEntry: "id",
+    fleet.Answer: "key",
 }
 """Field that is a record's key."""
 
@@ -107,8 +159,15 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Deployment: ("rollout", "device", "release", "outcome"),
     fleet.Trigger: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
+    fleet.Answer: (),
 }
 """Fields that ``find`` may filter on."""
+
+
+def as_text(value: object) -> str:
+    """How a field is compared and told apart: text as it is, anything else as its JSON."""
+    plain_value = plain.to_plain(value)
+    return plain_value if isinstance(plain_value, str) else json.dumps(plain_value)
 
 
 def check_filters(kind: type[Any], equal: Mapping[str, object]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from controller.domain import fleet
 from controller.errors import Conflict
-from controller.store.base import KEYS, check_filters, contiguous
-from fitment.core.telemetry import Ack, TelemetryBatch
+from controller.store.base import KEYS, as_text, check_filters
+from controller.store.telemetry_memory import MemoryTelemetry
 
 R = TypeVar("R")
 
@@ -21,18 +22,20 @@ class MemoryCollection(Generic[R]):
     def __init__(self, kind: type[R]) -> None:
         self._kind = kind
         self._records: dict[str, R] = {}
+        self._places: dict[str, int] = {}
+        self._last = 0
 
     def get(self, key: str) -> R | None:
         return self._records.get(key)
 
     def put(self, record: R) -> None:
-        self._records[self._key(record)] = record
+        self._keep(self._key(record), record)
 
     def add(self, record: R) -> None:
         key = self._key(record)
         if key in self._records:
             raise Conflict(f"{self._kind.__name__} '{key}' is there already")
-        self._records[key] = record
+        self._keep(key, record)
 
     def find(self, **equal: object) -> tuple[R, ...]:
         check_filters(self._kind, equal)
@@ -45,58 +48,36 @@ class MemoryCollection(Generic[R]):
     def delete(self, key: str) -> bool:
         return self._records.pop(key, None) is not None
 
+    def page(
+        self, limit: int, *, after: int = 0, newest: bool = False, **equal: object
+    ) -> tuple[tuple[int, R], ...]:
+        placed = [(self._places[self._key(record)], record) for record in self.find(**equal)]
+        if newest:
+            placed = [pair for pair in reversed(placed) if not after or pair[0] < after]
+        return tuple([pair for pair in placed if newest or pair[0] > after][:limit])
+
+    def tally(self, *by: str, **equal: object) -> Mapping[tuple[str, ...], int]:
+        fields = {field.name for field in dataclasses.fields(self._kind)}  # type: ignore[arg-type]
+        if not by or not set(by) <= fields:
+            raise ValueError(f"{self._kind.__name__} cannot be told apart by {', '.join(by)}")
+        found = self.find(**equal)
+        return Counter(tuple(as_text(getattr(record, name)) for name in by) for record in found)
+
+    def _keep(self, key: str, record: R) -> None:
+        if key not in self._records:
+            self._last += 1
+            self._places[key] = self._last
+        self._records[key] = record
+
     def _key(self, record: R) -> str:
         return str(getattr(record, KEYS[self._kind]))
 
     def undo(self) -> Callable[[], None]:
         """What puts everything back as it is now."""
-        records = dict(self._records)
+        records, places, last = dict(self._records), dict(self._places), self._last
 
         def put_back() -> None:
-            self._records = records
-
-        return put_back
-
-
-class MemoryTelemetry:
-    """Batches by (device, outbox, sequence)."""
-
-    def __init__(self) -> None:
-        self._batches: dict[tuple[str, str], dict[int, TelemetryBatch]] = {}
-
-    def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
-        if any(len(c.values) != len(batch.wall_unix_ns) for c in batch.columns.values()):
-            raise ValueError("a telemetry batch has columns of different lengths")
-        held = self._batches.setdefault((device, batch.outbox), {})
-        held.setdefault(batch.sequence, batch)
-        return Ack(outbox=batch.outbox, sequence=contiguous(set(held), batch.first_available))
-
-    def latest(self, device: str, column: str, limit: int) -> tuple[tuple[float, float], ...]:
-        rows = [
-            (wall / 1e9, value)
-            for (owner, _), held in self._batches.items()
-            if owner == device
-            for batch in held.values()
-            if column in batch.columns
-            for wall, value in zip(batch.wall_unix_ns, batch.columns[column].values, strict=True)
-            if not math.isnan(value)
-        ]
-        return tuple(sorted(rows, reverse=True)[:limit])
-
-    def count(self, device: str) -> int:
-        return sum(
-            len(batch.wall_unix_ns)
-            for (owner, _), held in self._batches.items()
-            if owner == device
-            for batch in held.values()
-        )
-
-    def undo(self) -> Callable[[], None]:
-        """What puts everything back as it is now."""
-        batches = {key: dict(held) for key, held in self._batches.items()}
-
-        def put_back() -> None:
-            self._batches = batches
+            self._records, self._places, self._last = records, places, last
 
         return put_back
 
@@ -116,6 +97,7 @@ class MemoryStore:
         self.deployments = MemoryCollection(fleet.Deployment)
         self.triggers = MemoryCollection(fleet.Trigger)
         self.audit = MemoryCollection(fleet.AuditEntry)
+        self.answers = MemoryCollection(fleet.Answer)
         self.telemetry = MemoryTelemetry()
         self._settings: dict[str, str] = {}
         self._depth = 0

@@ -17,7 +17,54 @@ from controller.store.tables import SettingRow
 
 Step = Callable[[Connection], None]
 
-STEPS: tuple[Step, ...] = ()
+
+_KEEP_ROLLUPS = """\
+ALTER TABLE batch ADD COLUMN newest_s FLOAT NOT NULL DEFAULT 0;
+ALTER TABLE batch ADD COLUMN rolled INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX sample_batch ON sample (batch);
+UPDATE batch SET newest_s =
+  coalesce((SELECT max(wall_s) FROM sample WHERE sample.batch = batch.id), 0);
+CREATE INDEX batch_to_roll ON batch (tenant, device) WHERE rolled = 0;
+CREATE INDEX batch_age ON batch (tenant, newest_s) WHERE rolled = 1 AND rows > 0;
+CREATE TABLE outbox (
+  tenant VARCHAR NOT NULL, device VARCHAR NOT NULL, outbox VARCHAR NOT NULL,
+  acked INTEGER NOT NULL, forgotten INTEGER NOT NULL, PRIMARY KEY (tenant, device, outbox));
+CREATE TABLE rollup (
+  id INTEGER NOT NULL, tenant VARCHAR NOT NULL, period VARCHAR NOT NULL, start_s INTEGER NOT NULL,
+  quantity VARCHAR NOT NULL, device VARCHAR NOT NULL, profile VARCHAR NOT NULL,
+  variant VARCHAR NOT NULL, "release" VARCHAR NOT NULL, count INTEGER NOT NULL,
+  least FLOAT NOT NULL, most FLOAT NOT NULL, total FLOAT NOT NULL, sketch TEXT NOT NULL,
+  PRIMARY KEY (id), CONSTRAINT rollup_key
+  UNIQUE (tenant, period, device, quantity, start_s, variant, "release", profile));
+CREATE INDEX rollup_time ON rollup (tenant, period, start_s, quantity);
+CREATE TABLE tally (
+  tenant VARCHAR NOT NULL, name VARCHAR NOT NULL, value INTEGER NOT NULL,
+  PRIMARY KEY (tenant, name));
+INSERT INTO tally SELECT tenant, 'rows', sum(rows) FROM batch GROUP BY tenant;
+INSERT INTO tally SELECT tenant, 'rows_ever', sum(rows) FROM batch GROUP BY tenant
+"""
+
+
+def _keep_rollups(connection: Connection) -> None:
+    """Telemetry gets rollups and retention; what is there will be rolled up like what comes.
+
+    What devices were told to have arrived is not known of before: it is found again from the
+    batches at the next one that comes.
+    """
+    for statement in _KEEP_ROLLUPS.split(";\n"):
+        connection.exec_driver_sql(statement)
+
+
+def _keep_answers(connection: Connection) -> None:
+    """Answers to requests with a key of their own."""
+    connection.exec_driver_sql(
+        "CREATE TABLE answer (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, PRIMARY KEY (position),'
+        ' CONSTRAINT answer_key UNIQUE (tenant, "key"))'
+    )
+
+
+STEPS: tuple[Step, ...] = (_keep_rollups, _keep_answers)
 """Step ``i`` leads from version ``i + 1`` to ``i + 2``; none is ever changed or removed."""
 
 _KEY = "schema_version"

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
@@ -125,6 +135,13 @@ class AuditRow(Row, table=True):
     subject: str
 
 
+class AnswerRow(Row, table=True):
+    """`fleet.Answer`."""
+
+    __tablename__ = "answer"
+    __table_args__ = _keyed("answer")
+
+
 ROWS: Mapping[type, type[Row]] = {
     fleet.Device: DeviceRow,
     fleet.Token: TokenRow,
@@ -136,6 +153,7 @@ ROWS: Mapping[type, type[Row]] = {
     fleet.Deployment: DeploymentRow,
     fleet.Trigger: TriggerRow,
     fleet.AuditEntry: AuditRow,
+    fleet.Answer: AnswerRow,
 }
 """Record type to row type."""
 
@@ -149,11 +167,23 @@ class SettingRow(SQLModel, table=True):
     value: str
 
 
+NOT_ROLLED = "rolled = 0"
+FORGETTABLE = "rolled = 1 AND rows > 0"
+"""Conditions of partial indexes; a query must use the same words to get them."""
+
+
 class BatchRow(SQLModel, table=True):
-    """A telemetry batch that was stored, once by (device, outbox, sequence)."""
+    """A telemetry batch that was stored, once by (device, outbox, sequence).
+
+    It outlives its samples, with no rows, for as long as a batch before it may still come.
+    """
 
     __tablename__ = "batch"
-    __table_args__ = (UniqueConstraint("tenant", "device", "outbox", "sequence", name="batch_key"),)
+    __table_args__ = (
+        UniqueConstraint("tenant", "device", "outbox", "sequence", name="batch_key"),
+        Index("batch_to_roll", "tenant", "device", sqlite_where=text(NOT_ROLLED)),
+        Index("batch_age", "tenant", "newest_s", sqlite_where=text(FORGETTABLE)),
+    )
     id: int | None = Field(default=None, primary_key=True)
     tenant: str
     device: str
@@ -162,13 +192,29 @@ class BatchRow(SQLModel, table=True):
     rows: int
     boot_id: str
     tags: str = Field(sa_type=Text)
+    newest_s: float = Field(sa_type=Float)  # of its samples
+    rolled: int  # 1: its samples are in the rollups
+
+
+class OutboxRow(SQLModel, table=True):
+    """What a device was told to have arrived; it outlives batches and samples."""
+
+    __tablename__ = "outbox"
+    tenant: str = Field(primary_key=True)
+    device: str = Field(primary_key=True)
+    outbox: str = Field(primary_key=True)
+    acked: int  # everything up to here is stored, or gone for good on the device
+    forgotten: int  # batches up to here are known by this number alone
 
 
 class SampleRow(SQLModel, table=True):
     """One value of one quantity; null where a sensor had nothing to say."""
 
     __tablename__ = "sample"
-    __table_args__ = (Index("sample_series", "tenant", "device", "quantity", "wall_s"),)
+    __table_args__ = (
+        Index("sample_series", "tenant", "device", "quantity", "wall_s"),
+        Index("sample_batch", "batch"),
+    )
     id: int | None = Field(default=None, primary_key=True)
     batch: int = Field(
         sa_column=Column(Integer, ForeignKey("batch.id", ondelete="CASCADE"), nullable=False)
@@ -178,3 +224,39 @@ class SampleRow(SQLModel, table=True):
     quantity: str = Field(sa_type=String)
     wall_s: float = Field(sa_type=Float)
     value: float | None = Field(default=None, sa_type=Float)
+
+
+class RollupRow(SQLModel, table=True):
+    """`telemetry.Rollup`."""
+
+    __tablename__ = "rollup"
+    __table_args__ = (
+        UniqueConstraint(
+            "tenant", "period", "device", "quantity", "start_s", "variant", "release", "profile",
+            name="rollup_key",
+        ),
+        Index("rollup_time", "tenant", "period", "start_s", "quantity"),
+    )  # fmt: skip
+    id: int | None = Field(default=None, primary_key=True)
+    tenant: str
+    period: str
+    start_s: int
+    quantity: str
+    device: str
+    profile: str
+    variant: str
+    release: str
+    count: int
+    least: float = Field(sa_type=Float)
+    most: float = Field(sa_type=Float)
+    total: float = Field(sa_type=Float)
+    sketch: str = Field(sa_type=Text)
+
+
+class TallyRow(SQLModel, table=True):
+    """How much there is of something that would take long to count."""
+
+    __tablename__ = "tally"
+    tenant: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    value: int

@@ -394,7 +394,9 @@ def test_publish_is_safe_from_many_threads(
 
 def test_it_says_what_it_is_and_stops_twice(stage: Stage, handler: Handler) -> None:
     assert stage.link.describe()
+    assert stage.link.is_up()
     stage.link.stop()
+    assert not stage.link.is_up()
     stage.link.stop()
     stage.link.publish("device-a", desired(1))
 

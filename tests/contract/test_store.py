@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from controller.domain import fleet
+from controller.domain.telemetry import Held, Keep, Origin, Period, Query, Rollup, pooled
 from controller.errors import Conflict
 from controller.store import open_store
 from controller.store.base import INDEXED, KEYS, Store
@@ -54,6 +55,7 @@ RECORDS = {
     "audit": fleet.AuditEntry(
         id="k", at=1.0, actor="controller", action="a", subject="s", details={"n": "1"}
     ),
+    "answers": fleet.Answer(key="k", request="sha", at=1.0, body="{}"),
 }  # fmt: skip
 
 
@@ -109,6 +111,39 @@ def test_filters_hold_together_and_follow_the_record(store: Store) -> None:
     assert [d.name for d in store.devices.find(profile="x", revoked=False)] == ["b"]
     with pytest.raises(ValueError, match="no index on 'online'"):
         store.devices.find(online=True)
+
+
+def test_pages_are_stable_while_records_come_change_and_go(store: Store) -> None:
+    for name in "abcdef":
+        store.devices.add(fleet.Device(name=name, profile="y" if name == "c" else "x"))
+    first = store.devices.page(2)
+    assert [record.name for _, record in first] == ["a", "b"]
+    store.devices.delete("a")
+    store.devices.put(fleet.Device(name="d", profile="x", online=True))  # keeps its place
+    store.devices.add(fleet.Device(name="g", profile="x"))
+    rest = store.devices.page(9, after=first[-1][0])
+    assert [record.name for _, record in rest] == ["c", "d", "e", "f", "g"]
+    assert [r.name for _, r in store.devices.page(2, after=rest[0][0], profile="x")] == ["d", "e"]
+    newest = store.devices.page(2, newest=True)
+    assert [record.name for _, record in newest] == ["g", "f"]
+    older = store.devices.page(9, after=newest[-1][0], newest=True, profile="x")
+    assert [record.name for _, record in older] == ["e", "d", "b"]
+    assert store.devices.page(2, after=rest[-1][0]) == ()
+
+
+def test_tallies_count_by_any_plain_field(store: Store) -> None:
+    for name, profile, online in (("a", "x", True), ("b", "x", False), ("c", "", True)):
+        store.devices.add(fleet.Device(name=name, profile=profile, online=online))
+    store.devices.add(fleet.Device(name="d", profile="x", online=True))
+    expected = {("x", "true"): 2, ("x", "false"): 1, ("", "true"): 1}
+    assert store.devices.tally("profile", "online") == expected
+    assert store.devices.tally("online", profile="x") == {("true",): 2, ("false",): 1}
+    assert store.rollouts.tally("state") == {}
+    store.deployments.put(DEPLOYMENT)
+    store.deployments.put(replace(DEPLOYMENT, id="ended", outcome=Outcome.COMMITTED))
+    assert store.deployments.tally("outcome") == {("null",): 1, ("committed",): 1}
+    with pytest.raises(ValueError, match="colour"):
+        store.devices.tally("colour")
 
 
 def test_what_is_open_is_found_by_null_and_zero(store: Store) -> None:
@@ -192,3 +227,156 @@ def test_ragged_batches_are_refused_whole(store: Store) -> None:
     with pytest.raises(ValueError, match=r".+"):
         store.telemetry.ingest("d", ragged)
     assert store.telemetry.count("d") == 0
+
+
+def roll_all(store: Store, rows: int = 3) -> int:
+    """Rolls everything up, in small steps; says how many it took."""
+    at: str | None = ""
+    steps = 0
+    while at is not None:
+        at, steps = store.telemetry.roll_up(at, rows), steps + 1
+    return steps
+
+
+def sent(
+    sequence: int, walls_s: tuple[float, ...], values: tuple[float, ...], **tags: str
+) -> TelemetryBatch:
+    return TelemetryBatch(
+        outbox="o", sequence=sequence, first_available=1, boot_id="b",
+        monotonic_ns=tuple(range(len(walls_s))),
+        wall_unix_ns=tuple(int(wall * 10**9) for wall in walls_s),
+        columns={"x_ms": Column(values=values)}, tags=tags,
+    )  # fmt: skip
+
+
+def test_rollups_hold_each_value_once_whatever_the_steps(store: Store) -> None:
+    telemetry = store.telemetry
+    for device in ("b", "a"):
+        for sequence in range(1, 8):
+            walls = (sequence * 1000.0, sequence * 1000.0 + 1)
+            telemetry.ingest(device, sent(sequence, walls, (sequence, -0.5), variant="v"))
+    assert roll_all(store) > 3
+    telemetry.ingest("a", sent(3, (3000.0,), (77.0,)))  # it is there
+    telemetry.ingest("a", sent(8, (10.0,), (100.0,), variant="w"))  # late, for an hour that is done
+    assert roll_all(store) == 1
+    assert roll_all(store) == 1  # nothing is left, and nothing is added again
+    hours = telemetry.rollups(Query(quantity="x_ms", device="a"))
+    found = {(r.start_s, r.origin.variant): (r.count, r.least, r.most, r.total) for r in hours}
+    assert found == {
+        (0, "v"): (6, -0.5, 3.0, 4.5),
+        (3600, "v"): (8, -0.5, 7.0, 20.0),
+        (0, "w"): (1, 100.0, 100.0, 100.0),
+    }
+    (day,) = pooled(telemetry.rollups(Query(quantity="x_ms", period=Period.DAY)))
+    assert (day.count, day.least, day.most, day.origin) == (29, -0.5, 100.0, Origin())
+    assert telemetry.held() == Held(rows=29, rows_ever=29, hours=5, days=3)
+
+
+def test_rollups_are_asked_for_by_whose_they_are_and_when(store: Store) -> None:
+    tags = {"profile": "pi5", "variant": "v", "release": "r"}
+    for number, device in enumerate(("a", "b"), start=1):
+        batch_ = sent(1, (3600.0, 7200.0), (number, number), **{**tags, "release": f"r{number}"})
+        store.telemetry.ingest(device, batch_)
+    roll_all(store)
+
+    def asked(**more: object) -> list[tuple[int, str, int]]:
+        found = store.telemetry.rollups(Query(quantity="x_ms", **more))  # type: ignore[arg-type]
+        return sorted((r.start_s, r.origin.device, r.count) for r in found)
+
+    both = [(3600, "a", 1), (3600, "b", 1), (7200, "a", 1), (7200, "b", 1)]
+    assert asked() == asked(profile="pi5") == asked(variant="v", profile="pi5") == both
+    assert asked(release="r2") == asked(device="b") == [(3600, "b", 1), (7200, "b", 1)]
+    assert asked(since_s=7200.0) == both[2:]
+    assert asked(until_s=7200.0) == asked(limit=2) == both[:2]
+    assert asked(profile="jetson") == asked(device="b", release="r1") == []
+    assert store.telemetry.rollups(Query(quantity="y_ms")) == ()
+
+
+def test_percentiles_are_right_within_two_percent(store: Store) -> None:
+    values = tuple(0.1 + number / 1000 for number in range(1000))
+    for sequence, start in enumerate(range(0, 1000, 100), start=1):
+        part = values[start : start + 100]
+        store.telemetry.ingest("a", sent(sequence, (1.0,) * 100, part))
+    roll_all(store, rows=250)
+    (hour,) = store.telemetry.rollups(Query(quantity="x_ms"))
+    assert isinstance(hour, Rollup)
+    for share in (0.0, 0.5, 0.95, 1.0):
+        assert hour.quantile(share) == pytest.approx(0.1 + share * 0.999, rel=0.021)
+    assert hour.mean == pytest.approx(0.5995)
+
+
+def test_what_no_sensor_can_say_is_kept_as_missing(store: Store) -> None:
+    strange = (float("inf"), float("-inf"), float("nan"), 1e300)
+    store.telemetry.ingest("a", sent(1, (1.0,) * 4, strange))
+    roll_all(store)
+    assert store.telemetry.count("a") == 4
+    assert store.telemetry.latest("a", "x_ms", 9) == ()
+    assert store.telemetry.rollups(Query(quantity="x_ms")) == ()
+
+
+def test_raw_rows_go_by_age_and_by_number_and_only_once_rolled_up(store: Store) -> None:
+    telemetry = store.telemetry
+    for sequence in range(1, 11):
+        telemetry.ingest("a", sent(sequence, (sequence * 100.0,), (1.0,)))
+    assert telemetry.forget(Keep.RAW, 9999.0, 0, 99) == 0  # not rolled up yet
+    roll_all(store)
+    assert telemetry.forget(Keep.RAW, 0.0, 10, 99) == 0
+    assert telemetry.forget(Keep.RAW, 301.0, 10, 2) == 2  # a small step
+    assert telemetry.forget(Keep.RAW, 301.0, 10, 99) == 1
+    assert telemetry.forget(Keep.RAW, 301.0, 5, 99) == 2
+    assert [wall for wall, _ in telemetry.latest("a", "x_ms", 99)] == [1000, 900, 800, 700, 600]
+    assert telemetry.latest("a", "x_ms", 99, since_s=900.0) == ((1000.0, 1.0), (900.0, 1.0))
+    assert (telemetry.count("a"), telemetry.held().rows, telemetry.held().rows_ever) == (5, 5, 10)
+    (hour,) = telemetry.rollups(Query(quantity="x_ms"))
+    assert hour.count == 10
+
+
+def test_the_ack_outlives_the_rows(store: Store) -> None:
+    telemetry = store.telemetry
+    for sequence in (1, 2, 4):
+        telemetry.ingest("a", sent(sequence, (1.0,), (1.0,)))
+    roll_all(store)
+    assert telemetry.forget(Keep.RAW, 99.0, 99, 99) == 3
+    # Sent again since the ack was lost: neither raw nor in a rollup for a second time.
+    for sequence, acked in ((1, 2), (2, 2), (4, 2), (3, 4), (4, 4), (1, 4)):
+        assert telemetry.ingest("a", sent(sequence, (1.0,), (1.0,))).sequence == acked
+    roll_all(store)
+    (hour,) = telemetry.rollups(Query(quantity="x_ms"))
+    assert (hour.count, telemetry.held().rows_ever, telemetry.count("a")) == (4, 4, 1)
+    assert telemetry.forget(Keep.RAW, 99.0, 99, 99) == 1
+    assert telemetry.ingest("a", sent(3, (1.0,), (1.0,))).sequence == 4
+    assert telemetry.ingest("a", sent(5, (), ())).sequence == 5  # nothing in it, and it counts
+    assert telemetry.ingest("a", sent(5, (1.0,), (1.0,))).sequence == 5
+    assert telemetry.held().rows_ever == 4
+
+
+def test_rollups_go_by_age_and_by_number(store: Store) -> None:
+    telemetry = store.telemetry
+    for sequence in range(1, 11):
+        telemetry.ingest("a", sent(sequence, (sequence * 3600.0,), (1.0,)))
+    roll_all(store)
+    assert (telemetry.held().hours, telemetry.held().days) == (10, 1)
+    assert telemetry.forget(Keep.HOUR, 3 * 3600.0, 99, 99) == 2
+    assert telemetry.forget(Keep.HOUR, 0.0, 5, 2) == 2
+    assert telemetry.forget(Keep.HOUR, 0.0, 5, 99) == 1
+    assert telemetry.forget(Keep.HOUR, 0.0, 5, 99) == 0
+    left = telemetry.rollups(Query(quantity="x_ms"))
+    assert sorted(r.start_s // 3600 for r in left) == [6, 7, 8, 9, 10]
+    assert telemetry.forget(Keep.DAY, 86400.0, 99, 99) == 1
+    assert (telemetry.held().hours, telemetry.held().days) == (5, 0)
+
+
+def test_rolling_up_is_all_or_nothing(store: Store) -> None:
+    store.telemetry.ingest("a", sent(1, (1.0,), (1.0,)))
+
+    def fail_after() -> None:
+        with store.transaction():
+            assert store.telemetry.roll_up("", 9) is None
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        fail_after()
+    assert store.telemetry.held().hours == 0
+    roll_all(store)
+    (hour,) = store.telemetry.rollups(Query(quantity="x_ms"))
+    assert hour.count == 1

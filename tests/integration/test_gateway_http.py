@@ -3,78 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from controller import cli
-from controller.artifacts.memory import MemoryBlobs
 from controller.cli.fleet_fit import answer, follow
 from controller.client import Client, Unreachable
 from controller.domain import fleet
 from controller.errors import Conflict, FitError, NotFound, TrustError, UserError, WorkloadError
-from controller.gateway.http.api import Api
-from controller.gateway.http.app import make_app
-from controller.gateway.http.server import RestServer
-from controller.gateway.views import Addresses
-from controller.reconcile.context import Context, ReconcileSettings
-from controller.reconcile.controller import Controller
-from controller.reconcile.engine import Engine
-from controller.store import open_store
-from controller.testing import ScriptedFits, TwinDevice, variant
+from controller.testing import ScriptedFits
 from controller.trust import Trust
-from fitment.core.link import Downlink
 from fitment.core.telemetry import Column, TelemetryBatch
-from profiles import all_profiles
-from tests.integration.gateway_peers import LoopThread, wait_for
+from tests.integration.gateway_stage import TOKEN, Stage, staged
 
-TOKEN = "operator-token"
-ADDRESSES = Addresses(
-    rest="", enroll="127.0.0.1:1", gateway="127.0.0.1:2", mqtt="", link="grpc", pid=1, version="0",
-    notes=("a note",),
-)  # fmt: skip
 MODEL = fleet.ModelVersion(
     id="model-1", name="m", version="1", digest="sha256:m", snapshot="/none", registered_at=1.0
 )
-
-
-@dataclass
-class Stage:
-    """A controller behind REST, and its devices."""
-
-    url: str
-    folder: Path
-    engine: Engine
-    controller: Controller
-    devices: dict[str, TwinDevice] = field(default_factory=dict)
-    looks: list[frozenset[str]] = field(default_factory=list)
-
-    def join(self, name: str) -> TwinDevice:
-        def act() -> TwinDevice:
-            record = fleet.Device(name=name, enrolled_at=1.0, serial="1", serials=("1",))
-            self.controller.store.devices.put(record)
-            twin = TwinDevice(
-                name=name, controller=self.controller, times_ms={"fp32": 1.0, "int8": 0.3}
-            )
-            self.devices[name] = twin
-            twin.connect()
-            return twin
-
-        return self.engine.call(act).result(5)
-
-    def until(self, done: Callable[[], bool]) -> None:
-        def turn() -> None:
-            for device in self.devices.values():
-                device.step()
-
-        def looked() -> bool:
-            self.engine.call(turn).result(5)
-            return done()
-
-        assert wait_for(looked)
 
 
 @pytest.fixture(scope="module")
@@ -85,39 +33,8 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
 
 @pytest.fixture
 def stage(trust: Trust, tmp_path: Path) -> Iterator[Stage]:
-    devices: dict[str, TwinDevice] = {}
-
-    def publish(name: str, downlink: Downlink) -> None:
-        if name in devices:
-            devices[name].receive(downlink)
-
-    fits = ScriptedFits(tmp_path / "fits", (variant("fp32", 1.0), variant("int8", 0.4, drop=0.001)))
-    context = Context(
-        store=open_store("memory://", "default"), trust=trust, blobs=MemoryBlobs(),
-        profiles=all_profiles(), fits=fits, publish=publish, clock=lambda: 1_800_000_000.0,
-        settings=ReconcileSettings(),
-    )  # fmt: skip
-    controller = Controller(context)
-    engine = Engine(controller, tick_s=0.02)
-    engine.start()
-    loop = LoopThread()
-    rest = RestServer("127.0.0.1", 0)
-    made = Stage(f"http://127.0.0.1:{rest.port}", tmp_path, engine, controller, devices)
-
-    def shut_out() -> None:
-        found = engine.call(lambda: controller.store.devices.find(revoked=True)).result(5)
-        made.looks.append(frozenset(device.name for device in found))
-
-    api = Api(
-        controller=controller, engine=engine, addresses=ADDRESSES, link="gRPC session",
-        data_dir=tmp_path, shut_out=shut_out,
-    )  # fmt: skip
-    loop.run(rest.start(make_app(api, TOKEN)))
-    yield made
-    loop.run(rest.stop())
-    loop.stop()
-    engine.stop()
-    controller.close()
+    with staged(trust, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ class Api:
     data_dir: Path
     shut_out: Callable[[], None]
     """Bring brokers and open sessions in line with who is revoked; call it off the event loop."""
+    link_up: Callable[[], bool] = lambda: True  # a link within this process always is
 
     async def ask(self, fn: Callable[[], T]) -> T:
         """Run ``fn`` on the engine's thread."""
@@ -82,13 +84,42 @@ def number(request: Request, name: str, default: int, *, most: int) -> int:
     return int(text)
 
 
+def seconds(request: Request, name: str, default: float) -> float:
+    """A moment of the query string, in seconds since the epoch.
+
+    Raises:
+        UserError: it is no number.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"'{name}' is a moment in seconds since 1970, not {text!r}")
+    return value
+
+
+def one_of(name: str, text: str, known: Sequence[str]) -> str:
+    """The text, if it is one of those.
+
+    Raises:
+        UserError: it is not.
+    """
+    if text not in known:
+        raise UserError(f"'{name}' is one of {', '.join(filter(None, known))}, not {text!r}")
+    return text
+
+
 def filters(request: Request, *names: str) -> dict[str, Any]:
     """The given ones of some filters of the query string; no others are allowed.
 
     Raises:
         UserError: an unknown one.
     """
-    unknown = sorted(set(request.query_params) - set(names) - {"limit"})
+    unknown = sorted(set(request.query_params) - set(names) - {"limit", "cursor"})
     if unknown:
         raise UserError(f"unknown filter '{unknown[0]}'; known are {', '.join(names) or 'none'}")
     return {key: value for key, value in request.query_params.items() if key in names}

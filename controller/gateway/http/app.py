@@ -13,22 +13,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.errors import FitmentError, disk_error
 from controller.gateway import errors
-from controller.gateway.http import devices, models, releases, system
+from controller.gateway.http import devices, models, releases, system, telemetry
 from controller.gateway.http.api import Api
+from controller.gateway.http.document import PROBLEM_TYPE, describe
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz"})
 """Paths without a token: a load balancer has none, and they tell nothing."""
-PROBLEM = "application/problem+json"
+METRICS_PATH = "/metrics"
 
 
 class OperatorsOnly:
-    """Lets nobody pass without the operator's token, whatever the path. Default deny."""
+    """Lets nobody pass without the operator's token, whatever the path. Default deny.
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    Prometheus has a token of its own, which opens ``/metrics`` and nothing else: what watches the
+    fleet must not be able to change it.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, metrics_token: str = "") -> None:
         self._app = app
         self._token = token.encode()
+        self._metrics_token = metrics_token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._holds(scope):
@@ -46,24 +52,36 @@ class OperatorsOnly:
     def _holds(self, scope: Scope) -> bool:
         given: bytes = dict(scope["headers"]).get(b"authorization", b"")
         scheme, _, token = given.partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+        if scheme.lower() != b"bearer":
+            return False
+        known = [self._token]
+        if scope["path"] == METRICS_PATH and scope["method"] == "GET" and self._metrics_token:
+            known.append(self._metrics_token)
+        return any(hmac.compare_digest(token.strip(), one) for one in known)
 
 
-def make_app(api: Api, token: str) -> FastAPI:
+def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
     """The application; it holds no state of its own."""
     app = FastAPI(title="Fitment", docs_url=None, redoc_url=None, openapi_url=None)
-    for room in (devices, models, releases, system):
+    for room in (devices, models, releases, system, telemetry):
         app.include_router(room.router(api), prefix="/v1")
+    app.include_router(system.metrics_route(api))
 
-    @app.get("/healthz")
+    @app.get("/healthz", response_model=dict[str, str])
     async def healthz() -> JSONResponse:
         return JSONResponse({"status": "ok"})
+
+    described = describe(tuple(app.routes), api.addresses.version)
+
+    @app.get("/v1/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(described())
 
     app.add_exception_handler(FitmentError, _ours)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OSError, _refused_by_the_system)
     app.add_exception_handler(Exception, _unexpected)
-    app.add_middleware(OperatorsOnly, token=token)
+    app.add_middleware(OperatorsOnly, token=token, metrics_token=metrics_token)
     return app
 
 
@@ -71,7 +89,7 @@ def problem(status: int, code: str, title: str, detail: str, **more: Any) -> JSO
     """One problem document."""
     content = {"type": "about:blank", "status": status, "code": code, "title": title}
     return JSONResponse(
-        {**content, "detail": detail, **more}, status_code=status, media_type=PROBLEM
+        {**content, "detail": detail, **more}, status_code=status, media_type=PROBLEM_TYPE
     )
 
 

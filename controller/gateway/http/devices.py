@@ -1,4 +1,4 @@
-"""Routes for devices, tokens and telemetry."""
+"""Routes for devices and tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from controller.domain import fleet
-from controller.gateway.http.api import Api, body, filters, found, number, reply
-from controller.gateway.views import FACT_HEADER, NewToken, TelemetryView
+from controller.gateway.http.answers import once, page, tagged
+from controller.gateway.http.api import Api, body, filters, found, reply
+from controller.gateway.http.document import asks, lists, shows, takes
+from controller.gateway.views import FACT_HEADER, NewToken
+
+
+class OctetStream(Response):
+    """A file."""
+
+    media_type = "application/octet-stream"
+
 
 _SEE = "fitment device list"
 
@@ -29,45 +38,40 @@ def router(api: Api) -> APIRouter:
     routes = APIRouter()
     store, controller = api.controller.store, api.controller
 
-    @routes.get("/devices")
+    @routes.get("/devices", response_model=tuple[fleet.Device, ...], openapi_extra=lists("profile"))
     async def list_devices(request: Request) -> JSONResponse:
-        wanted = filters(request, "profile")
-        return reply(await api.ask(lambda: store.devices.find(**wanted)))
+        return await page(api, request, store.devices, filters(request, "profile"))
 
-    @routes.get("/devices/{name}")
-    async def show_device(name: str) -> JSONResponse:
-        return reply(await api.ask(lambda: _device(api, name)))
+    @routes.get("/devices/{name}", response_model=fleet.Device, openapi_extra=shows())
+    async def show_device(name: str, request: Request) -> Response:
+        return tagged(request, await api.ask(lambda: _device(api, name)))
 
-    @routes.get("/devices/{name}/model")
+    @routes.get("/devices/{name}/model", response_class=OctetStream, openapi_extra=asks("slot"))
     async def pull_model(name: str, request: Request) -> Response:
         wanted = filters(request, "slot").get("slot", "")
         return _file(await api.ask(lambda: controller.pull(name, wanted)))
 
-    @routes.post("/devices/{name}/revoke")
+    @routes.post("/devices/{name}/revoke", response_model=fleet.Device)
     async def revoke_device(name: str) -> JSONResponse:
         await api.ask(lambda: controller.revoke(name))
         await asyncio.to_thread(api.shut_out)
         return reply(await api.ask(lambda: _device(api, name)))
 
-    @routes.get("/devices/{name}/telemetry")
-    async def telemetry(name: str, request: Request) -> JSONResponse:
-        column = filters(request, "column").get("column", "latency_p50_ms")
-        limit = number(request, "limit", 20, most=10_000)
-        return reply(await api.ask(lambda: _telemetry(api, name, column, limit)))
-
-    @routes.post("/tokens")
+    @routes.post(
+        "/tokens", status_code=201, response_model=NewToken, openapi_extra=takes(TokenRequest)
+    )
     async def create_token(request: Request) -> JSONResponse:
         asked = await body(request, TokenRequest)
-        text, token = await api.ask(lambda: controller.create_token(asked.ttl_s, asked.labels))
-        made = NewToken(
-            text=text,
-            expires_at=token.expires_at,
-            enroll=api.addresses.enroll,
-            labels=token.labels,
-        )
-        return reply(made, 201)
+        return await once(api, request, lambda: _token(api, asked), secret=True)
 
     return routes
+
+
+def _token(api: Api, asked: TokenRequest) -> NewToken:
+    text, token = api.controller.create_token(asked.ttl_s, asked.labels)
+    return NewToken(
+        text=text, expires_at=token.expires_at, enroll=api.addresses.enroll, labels=token.labels
+    )
 
 
 def _device(api: Api, name: str) -> fleet.Device:
@@ -82,15 +86,4 @@ def _file(running: fleet.RunningModel) -> Response:
         "file-name": running.file_name,
     }
     headers = {f"{FACT_HEADER}{name}": value for name, value in facts.items()}
-    return Response(running.data, media_type="application/octet-stream", headers=headers)
-
-
-def _telemetry(api: Api, name: str, column: str, limit: int) -> TelemetryView:
-    _device(api, name)
-    telemetry = api.controller.store.telemetry
-    return TelemetryView(
-        device=name,
-        column=column,
-        samples=telemetry.count(name),
-        values=telemetry.latest(name, column, limit),
-    )
+    return OctetStream(running.data, headers=headers)

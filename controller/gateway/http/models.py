@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from controller.domain import fleet
 from controller.errors import Conflict, UserError
+from controller.gateway.http.answers import once, page, tagged
 from controller.gateway.http.api import Api, body, filters, found, reply
+from controller.gateway.http.document import lists, shows, takes
 from controller.gateway.http.registration import register
 
 EFFORTS = ("", "quick", "thorough")
@@ -38,37 +40,49 @@ def router(api: Api) -> APIRouter:
     routes = APIRouter()
     store, controller = api.controller.store, api.controller
 
-    @routes.get("/models")
+    @routes.get(
+        "/models", response_model=tuple[fleet.ModelVersion, ...], openapi_extra=lists("name")
+    )
     async def list_models(request: Request) -> JSONResponse:
-        wanted = filters(request, "name")
-        return reply(await api.ask(lambda: store.models.find(**wanted)))
+        return await page(api, request, store.models, filters(request, "name"))
 
-    @routes.post("/models")
+    # No key is needed here: the same files are the same version, however often they come.
+    @routes.post(
+        "/models",
+        status_code=201,
+        response_model=fleet.ModelVersion,
+        openapi_extra=takes(ModelRequest, keyed=False),
+    )
     async def register_model(request: Request) -> JSONResponse:
         asked = await body(request, ModelRequest)
         return reply(await asyncio.to_thread(register, api, Path(asked.path)), 201)
 
-    @routes.get("/models/{key}")
-    async def show_model(key: str) -> JSONResponse:
-        return reply(await api.ask(lambda: controller.find_model(key)))
+    @routes.get("/models/{key}", response_model=fleet.ModelVersion, openapi_extra=shows())
+    async def show_model(key: str, request: Request) -> Response:
+        return tagged(request, await api.ask(lambda: controller.find_model(key)))
 
-    @routes.post("/models/{key}/approve")
+    @routes.post("/models/{key}/approve", response_model=tuple[fleet.Release, ...])
     async def approve_model(key: str) -> JSONResponse:
         return reply(await api.ask(lambda: _approve(api, key)))
 
-    @routes.get("/fits")
+    @routes.get("/fits", response_model=tuple[fleet.FitJob, ...], openapi_extra=lists("model"))
     async def list_fits(request: Request) -> JSONResponse:
-        wanted = filters(request, "model")
-        return reply(await api.ask(lambda: store.jobs.find(**wanted)))
+        return await page(api, request, store.jobs, filters(request, "model"))
 
-    @routes.post("/fits")
+    @routes.post(
+        "/fits",
+        status_code=201,
+        response_model=tuple[fleet.FitJob, ...],
+        openapi_extra=takes(FitRequest),
+    )
     async def start_fits(request: Request) -> JSONResponse:
         asked = await body(request, FitRequest)
-        return reply(await api.ask(lambda: _start(api, asked)), 201)
+        return await once(api, request, lambda: _start(api, asked))
 
-    @routes.get("/fits/{key}")
-    async def show_fit(key: str) -> JSONResponse:
-        return reply(await api.ask(lambda: found(store.jobs.get(key), "fit", key, "/v1/fits")))
+    @routes.get("/fits/{key}", response_model=fleet.FitJob, openapi_extra=shows())
+    async def show_fit(key: str, request: Request) -> Response:
+        job = await api.ask(lambda: found(store.jobs.get(key), "fit", key, "/v1/fits"))
+        return tagged(request, job)
 
     return routes
 

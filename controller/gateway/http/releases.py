@@ -6,14 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from controller.domain import fleet
 from controller.errors import UserError
+from controller.gateway.http.answers import once, page, tagged
 from controller.gateway.http.api import Api, body, filters, found, reply
+from controller.gateway.http.api import one_of as checked
+from controller.gateway.http.document import lists, one_of, shows, takes
 from controller.gateway.views import RolloutView
 from controller.reconcile.rolling import RolloutPlan
+from fitment.core.deployment import Outcome
 
+OPEN = "open"
+OUTCOMES = (OPEN, *(outcome.value for outcome in Outcome))
+"""What deployments can be told apart by; an open one has no outcome yet."""
 _SEE_RELEASES, _SEE_ROLLOUTS = "fitment release list", "fitment rollout list"
 
 
@@ -53,51 +60,87 @@ def router(api: Api) -> APIRouter:
     routes = APIRouter()
     store, controller = api.controller.store, api.controller
 
-    @routes.get("/releases")
+    @routes.get(
+        "/releases",
+        response_model=tuple[fleet.Release, ...],
+        openapi_extra=lists("model", "slot"),
+    )
     async def list_releases(request: Request) -> JSONResponse:
-        wanted = filters(request, "model", "slot")
-        return reply(await api.ask(lambda: store.releases.find(**wanted)))
+        return await page(api, request, store.releases, filters(request, "model", "slot"))
 
-    @routes.post("/releases")
+    @routes.post(
+        "/releases",
+        status_code=201,
+        response_model=fleet.Release,
+        openapi_extra=takes(ReleaseRequest),
+    )
     async def create_release(request: Request) -> JSONResponse:
         asked = await body(request, ReleaseRequest)
-        made = await api.ask(
-            lambda: controller.create_release(controller.find_model(asked.model).id)
-        )
-        return reply(made, 201)
-
-    @routes.get("/releases/{key}")
-    async def show_release(key: str) -> JSONResponse:
-        return reply(
-            await api.ask(lambda: found(store.releases.get(key), "release", key, _SEE_RELEASES))
+        return await once(
+            api,
+            request,
+            lambda: controller.create_release(controller.find_model(asked.model).id),
         )
 
-    @routes.post("/releases/{key}/approve")
+    @routes.get("/releases/{key}", response_model=fleet.Release, openapi_extra=shows())
+    async def show_release(key: str, request: Request) -> Response:
+        release = await api.ask(
+            lambda: found(store.releases.get(key), "release", key, _SEE_RELEASES)
+        )
+        return tagged(request, release)
+
+    @routes.post("/releases/{key}/approve", response_model=fleet.Release)
     async def approve_release(key: str) -> JSONResponse:
         return reply(await api.ask(lambda: controller.approve_release(key)))
 
-    @routes.get("/rollouts")
-    async def list_rollouts(request: Request) -> JSONResponse:
-        wanted = filters(request, "release")
-        return reply(await api.ask(lambda: store.rollouts.find(**wanted)))
+    _rollouts(routes, api)
+    return routes
 
-    @routes.post("/rollouts")
+
+def _rollouts(routes: APIRouter, api: Api) -> None:
+    store, controller = api.controller.store, api.controller
+
+    @routes.get(
+        "/deployments",
+        response_model=tuple[fleet.Deployment, ...],
+        openapi_extra=lists("rollout", "device", "release", outcome=one_of(OUTCOMES)),
+    )
+    async def list_deployments(request: Request) -> JSONResponse:
+        wanted = filters(request, "rollout", "device", "release", "outcome")
+        if "outcome" in wanted:
+            text = checked("outcome", wanted["outcome"], OUTCOMES)
+            wanted["outcome"] = None if text == OPEN else Outcome(text)
+        return await page(api, request, store.deployments, wanted)
+
+    @routes.get(
+        "/rollouts", response_model=tuple[fleet.Rollout, ...], openapi_extra=lists("release")
+    )
+    async def list_rollouts(request: Request) -> JSONResponse:
+        return await page(api, request, store.rollouts, filters(request, "release"))
+
+    @routes.post(
+        "/rollouts",
+        status_code=201,
+        response_model=RolloutView,
+        openapi_extra=takes(RolloutRequest),
+    )
     async def create_rollout(request: Request) -> JSONResponse:
         asked = await body(request, RolloutRequest)
-        made = await api.ask(lambda: controller.create_rollout(asked.release, asked.plan()))
-        return reply(await api.ask(lambda: _view(api, made.id)), 201)
+        return await once(
+            api,
+            request,
+            lambda: _view(api, controller.create_rollout(asked.release, asked.plan()).id),
+        )
 
-    @routes.get("/rollouts/{key}")
-    async def show_rollout(key: str) -> JSONResponse:
-        return reply(await api.ask(lambda: _view(api, key)))
+    @routes.get("/rollouts/{key}", response_model=RolloutView, openapi_extra=shows())
+    async def show_rollout(key: str, request: Request) -> Response:
+        return tagged(request, await api.ask(lambda: _view(api, key)))
 
-    @routes.post("/rollouts/{key}/{act}")
+    @routes.post("/rollouts/{key}/{act}", response_model=RolloutView)
     async def change_rollout(key: str, act: str) -> JSONResponse:
         change = _change(api, act)
         await api.ask(lambda: change(key))
         return reply(await api.ask(lambda: _view(api, key)))
-
-    return routes
 
 
 def _change(api: Api, act: str) -> Callable[[str], fleet.Rollout]:

@@ -1,14 +1,19 @@
-"""Routes for the whole: status, triggers, audit."""
+"""Routes for the whole: status, triggers, audit, metrics."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from controller.domain import fleet
 from controller.domain.fleet import JobStatus, RolloutState
-from controller.gateway.http.api import Api, filters, number, reply
+from controller.gateway import metrics
+from controller.gateway.http.answers import page
+from controller.gateway.http.api import Api, filters, reply
+from controller.gateway.http.document import lists
 from controller.gateway.views import Status
 
+AUDIT_MAX = 100_000
 _JOB_ENDED = frozenset({JobStatus.DONE, JobStatus.FAILED})
 _ROLLOUT_ACTIVE = frozenset(
     {RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.REVERTING}
@@ -21,22 +26,48 @@ def router(api: Api) -> APIRouter:
     routes = APIRouter()
     store = api.controller.store
 
-    @routes.get("/status")
+    @routes.get("/status", response_model=Status)
     async def status() -> JSONResponse:
         return reply(await api.ask(lambda: _status(api)))
 
-    @routes.get("/triggers")
+    @routes.get(
+        "/triggers",
+        response_model=tuple[fleet.Trigger, ...],
+        openapi_extra=lists("device", "model"),
+    )
     async def triggers(request: Request) -> JSONResponse:
-        wanted = filters(request, "device", "model")
-        return reply(await api.ask(lambda: store.triggers.find(**wanted)))
+        return await page(api, request, store.triggers, filters(request, "device", "model"))
 
-    @routes.get("/audit")
+    @routes.get(
+        "/audit",
+        response_model=tuple[fleet.AuditEntry, ...],
+        openapi_extra=lists("action", "subject", most=AUDIT_MAX),
+    )
     async def audit(request: Request) -> JSONResponse:
         wanted = filters(request, "action", "subject")
-        limit = number(request, "limit", 200, most=100_000)
-        return reply(await api.ask(lambda: store.audit.find(**wanted)[-limit:]))
+        return await page(api, request, store.audit, wanted, newest=True, most=AUDIT_MAX, usual=200)
 
     return routes
+
+
+def metrics_route(api: Api) -> APIRouter:
+    """``/metrics``, which is not below ``/v1`` because Prometheus looks for it there."""
+    routes = APIRouter()
+
+    @routes.get("/metrics", response_class=PlainTextResponse)
+    async def tell() -> Response:
+        families = await api.ask(lambda: metrics.collect(api.controller.store, _facts(api)))
+        return Response(metrics.write(families), media_type=metrics.CONTENT_TYPE)
+
+    return routes
+
+
+def _facts(api: Api) -> metrics.Facts:
+    addresses = api.addresses
+    return metrics.Facts(
+        version=addresses.version, link=addresses.link, link_up=api.link_up(),
+        ticks=api.engine.ticks,
+    )  # fmt: skip
 
 
 def _status(api: Api) -> Status:

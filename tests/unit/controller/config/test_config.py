@@ -45,7 +45,7 @@ def test_flags_beat_the_environment_beats_the_file(tmp_path: Path) -> None:
 def test_every_setting_can_come_from_the_environment(key: str) -> None:
     samples = {
         "link": "grpc", "optimise": "no", "auto_approve": "yes", "mqtt_url": "mqtts://b:1",
-        "tick_s": "0.5", "dashboard": "no",
+        "tick_s": "0.5", "dashboard": "no", "telemetry_raw_days": "0.5",
     }  # fmt: skip
     text = samples.get(key, "7")
     settings = load(environment={f"FITMENT_{key.upper()}": text})
@@ -68,6 +68,10 @@ def test_every_setting_can_come_from_the_environment(key: str) -> None:
         ("[controller]\nhost = 3", "'host'"),
         ("[controller]\ntick_s = 0", "more than 0"),
         ("[controller]\nfit_threads = 0", "at least 1"),
+        ("[controller]\ntelemetry_raw_days = 0", "'telemetry_raw_days'"),
+        ("[controller]\ntelemetry_hour_days = nan", "'telemetry_hour_days'"),
+        ("[controller]\ntelemetry_day_days = inf", "'telemetry_day_days'"),
+        ("[controller]\ntelemetry_rollup_rows = 0", "at least 1"),
         ("[controller]\nhost = '0.0.0.0'", "public_host"),
         ("[controller]\nmqtt_url = 'mqtt://plain'", "mqtts://"),
     ],

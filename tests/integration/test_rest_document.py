@@ -1,0 +1,223 @@
+"""The OpenAPI document against the routes: what it says is what they take and answer."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from controller.client import Client
+from controller.domain import fleet
+from controller.gateway.http import devices, models, releases, system, telemetry
+from controller.gateway.http.api import Api
+from controller.gateway.http.document import PROBLEM_TYPE
+from controller.trust import Trust
+from fitment.core.link import Uplink
+from fitment.core.telemetry import Column, TelemetryBatch
+from tests.integration.gateway_stage import ADDRESSES, NOW, TOKEN, Stage, staged
+from tests.integration.json_schema import faults
+
+HEADERS = {"authorization": f"Bearer {TOKEN}"}
+EXAMPLES = 200
+STRANGE: tuple[Any, ...] = (
+    None, True, 0, -1, 10**400, 1.5, 1e308, "", "x", "\x00", "é" * 300, "../..", [], [None], {},
+    {"": ""}, [[]], {"x": {"y": []}}, "NaN",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A fleet with one of everything."""
+    folder = tmp_path_factory.mktemp("stage")
+    with staged(Trust.create(folder / "trust", folder / "offline"), folder) as made:
+        made.join("device-a")
+        _fill(made)
+        yield made
+
+
+def _fill(stage: Stage) -> None:
+    model = fleet.ModelVersion(
+        id="model-1", name="m", version="1", digest="sha256:m", snapshot="/none", registered_at=1.0
+    )
+    batch = TelemetryBatch(
+        outbox="o", sequence=1, first_available=1, boot_id="b", monotonic_ns=(0,),
+        wall_unix_ns=(int(NOW) * 10**9,), columns={"last_latency_p50_ms": Column(values=(1.0,))},
+    )  # fmt: skip
+    controller = stage.controller
+    stage.engine.call(lambda: controller.register_model(model)).result(5)
+    stage.engine.call(lambda: controller.on_uplink("device-a", Uplink(telemetry=batch))).result(5)
+    stage.engine.call(lambda: controller.store.telemetry.roll_up("", 9)).result(5)
+    with Client(stage.url, TOKEN) as client:
+        (job,) = client.start_fits("m")
+        stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
+        release = client.create_release("m")
+        client.approve_release(release.id)
+        key = client.create_rollout(release.id, waves=[1.0]).rollout.id
+        stage.until(lambda: client.rollout(key).rollout.state is fleet.RolloutState.COMPLETED)
+        trigger = fleet.Trigger(
+            id="t", kind=fleet.TriggerKind.NEW_PROFILE, device="device-a", model="model-1",
+            cohort=job.cohort, reason="r", created_at=1.0, closed_at=2.0,
+        )  # fmt: skip
+    stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
+
+
+@pytest.fixture(scope="module")
+def document(stage: Stage) -> dict[str, Any]:
+    answer = httpx.get(f"{stage.url}/v1/openapi.json", headers=HEADERS)
+    assert answer.status_code == 200
+    made = answer.json()
+    assert isinstance(made, dict)
+    return made
+
+
+@pytest.fixture(scope="module")
+def names(stage: Stage) -> Mapping[str, str]:
+    """What stands for each part of a path, by the list that it is in."""
+    with Client(stage.url, TOKEN) as client:
+        return {
+            "devices": "device-a", "models": "m", "fits": client.fits()[0].id,
+            "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
+        }  # fmt: skip
+
+
+def operations(document: dict[str, Any], method: str) -> list[tuple[str, dict[str, Any]]]:
+    return [(path, ways[method]) for path, ways in document["paths"].items() if method in ways]
+
+
+def filled(path: str, names: Mapping[str, str]) -> str:
+    kind = path.split("/")[2] if path.startswith("/v1/") else ""
+    return re.sub(r"\{act\}", "pause", re.sub(r"\{(name|key)\}", names.get(kind, ""), path))
+
+
+def query_of(operation: dict[str, Any]) -> dict[str, Any]:
+    given = operation.get("parameters", [])
+    return {p["name"]: p["schema"] for p in given if p["in"] == "query"}
+
+
+def example(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return str(schema["enum"][0])
+    return "x" if schema["type"] == "string" and "pattern" not in schema else "1"
+
+
+def test_it_needs_the_token_and_is_what_it_claims(stage: Stage, document: dict[str, Any]) -> None:
+    assert httpx.get(f"{stage.url}/v1/openapi.json").status_code == 401
+    assert document["openapi"].startswith("3.1")
+    assert document["security"] == [{"token": []}]
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert references == set(document["components"]["schemas"])
+
+
+def test_it_has_every_route_and_no_other(stage: Stage, document: dict[str, Any]) -> None:
+    api = Api(
+        controller=stage.controller, engine=stage.engine, addresses=ADDRESSES, link="",
+        data_dir=stage.folder, shut_out=lambda: None,
+    )  # fmt: skip
+    rooms = [("/v1", room.router(api)) for room in (devices, models, releases, system, telemetry)]
+    rooms.append(("", system.metrics_route(api)))
+    routes = {("/healthz", "get")} | {
+        (prefix + route.path, method.lower())
+        for prefix, room in rooms
+        for route in room.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    }
+    told = {(path, method) for path, ways in document["paths"].items() for method in ways}
+    assert told == routes
+
+
+def test_what_is_answered_is_what_it_says(
+    stage: Stage, document: dict[str, Any], names: Mapping[str, str]
+) -> None:
+    seen = 0
+    for path, operation in operations(document, "get"):
+        answer = httpx.get(stage.url + filled(path, names), headers=HEADERS)
+        content = operation["responses"]["200"].get("content", {})
+        assert answer.headers["content-type"].partition(";")[0] in content or path.endswith(
+            "/model"
+        )
+        if path.endswith("/model"):
+            continue  # the twin runs no file; `test_gateway_pull` has one that does
+        assert answer.status_code == 200, (path, answer.text)
+        if "application/json" in content:
+            value, schema = answer.json(), content["application/json"]["schema"]
+            assert faults(value, schema, document) == [], path
+            assert value != [], f"{path} has nothing to check"
+            seen += 1
+    assert seen > 15
+
+
+def test_every_question_is_taken_and_others_are_refused(
+    stage: Stage, document: dict[str, Any], names: Mapping[str, str]
+) -> None:
+    for path, operation in operations(document, "get"):
+        url = stage.url + filled(path, names)
+        query = query_of(operation)
+        for name, schema in query.items():
+            answer = httpx.get(url, params={name: example(schema)}, headers=HEADERS)
+            assert answer.status_code in {200, 404, 409}, (path, name, answer.text)
+            if schema["type"] != "string" or {"enum", "pattern"} & set(schema):
+                wrong = httpx.get(url, params={name: "!?"}, headers=HEADERS)
+                assert wrong.status_code == 400, (path, name)
+        if query:
+            unknown = httpx.get(url, params={"colour": "red"}, headers=HEADERS)
+            assert unknown.status_code == 400, path
+
+
+def test_problems_are_what_it_says(stage: Stage, document: dict[str, Any]) -> None:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    for path, _ in operations(document, "get"):
+        if "{" in path:
+            answer = httpx.get(stage.url + re.sub(r"\{\w+\}", "nobody", path), headers=HEADERS)
+            assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM_TYPE)
+            assert faults(answer.json(), schema, document) == []
+    for path, operation in operations(document, "post"):
+        if "requestBody" in operation:
+            answer = httpx.post(stage.url + path, json={"colour": "red"}, headers=HEADERS)
+            assert answer.status_code == 400, path
+            assert faults(answer.json(), schema, document) == []
+
+
+def mutated(schema: dict[str, Any], dice: random.Random) -> Any:
+    """Something like what a body should be, with something else in it."""
+    value = {
+        name: inner.get("default", dice.choice(STRANGE))
+        for name, inner in schema["properties"].items()
+        if dice.random() < 0.7
+    }
+    for name in schema["properties"]:
+        if dice.random() < 0.4:
+            value[name] = dice.choice(STRANGE)
+    return dice.choice(STRANGE) if dice.random() < 0.05 else value
+
+
+def test_no_body_and_no_query_makes_it_fail(
+    stage: Stage, document: dict[str, Any], names: Mapping[str, str]
+) -> None:
+    """Never an answer of 500: seeded, and as many examples as fit into a few seconds."""
+    dice = random.Random(20261124)
+    posts = [(p, o) for p, o in operations(document, "post") if "requestBody" in o]
+    gets = [(p, o) for p, o in operations(document, "get") if query_of(o)]
+    with httpx.Client(base_url=stage.url, headers=HEADERS) as http:
+        for _ in range(EXAMPLES // 2):
+            path, operation = dice.choice(posts)
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            body = json.dumps(mutated(schema, dice))
+            answer = http.post(path, content=body)
+            assert answer.status_code < 500, (path, body, answer.text)
+            if answer.status_code == 201:
+                told = operation["responses"]["201"]["content"]["application/json"]["schema"]
+                assert faults(answer.json(), told, document) == [], (path, body)
+        for _ in range(EXAMPLES // 2):
+            path, operation = dice.choice(gets)
+            query = {
+                n: str(dice.choice(STRANGE)) for n in query_of(operation) if dice.random() < 0.5
+            }
+            answer = http.get(filled(path, names), params=query)
+            assert answer.status_code < 500, (path, query, answer.text)
