@@ -320,6 +320,8 @@ class Deployment:
     overlay: str = ""  # blob digest of the overlay that the device submitted
     cohort: Cohort | None = None  # of the device when it was admitted
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
+    fetched_bytes: int = 0  # that came over the wire, as the device says
+    delta_base: str = ""  # variant that the device rebuilt it from; empty: it came whole
 
 
 class TriggerKind(enum.Enum):
