@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Of the index; a better way to make deltas raises it, and they are made anew."""
-ARCHIVE_BYTES_MAX = 64 * 1024 * 1024
+ARCHIVE_BYTES_MAX = 32 * 1024 * 1024
 """Making one takes about eight times the tar in memory; larger bundles are sent whole."""
+WORTH = 0.95
+"""Of the transport file's size: below it a delta is worth the device's writing the tar twice."""
 PENDING_MAX = 8
 """Pairs that wait to be made; who asks for one more gets the whole file."""
 
@@ -43,7 +45,7 @@ ArchiveOf = Callable[[str], str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """A delta file that is smaller than the transport file. ``form`` is for people."""
+    """A delta file that is worth it. ``form`` is for people."""
 
     delta: str
     delta_bytes: int
@@ -123,7 +125,7 @@ class Deltas:
 
 
 def make(blobs: Blobs, old: str, archive: str) -> Delta | None:
-    """Make the delta between two transport files and store it; None when it is not smaller.
+    """Make the delta between two transport files and store it; None when that saves too little.
 
     Raises:
         UserError: one of them is no transport file of a bundle.
@@ -136,7 +138,7 @@ def make(blobs: Blobs, old: str, archive: str) -> Delta | None:
     size = blobs.size(archive)
     log.info("action=delta_made archive=%s form=%s delta_bytes=%d archive_bytes=%d",
              digests.short(archive), form, len(data), size)  # fmt: skip
-    if len(data) >= size:
+    if len(data) > WORTH * size:
         return None
     return Delta(delta=blobs.put_bytes(data), delta_bytes=len(data), form=form)
 

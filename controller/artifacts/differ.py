@@ -11,14 +11,13 @@ are the same in both versions, so stretches are tensors, without a parser for ea
 
 from __future__ import annotations
 
-import bz2
-import lzma
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.artifacts import coding
 from controller.artifacts.matching import Bytes, Stretch, copies, side_by_side
 from fitment.core import delta
 from fitment.core.delta import Kind, Operation, Section
@@ -36,8 +35,6 @@ _PIECE = 4096  # bytes of a stretch that choose their lanes together
 _SHORT = 32  # bytes for which looking for lanes is not worth it
 _SYMBOL_BITS = 6.0  # what an adaptive coder pays to learn one symbol, about
 _BYTE_BITS = 0.25  # and above the entropy for each byte
-_CODERS = ((3, 0, 2), (3, 0, 0), (0, 0, 0), (0, 2, 2))  # (lc, lp, pb) of LZMA
-_SAMPLE = 1 << 20  # a large section's coder is chosen on its beginning
 _KINDS = (
     (Kind.SUB_1, 1), (Kind.SUB_NIBBLE, 1), (Kind.SUB_2, 2), (Kind.SUB_4, 4),
     (Kind.KEEP_1, 1), (Kind.KEEP_2, 2), (Kind.KEEP_4, 4),
@@ -60,8 +57,14 @@ def make(base: Side, target: Side) -> tuple[str, bytes]:
     pairs = list(_pairs(base.files, target.files, common))
     plans = [(DICTIONARY, list(_fill(common, len(new))))]
     plans += [(DIFFERENCE, list(_difference(old, new, pairs, common, q))) for q in _QUIETS]
-    made = [(form, _encode(base, target, plan)) for form, plan in plans]
-    return min(made, key=lambda item: len(item[1]))
+    told = [(form, _sections(base, target, plan)) for form, plan in plans]
+    form, sections = min(told, key=lambda item: coding.estimate(item[1]))
+    packed = [coding.compress(data, number) for number, data in enumerate(sections)]
+    header = delta.Header(
+        base=base.name, base_bytes=len(base.data), target=target.name,
+        target_bytes=len(target.data), sizes=tuple(len(data) for data in packed),
+    )  # fmt: skip
+    return form, delta.write_header(header) + b"".join(packed)
 
 
 def _fill(common: Sequence[Stretch], size: int) -> Iterator[Operation]:
@@ -218,7 +221,8 @@ def _bits(data: Bytes) -> float:
     return float(entropy) + _SYMBOL_BITS * len(counts) + _BYTE_BITS * len(data)
 
 
-def _encode(base: Side, target: Side, plan: list[Operation]) -> bytes:
+def _sections(base: Side, target: Side, plan: list[Operation]) -> list[bytes]:
+    """What the operations of a plan read, and the operations themselves."""
     sections = [bytearray() for _ in range(delta.SECTIONS)]
     sections[Section.OPERATIONS] += delta.write_operations(plan)
     old, new = np.frombuffer(base.data, np.uint8), np.frombuffer(target.data, np.uint8)
@@ -229,12 +233,7 @@ def _encode(base: Side, target: Side, plan: list[Operation]) -> bytes:
         for number, data in _sections_of(operation.kind, there, here):
             sections[number] += data.tobytes()
         at += operation.length
-    packed = [_compress(bytes(data), number) for number, data in enumerate(sections)]
-    header = delta.Header(
-        base=base.name, base_bytes=len(base.data), target=target.name,
-        target_bytes=len(target.data), sizes=tuple(len(data) for data in packed),
-    )  # fmt: skip
-    return delta.write_header(header) + b"".join(packed)
+    return [bytes(section) for section in sections]
 
 
 def _sections_of(kind: Kind, there: Bytes, here: Bytes) -> Iterator[tuple[int, Bytes]]:
@@ -248,25 +247,3 @@ def _sections_of(kind: Kind, there: Bytes, here: Bytes) -> Iterator[tuple[int, B
         first = {Kind.SUB_2: Section.PAIRS, Kind.SUB_4: Section.QUADS}.get(kind, Section.BYTES)
         for plane, data in enumerate(_difference_planes(kind, there, here)):
             yield first + plane, data
-
-
-def _compress(data: bytes, section: int) -> bytes:
-    """LZMA with the coder that suits best, or bzip2; nothing for nothing."""
-    if not data:
-        return b""
-    top = delta.MAX_LITERAL_DICTIONARY if section == Section.LITERALS else delta.MAX_DICTIONARY
-    dictionary = 4096
-    while dictionary < min(len(data), top):
-        dictionary *= 2
-    sample = data[:_SAMPLE]
-    best = min(_CODERS, key=lambda coder: len(_lzma(sample, coder, dictionary)))
-    return min(_lzma(data, best, dictionary), bz2.compress(data, delta.BZ2_LEVEL), key=len)
-
-
-def _lzma(data: bytes, coder: tuple[int, int, int], dictionary: int) -> bytes:
-    lc, lp, pb = coder
-    filters = [{
-        "id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary,
-        "lc": lc, "lp": lp, "pb": pb,
-    }]  # fmt: skip
-    return lzma.compress(data, format=lzma.FORMAT_ALONE, filters=filters)
