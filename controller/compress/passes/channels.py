@@ -145,7 +145,7 @@ class ChannelTracer:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and value.factor == 1:
             self._space(value).norms.append(name)
             return value
-        if isinstance(module, (nn.Flatten, *_channelwise_modules())):
+        if isinstance(module, (nn.Flatten, *channelwise_modules())):
             return self._flatten(node, value) if isinstance(module, nn.Flatten) else value
         return self._unknown(node, f"'{name}' is a {type(module).__name__}")
 
@@ -217,7 +217,8 @@ _CHANNELWISE = {
 }  # fmt: skip
 
 
-def _channelwise_modules() -> tuple[type, ...]:
+def channelwise_modules() -> tuple[type, ...]:
+    """Modules that treat each channel by itself and hold nothing of it."""
     from torch import nn
 
     return (
@@ -226,6 +227,11 @@ def _channelwise_modules() -> tuple[type, ...]:
         nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
         nn.AdaptiveMaxPool2d, nn.Upsample,
     )  # fmt: skip
+
+
+def is_channelwise(node: fx.Node) -> bool:
+    """Whether a call of a function or method treats each channel by itself."""
+    return node.op in ("call_function", "call_method") and _call_name(node) in _CHANNELWISE
 
 
 def _call_name(node: fx.Node) -> str:
