@@ -15,39 +15,47 @@ al., *Designing Network Design Spaces* (2020).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from controller.compress.base import Applied, Candidate, Context, Form, Numbers, Pass, Property
 from controller.compress.passes.refit import leaving, refit
-from controller.compress.passes.units import Unit, Work, replaced, units, work
+from controller.compress.passes.units import Unit, activations, replaced, units
 from controller.errors import FitError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-INPUTS = 256  # calibration inputs to refit and to judge with
+INPUTS = 128  # calibration inputs to refit and to judge with
+SEARCHED = 40  # networks that are looked at from, at most
+WIDER = 2  # rows that 2x2 pooling adds to what a kernel sees
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """One way to make the network shorter."""
+@dataclass(frozen=True, slots=True, order=True)
+class _State:
+    """One shortened network of the search; those that answer best come first."""
 
-    text: str
-    module: nn.Module
-    cost: float
     loss: float
+    number: int
+    cost: float = field(compare=False)
+    module: nn.Module = field(compare=False)
+    dropped: int = field(default=0, compare=False)
+    merged: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shorten(Pass):
-    """Drop and merge layers until ``cost`` is what is left of the network's cost, or less.
+    """Drop and merge layers until convolutions and linear layers write ``activations`` of what
+    they wrote, as a share, or less.
 
-    Cost is the mean of two shares of the original: multiply-adds, and elements that convolutions
-    and linear layers write. Greedy: the step that saves most cost for each nat of disagreement
-    with the network as it was (KL of the answers on calibration inputs) is taken first.
+    Of all networks that keep to it, the search looks for the one whose answers on calibration
+    inputs are closest to the original's (KL, in nats; before any training): best first, each
+    structure once. Multiply-adds are left to pruning.
     """
 
     name: ClassVar[str] = "shorten"
@@ -56,11 +64,14 @@ class Shorten(Pass):
     refuses: ClassVar[frozenset[Property]] = frozenset({Property.FOLDED, Property.PRUNED})
     ensures: ClassVar[frozenset[Property]] = frozenset({Property.SHORTENED})
 
-    cost: float = 0.5
+    activations: float = 0.4
 
     def __post_init__(self) -> None:
-        if not 0 < self.cost < 1:
-            raise FitError(f"{self.name}: a cost between 0 and 1 is needed, not {self.cost}")
+        if not 0 < self.activations < 1:
+            raise FitError(
+                f"{self.name}: a share of activations between 0 and 1 is needed, "
+                f"not {self.activations}"
+            )
 
     def apply(self, candidate: Candidate, context: Context) -> Applied:
         import torch
@@ -68,22 +79,44 @@ class Shorten(Pass):
         torch.set_num_threads(context.threads)
         inputs = torch.from_numpy(context.calibration[:INPUTS].copy())
         judge = _Judge(candidate.payload.eval(), inputs)
-        module, cost, loss, taken = judge.original, 1.0, 0.0, 0
-        dropped = merged = 0
-        while cost > self.cost:
-            steps = [s for s in _steps(module, judge) if s.cost < cost]
-            if not steps:
-                break
-            best = max(steps, key=lambda s: (cost - s.cost) / max(s.loss - loss, 1e-6))
-            module, cost, loss, taken = best.module, best.cost, best.loss, taken + 1
-            dropped += best.text == "drop"
-            merged += best.text == "merge"
-        if not taken:
-            raise FitError("no layer can be dropped or merged: none is a plain chain")
+        found = self._search(judge)
         return Applied(
-            payload=module,
-            numbers={"dropped": dropped, "merged": merged, "cost": cost, "disagreement": loss},
+            payload=found.module,
+            numbers={
+                "dropped": found.dropped,
+                "merged": found.merged,
+                "activations": found.cost,
+                "disagreement": found.loss,
+            },
         )
+
+    def _search(self, judge: _Judge) -> _State:
+        """The best network within the share, or the cheapest that was seen."""
+        numbers, seen = count(), {_structure(judge.original)}
+        waiting = [_State(0.0, next(numbers), 1.0, judge.original)]
+        cheapest = waiting[0]
+        for _ in range(SEARCHED):
+            if not waiting:
+                break
+            state = heapq.heappop(waiting)
+            cheapest = min(cheapest, state, key=lambda s: s.cost)
+            if state.cost <= self.activations:
+                return state
+            for change in _changes(state.module, judge.inputs):
+                shape = _structure(change.bare)
+                cost = judge.cost(change.bare)
+                if shape in seen or cost >= state.cost:
+                    continue
+                seen.add(shape)
+                module = change.make()
+                made = _State(
+                    judge.loss(module), next(numbers), cost, module,
+                    state.dropped + change.drops, state.merged + (not change.drops),
+                )  # fmt: skip
+                heapq.heappush(waiting, made)
+        if cheapest.cost == 1.0:
+            raise FitError("no layer can be dropped or merged: none is a plain chain")
+        return cheapest
 
     def check(self, before: Candidate, after: Applied, context: Context) -> Numbers:
         import torch
@@ -100,20 +133,15 @@ class Shorten(Pass):
 
 
 class _Judge:
-    """How dear a network is, and how far its answers are from the original's."""
+    """How much a network writes, and how far its answers are from the original's."""
 
     def __init__(self, original: nn.Module, inputs: torch.Tensor) -> None:
         self.original, self.inputs = original, inputs
-        self._whole = work(original, inputs)
+        self._whole = activations(original, inputs)
         self._answers = self._run(original)
 
-    def step(self, text: str, module: nn.Module) -> _Step:
-        return _Step(text=text, module=module, cost=self.cost(module), loss=self.loss(module))
-
     def cost(self, module: nn.Module) -> float:
-        now: Work = work(module, self.inputs)
-        shares = now.macs / self._whole.macs, now.activations / self._whole.activations
-        return sum(shares) / 2
+        return activations(module, self.inputs) / self._whole
 
     def loss(self, module: nn.Module) -> float:
         from torch.nn import functional
@@ -136,37 +164,73 @@ class _Judge:
             return torch.cat([module(batch) for batch in torch.split(self.inputs, 64)])
 
 
-def _steps(module: nn.Module, judge: _Judge) -> Iterator[_Step]:
-    """Every single step from here, refitted and judged."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """One layer less; ``bare`` has its structure, and ``make`` refits it, which is dear."""
+
+    drops: bool
+    bare: nn.Module
+    make: Callable[[], nn.Module]
+
+
+def _changes(module: nn.Module, inputs: torch.Tensor) -> Iterator[_Change]:
     for unit in units(module):
         if unit.receiver:
-            yield judge.step("drop", drop(module, unit, judge.inputs))
+            bare = without(module, unit)
+            make = partial(drop, module, unit, inputs)
+            yield _Change(drops=True, bare=bare, make=make)
         if unit.pool:
-            for wider in (0, 2):
-                yield judge.step("merge", merge(module, unit, judge.inputs, wider=wider))
+            bare = strided(module, unit)
+            make = partial(merge, module, unit, inputs)
+            yield _Change(drops=False, bare=bare, make=make)
 
 
-def drop(module: nn.Module, unit: Unit, inputs: torch.Tensor) -> nn.Module:
-    """A copy without the unit's layers; its receiver is refitted. The pooling stays."""
+def _structure(module: nn.Module) -> str:
+    """What distinguishes one shortened network from another: its layers' shapes, in order."""
+    from torch import nn
+
+    shapes = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            shapes.append(f"conv {tuple(layer.weight.shape)} {layer.stride}")
+        elif not list(layer.children()) and not isinstance(layer, nn.Identity):
+            shapes.append(type(layer).__name__)
+    return "; ".join(shapes)
+
+
+def without(module: nn.Module, unit: Unit) -> nn.Module:
+    """A copy without the unit's layers, whose receiver is blank. The pooling stays."""
     from torch import nn
 
     gone: Any = module.get_submodule(unit.conv)
-    old: Any = module.get_submodule(unit.receiver)
-    new = _conv(old, channels=gone.in_channels)
+    receiver = _conv(module.get_submodule(unit.receiver), channels=gone.in_channels)
     changes = {n: nn.Identity() for n in (unit.conv, unit.norm, unit.activation) if n}
-    made = replaced(module, {**changes, unit.receiver: new})
+    return replaced(module, {**changes, unit.receiver: receiver})
+
+
+def drop(module: nn.Module, unit: Unit, inputs: torch.Tensor) -> nn.Module:
+    """A copy without the unit's layers; its receiver answers as before, as far as it can."""
+    made = without(module, unit)
     refit(made, unit.receiver, lambda batch: leaving(module, unit.receiver, batch), inputs)
     return made
 
 
-def merge(module: nn.Module, unit: Unit, inputs: torch.Tensor, *, wider: int) -> nn.Module:
-    """A copy in which the convolution has stride two, and a kernel ``wider`` than it was.
+def strided(module: nn.Module, unit: Unit) -> nn.Module:
+    """A copy in which the unit's convolution is blank, has stride two, and no pooling follows."""
+    from torch import nn
 
-    What it should answer is the pooled answer of before. Normalization with a negative scale
-    turns the largest into the smallest, so such channels are turned before they are pooled.
+    old: Any = module.get_submodule(unit.conv)
+    new = _conv(old, channels=old.in_channels, wider=WIDER, stride=2)
+    return replaced(module, {unit.conv: new, unit.pool: nn.Identity()})
+
+
+def merge(module: nn.Module, unit: Unit, inputs: torch.Tensor) -> nn.Module:
+    """A copy in which the unit's convolution answers what was pooled before, as far as it can.
+
+    Normalization with a negative scale turns the largest into the smallest, so such channels are
+    turned before they are pooled.
     """
     import torch
-    from torch import nn
 
     old: Any = module.get_submodule(unit.conv)
     pool = module.get_submodule(unit.pool)
@@ -180,8 +244,7 @@ def merge(module: nn.Module, unit: Unit, inputs: torch.Tensor, *, wider: int) ->
         pooled: torch.Tensor = pool(leaving(module, unit.conv, batch) * signs)
         return pooled * signs
 
-    new = _conv(old, channels=old.in_channels, wider=wider, stride=2)
-    made = replaced(module, {unit.conv: new, unit.pool: nn.Identity()})
+    made = strided(module, unit)
     refit(made, unit.conv, wanted, inputs)
     return made
 

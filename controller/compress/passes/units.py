@@ -31,14 +31,6 @@ class Unit:
     receiver: str = ""  # the convolution that alone reads the chain
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What one run costs: multiply-adds, and elements written by convolutions."""
-
-    macs: int
-    activations: int
-
-
 def units(module: nn.Module) -> list[Unit]:
     """All units, in the order in which they run.
 
@@ -62,18 +54,16 @@ def units(module: nn.Module) -> list[Unit]:
     return found
 
 
-def work(module: nn.Module, example: torch.Tensor) -> Work:
-    """Cost of one input, by running ``example`` [N, ...] through convolutions and linear layers."""
+def activations(module: nn.Module, example: torch.Tensor) -> int:
+    """Elements that convolutions and linear layers write for one input of ``example`` [N, ...]."""
     import torch
     from torch import nn
 
-    macs = activations = 0
+    written = 0
 
-    def count(layer: Any, _inputs: Any, output: torch.Tensor) -> None:
-        nonlocal macs, activations
-        each = output[0].numel()
-        macs += each * layer.weight[0].numel()
-        activations += each
+    def count(_layer: Any, _inputs: Any, output: torch.Tensor) -> None:
+        nonlocal written
+        written += output[0].numel()
 
     layers = [m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -83,7 +73,7 @@ def work(module: nn.Module, example: torch.Tensor) -> Work:
     finally:
         for hook in hooks:
             hook.remove()
-    return Work(macs, activations)
+    return written
 
 
 def replaced(module: nn.Module, changes: dict[str, nn.Module]) -> nn.Module:

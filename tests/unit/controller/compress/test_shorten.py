@@ -10,7 +10,7 @@ from torch.nn import functional
 from controller.compress.base import Property
 from controller.compress.passes.refit import refit
 from controller.compress.passes.shorten import Shorten, drop, merge
-from controller.compress.passes.units import units, work
+from controller.compress.passes.units import activations, units
 from controller.errors import FitError
 
 from .torch_side import Chain, Residual, candidate, context, trained
@@ -56,10 +56,8 @@ def test_a_residual_sum_ends_a_unit() -> None:
     assert all(u.conv != "stem" or not u.receiver for u in units(trained(Residual())))
 
 
-def test_work_counts_by_hand() -> None:
-    counted = work(trained(Deep()), INPUTS)
-    macs = 64 * 8 * 27 + 64 * 8 * 8 + 16 * 16 * 72 + 16 * 5
-    assert (counted.macs, counted.activations) == (macs, 64 * 8 + 64 * 8 + 16 * 16 + 5)
+def test_activations_count_by_hand() -> None:
+    assert activations(trained(Deep()), INPUTS) == 64 * 8 + 64 * 8 + 16 * 16 + 5
 
 
 def test_least_squares_finds_the_layer_that_made_the_answers() -> None:
@@ -90,7 +88,7 @@ def test_average_pooling_merges_exactly_where_nothing_stands_between() -> None:
     first, last = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 5, 1)
     module = nn.Sequential(first, nn.AvgPool2d(2), last).eval()
     unit = units(module)[0]
-    found = merge(module, unit, INPUTS, wider=2)
+    found = merge(module, unit, INPUTS)
     assert (found[0].stride, found[0].kernel_size) == ((2, 2), (5, 5))  # type: ignore[index]
     assert torch.allclose(answers(found), answers(module), atol=2e-3)
 
@@ -99,7 +97,7 @@ def test_channels_that_normalization_turns_are_pooled_by_their_smallest() -> Non
     module = trained(Deep())
     module.nb.weight.data[::2] *= -1  # type: ignore[union-attr,operator]
     unit = next(u for u in units(module) if u.pool)
-    merged = merge(module, unit, INPUTS, wider=2)
+    merged = merge(module, unit, INPUTS)
     with torch.inference_mode():
         entered = functional.relu(module.na(module.a(INPUTS)))  # type: ignore[operator]
         wanted = functional.max_pool2d(module.nb(module.b(entered)), 2)  # type: ignore[operator]
@@ -110,13 +108,12 @@ def test_channels_that_normalization_turns_are_pooled_by_their_smallest() -> Non
 
 def test_the_network_becomes_cheaper_as_asked_and_says_what_it_did() -> None:
     module = trained(Deep())
-    found = Shorten(cost=0.6).run(candidate(module), context())
+    found = Shorten(activations=0.6).run(candidate(module), context())
     numbers = found.evidence[0].numbers
-    assert numbers["cost"] <= 0.6
+    assert numbers["activations"] <= 0.6
     assert numbers["dropped"] + numbers["merged"] >= 1
-    before, after = work(module, INPUTS), work(found.payload, INPUTS)
-    share = (after.macs / before.macs + after.activations / before.activations) / 2
-    assert share == pytest.approx(numbers["cost"])
+    share = activations(found.payload, INPUTS) / activations(module, INPUTS)
+    assert share == pytest.approx(numbers["activations"])
     assert Property.SHORTENED in found.properties
     assert answers(found.payload).shape == answers(module).shape
 
@@ -127,7 +124,7 @@ def test_a_network_without_chains_says_so() -> None:
         Shorten().run(candidate(module), context())
 
 
-@pytest.mark.parametrize("cost", [0.0, 1.0, 2.0])
-def test_a_cost_that_makes_no_sense(cost: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 1.0, 2.0])
+def test_a_share_that_makes_no_sense(share: float) -> None:
     with pytest.raises(FitError, match="between 0 and 1"):
-        Shorten(cost=cost)
+        Shorten(activations=share)
