@@ -50,12 +50,12 @@ class _State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shorten(Pass):
-    """Drop and merge layers until convolutions and linear layers write ``activations`` of what
-    they wrote, as a share, or less.
+    """Drop and merge layers until no more than the share ``activations`` is left to write.
 
-    Of all networks that keep to it, the search looks for the one whose answers on calibration
-    inputs are closest to the original's (KL, in nats; before any training): best first, each
-    structure once. Multiply-adds are left to pruning.
+    Activations are what convolutions and linear layers write. Of all networks that keep to it,
+    the search looks for the one whose answers on calibration inputs are closest to the original's
+    (KL, in nats; before any training): best first, each structure once. Multiply-adds are left
+    to pruning.
     """
 
     name: ClassVar[str] = "shorten"

@@ -16,14 +16,31 @@ from controller.compress.passes.prune_structured import PruneStructured
 from controller.compress.passes.quantize_dynamic import QuantizeDynamic
 from controller.compress.passes.quantize_static import QuantizeStatic
 from controller.compress.passes.reconstruct import Reconstruct
+from controller.compress.passes.shorten import Shorten
 from controller.compress.recipe import Recipe
 from controller.compress.search.scheme import rank_schemes
 from controller.errors import FitError
 from fitment.core.kernels import KernelTable
 
 EFFORTS = ("quick", "thorough")
-QUICK_RATIOS = (0.5,)
-THOROUGH_RATIOS = (0.3, 0.5, 0.65, 0.75)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What one network of the ladder loses before it is distilled."""
+
+    ratio: float  # of the channels of every layer
+    activations: float | None = None  # share that shortening leaves; None: as deep as it was
+
+    @property
+    def text(self) -> str:
+        """The part of a variant's name: "-short40-pruned50-kd"."""
+        short = "" if self.activations is None else f"-short{round(self.activations * 100)}"
+        return f"{short}-pruned{round(self.ratio * 100)}-kd"
+
+
+QUICK_CUTS = (Cut(0.5),)  # a shortened network learns too little in a quick fit
+THOROUGH_CUTS = (*(Cut(ratio) for ratio in (0.3, 0.5, 0.65)), Cut(0.5, 0.4), Cut(0.65, 0.4))
 THOROUGH_TRAINING = 8  # times as many training inputs as a quick fit's
 CALIBRATORS = ("percentile", "mse", "kl")  # beside minmax
 QUICK_BITS = (4,)  # of weights, in int8 files
@@ -49,7 +66,7 @@ class Rung:
     runtime: str
     format: str
     scheme: str
-    pruned: str = ""  # the part of the name that says how it was pruned, "-pruned50-kd"
+    pruned: str = ""  # the part of the name that says what was cut, "-pruned50-kd"
     calibrator: str = ""  # of static int8
     weight_bits: int = 8  # of static int8; fewer make the transfer smaller
 
@@ -107,8 +124,8 @@ def plain_head(plan: Plan) -> Recipe:
     return Recipe(steps=(AcceptOnnx(),))
 
 
-def pruned_head(plan: Plan, ratio: float) -> Recipe:
-    """Pruned and distilled. Batch normalization is folded after it, since it helps recovery."""
+def pruned_head(plan: Plan, cut: Cut) -> Recipe:
+    """Shortened, pruned and distilled. Folding comes after: normalization helps recovery."""
     hints = plan.recover or {}
     more = 1 if plan.effort == "quick" else THOROUGH_TRAINING
     usual = Distil()
@@ -120,15 +137,16 @@ def pruned_head(plan: Plan, ratio: float) -> Recipe:
         temperature=hints.get("temperature", usual.temperature),
         alpha=hints.get("alpha", usual.alpha),
     )
-    prune = PruneStructured(ratio=ratio, multiple_of=plan.multiple_of)
-    return Recipe(steps=(prune, distil, FoldBatchNorm(), ExportOnnx()))
+    shorten = () if cut.activations is None else (Shorten(activations=cut.activations),)
+    prune = PruneStructured(ratio=cut.ratio, multiple_of=plan.multiple_of)
+    return Recipe(steps=(*shorten, prune, distil, FoldBatchNorm(), ExportOnnx()))
 
 
 def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> Iterable[Rung]:
     heads = [("", plain_head(plan))]
     if plan.torch_source:
-        ratios = QUICK_RATIOS if plan.effort == "quick" else THOROUGH_RATIOS
-        heads += [(f"-pruned{round(r * 100)}-kd", pruned_head(plan, r)) for r in ratios]
+        cuts = QUICK_CUTS if plan.effort == "quick" else THOROUGH_CUTS
+        heads += [(cut.text, pruned_head(plan, cut)) for cut in cuts]
     schemes = static[:1] if plan.effort == "quick" else static[:2]
     for pruned, head in heads:
         bare = Rung(
