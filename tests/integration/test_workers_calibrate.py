@@ -60,7 +60,9 @@ SHIFTS: list[tuple[str, Change, float, float]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "gain", "offset"), SHIFTS, ids=lambda v: str(v)[:24])
+@pytest.mark.parametrize(
+    ("name", "change", "gain", "offset"), SHIFTS, ids=[row[0] for row in SHIFTS]
+)
 def test_an_affine_shift_is_corrected(
     bundle: Path, name: str, change: Change, gain: float, offset: float
 ) -> None:
@@ -134,7 +136,7 @@ REFUSED: list[tuple[str, Change, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "reason"), REFUSED, ids=lambda v: str(v)[:24])
+@pytest.mark.parametrize(("name", "change", "reason"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_what_must_not_be_corrected(bundle: Path, name: str, change: Change, reason: str) -> None:
     samples = change(models.pictures(128, seed=21)).astype(np.float32)
     report = calibrated(job_for(bundle, samples))
