@@ -44,6 +44,11 @@ class Method(abc.ABC):
         """What is learned alongside the student, and thrown away with the method."""
         return ()
 
+    def also(self, student: nn.Module, batch: torch.Tensor, seen: Seen) -> torch.Tensor | None:
+        """A further term, of a method that runs the student again; ``seen`` is its first run."""
+        del student, batch, seen
+        return None
+
     @abc.abstractmethod
     def loss(
         self, student: Seen, teacher: Seen | None, labels: torch.Tensor | None

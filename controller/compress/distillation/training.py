@@ -75,8 +75,7 @@ def train(student: nn.Module, lesson: Lesson, method: Method, plan: Schedule) ->
     torch.manual_seed(plan.seed)  # dropout draws from the global generator
     example = torch.from_numpy(lesson.real(lesson.inputs[:2]))
     pairs = _feature_pairs(student, lesson.teacher, example) if method.uses_features else []
-    low = native_bfloat16() if plan.precision == "auto" else plan.precision == "bfloat16"
-    low = low and _convolves(student)
+    low = lowered(plan.precision, student)
     _layout(student, example, channels_last=True)
     try:
         with (
@@ -91,6 +90,14 @@ def train(student: nn.Module, lesson: Lesson, method: Method, plan: Schedule) ->
     return {**numbers, "features": float(len(pairs)), "bfloat16": float(low)}
 
 
+def lowered(precision: str, module: nn.Module) -> bool:
+    """Whether ``module`` runs in bfloat16; only convolutions gain by it."""
+    from torch import nn
+
+    wanted = native_bfloat16() if precision == "auto" else precision == "bfloat16"
+    return wanted and any(isinstance(m, nn.Conv1d | nn.Conv2d) for m in module.modules())
+
+
 def native_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 itself; emulated, it is slower than float32."""
     import torch
@@ -100,22 +107,27 @@ def native_bfloat16() -> bool:
 
 
 def answers_of(
-    teacher: nn.Module, inputs: NDArray[Any], real: Callable[[NDArray[Any]], NDArray[np.float32]]
+    teacher: nn.Module,
+    inputs: NDArray[Any],
+    real: Callable[[NDArray[Any]], NDArray[np.float32]],
+    *,
+    precision: str = "auto",
 ) -> torch.Tensor:
-    """The teacher's outputs for stored inputs, computed in float32."""
+    """The teacher's outputs [N, …] for stored inputs, as float32."""
     import torch
 
     parts = []
     example = torch.from_numpy(real(inputs[:2]))
+    low = lowered(precision, teacher)
     _layout(teacher, example, channels_last=True)
     try:
-        with torch.inference_mode():
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
             for start in range(0, len(inputs), TEACHER_BATCH):
                 batch = torch.from_numpy(real(inputs[start : start + TEACHER_BATCH]))
-                parts.append(teacher(_packed(batch)))
+                parts.append(teacher(_packed(batch)).float())
     finally:
         _layout(teacher, example, channels_last=False)
-    return torch.cat(parts).clone()
+    return torch.cat(parts)
 
 
 @dataclass(slots=True)
@@ -170,7 +182,7 @@ class _Run:
         part = torch.arange(min(2, len(self.lesson.inputs)))
         self.student.eval()
         with torch.no_grad():
-            student, teacher, _ = self._seen(part, None)
+            _, student, teacher, _ = self._seen(part, None)
         if teacher is not None:
             self.method.prepare(student, teacher)
 
@@ -191,12 +203,17 @@ class _Run:
         return optimizer, cycle
 
     def _loss(self, part: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        student, teacher, labels = self._seen(part, generator)
-        return self.method.loss(student, teacher, labels)
+        import torch
+
+        batch, student, teacher, labels = self._seen(part, generator)
+        loss = self.method.loss(student, teacher, labels)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.low):
+            more = self.method.also(self.student, batch, student)
+        return loss if more is None else loss + more
 
     def _seen(
         self, part: torch.Tensor, generator: torch.Generator | None
-    ) -> tuple[Seen, Seen | None, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, Seen, Seen | None, torch.Tensor | None]:
         import torch
 
         lesson = self.lesson
@@ -209,8 +226,8 @@ class _Run:
             outputs = self.student(batch)
         names = [ours for ours, _ in self.pairs]
         student = Seen(outputs=outputs.float(), features=tuple(self.own[n].float() for n in names))
-        use = self.method.uses_labels and lesson.labels is not None
-        return student, teacher, lesson.labels[part] if use and lesson.labels is not None else None
+        labels = lesson.labels[part] if lesson.labels is not None else None
+        return batch, student, teacher, labels if self.method.uses_labels else None
 
     def _teacher(self, batch: torch.Tensor, part: torch.Tensor) -> Seen | None:
         import torch
@@ -233,12 +250,6 @@ def _feature_pairs(
     if teacher is None:
         raise FitError("methods that match features need the teacher itself, not its answers")
     return features.common(features.points(student, example), features.points(teacher, example))
-
-
-def _convolves(module: nn.Module) -> bool:
-    from torch import nn
-
-    return any(isinstance(m, nn.Conv1d | nn.Conv2d) for m in module.modules())
 
 
 def _packed(batch: torch.Tensor) -> torch.Tensor:

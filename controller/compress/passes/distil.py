@@ -74,7 +74,13 @@ class Distil(Pass):
         method = methods.make(
             self.method, temperature=self.temperature, alpha=self.alpha, weight=self.weight
         )
-        plan = training.Schedule(
+        plan = self.schedule(context)
+        numbers = training.train(student, self.lesson(method, context), method, plan)
+        return Applied(payload=student, numbers=numbers)
+
+    def schedule(self, context: Context) -> training.Schedule:
+        """How long and how fast, for the training loop."""
+        return training.Schedule(
             epochs=self.epochs,
             samples=self.samples,
             batch=self.batch,
@@ -83,10 +89,9 @@ class Distil(Pass):
             precision=self.precision,
             seed=context.seed,
         )
-        numbers = training.train(student, self._lesson(method, context), method, plan)
-        return Applied(payload=student, numbers=numbers)
 
-    def _lesson(self, method: methods.Method, context: Context) -> training.Lesson:
+    def lesson(self, method: methods.Method, context: Context) -> training.Lesson:
+        """What ``method`` learns from; the teacher's answers once, where they can be."""
         split = context.training
         chosen = np.random.default_rng(context.seed).permutation(len(split))[: self.samples]
         inputs, labels = split.inputs[chosen], split.labels[chosen]
@@ -100,16 +105,18 @@ class Distil(Pass):
             real=context.workload.real,
             labels=class_labels(labels, context) if wanted else None,
             teacher=context.teacher if method.uses_teacher else None,
-            answers=teacher_answers(inputs, context) if once else None,
+            answers=teacher_answers(inputs, context, self.precision) if once else None,
             change=change,
         )
 
 
-def teacher_answers(inputs: NDArray[Any], context: Context) -> torch.Tensor:
+def teacher_answers(inputs: NDArray[Any], context: Context, precision: str) -> torch.Tensor:
     """The teacher's outputs; computed once for a fit: every ratio learns from the same answers."""
-    key = f"teacher:{context.seed}:{len(inputs)}"
+    key = f"teacher:{context.seed}:{len(inputs)}:{precision}"
     if key not in context.memory:
-        context.memory[key] = training.answers_of(context.teacher, inputs, context.workload.real)
+        context.memory[key] = training.answers_of(
+            context.teacher, inputs, context.workload.real, precision=precision
+        )
     held: torch.Tensor = context.memory[key]
     return held
 

@@ -76,14 +76,17 @@ def test_fewer_inputs_are_gone_over_more_often(count: int, rounds: int) -> None:
     assert training.Schedule(epochs=2, samples=100).rounds(count) == rounds
 
 
-def test_answers_are_the_teachers_own() -> None:
+@pytest.mark.parametrize(("precision", "gap"), [("float32", 1e-4), ("bfloat16", 3e-2)])
+def test_answers_are_the_teachers_own(precision: str, gap: float) -> None:
     teacher = trained(Chain())
     inputs = np.random.default_rng(0).normal(size=(300, 3, 8, 8)).astype(np.float32)
-    found = training.answers_of(teacher, inputs, np.asarray)
+    found = training.answers_of(teacher, inputs, np.asarray, precision=precision)
     with torch.inference_mode():
         expected = teacher(torch.from_numpy(inputs))
     assert found.shape == (300, 5)
-    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+    assert found.dtype is torch.float32
+    assert torch.allclose(found, expected, atol=gap * float(expected.abs().max()))
+    assert all(p.is_contiguous() for p in teacher.parameters())
 
 
 def test_a_time_limit_ends_after_the_epoch_and_is_said() -> None:
