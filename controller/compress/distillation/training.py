@@ -40,6 +40,7 @@ class Schedule:
     learning_rate: float = 0.05
     max_seconds: float = 600.0
     precision: str = "auto"
+    channels_last: bool = True  # layout of images and of the weights that meet them
     seed: int = 0
 
     def rounds(self, count: int) -> int:
@@ -76,7 +77,7 @@ def train(student: nn.Module, lesson: Lesson, method: Method, plan: Schedule) ->
     example = torch.from_numpy(lesson.real(lesson.inputs[:2]))
     pairs = _feature_pairs(student, lesson.teacher, example) if method.uses_features else []
     low = lowered(plan.precision, student)
-    _layout(student, example, channels_last=True)
+    _layout(student, example, channels_last=plan.channels_last)
     try:
         with (
             features.tapped(student, [ours for ours, _ in pairs]) as own,
@@ -220,7 +221,7 @@ class _Run:
         batch = torch.from_numpy(lesson.real(lesson.inputs[part.numpy()]))
         if lesson.change is not None and generator is not None:
             batch = lesson.change(batch, generator)
-        batch = _packed(batch)
+        batch = _packed(batch) if self.plan.channels_last else batch
         teacher = self._teacher(batch, part)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.low):
             outputs = self.student(batch)
