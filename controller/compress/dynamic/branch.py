@@ -94,8 +94,9 @@ def branched(model: onnx.ModelProto, threshold: float) -> onnx.ModelProto:
     if not any(n.op_type in graphs.HEAVY for n in rest):
         raise FitError("no convolution or matrix product comes after the exit")
     kept = [n for n in graph.node if set(n.output) & first]
-    moved = _moved_initializers(graph, kept, rest)
     named = graphs.Names(made)
+    rest = _own_dequantizers(graph, kept, rest, named)
+    moved = _moved_initializers(graph, kept, rest)
     condition, nodes = _all_confident(names, named)
     then, late = named.fresh("answer_early"), named.fresh("answer_late")
     for node in rest:  # the else branch must not define a name of the outer graph's output
@@ -144,6 +145,40 @@ def _ancestors(graph: onnx.GraphProto, wanted: list[str]) -> set[str]:
         if name in producers:
             open_ += [n for n in producers[name].input if n]
     return found
+
+
+def _own_dequantizers(
+    graph: onnx.GraphProto,
+    kept: list[onnx.NodeProto],
+    rest: list[onnx.NodeProto],
+    named: graphs.Names,
+) -> list[onnx.NodeProto]:
+    """The rest with a dequantization of its own for every integer tensor that it reads as float.
+
+    Runtimes fuse a layer with the dequantization before it only within one graph: otherwise what
+    comes first after the exit computes in float, on the largest tensor of the branch.
+    """
+    read = {name for node in rest for name in node.input}
+    initializers = {i.name: i for i in graph.initializer}
+    own: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+    for node in kept:
+        if node.op_type != "DequantizeLinear" or node.output[0] not in read:
+            continue
+        copy = onnx.NodeProto.FromString(node.SerializeToString())
+        copy.output[0] = renamed[node.output[0]] = named.fresh(f"{node.output[0]}_late")
+        copy.name = named.fresh(f"{node.name}_late")
+        for index, name in enumerate(node.input):
+            if name in initializers:
+                value = onnx.TensorProto.FromString(initializers[name].SerializeToString())
+                value.name = copy.input[index] = named.fresh(f"{name}_late")
+                graph.initializer.append(value)
+        own.append(copy)
+    for node in rest:
+        for index, name in enumerate(node.input):
+            if name in renamed:
+                node.input[index] = renamed[name]
+    return [*own, *rest]
 
 
 def _moved_initializers(

@@ -106,46 +106,44 @@ def _measured(bench: Any, plain: bytes, straight: Any, made: Any) -> dict[str, A
 
 
 def _latency(plain: bytes, content: bytes, images: Any, easy: Any) -> dict[str, Any]:
-    """Mean over the whole test set, and p50 of easy and hard inputs, interleaved, one thread."""
+    """Mean over the whole test set, and p50 of easy and hard inputs, interleaved, one thread.
+
+    The mean is of processor time: a mean of wall time would be that of the other programs' turns.
+    """
     sessions = {"plain": graphs.session(plain), "exit": graphs.session(content)}
-    feeds = [
-        {sessions["plain"].get_inputs()[0].name: images[i : i + 1]} for i in range(len(images))
-    ]
-    taken = {name: np.zeros(len(images)) for name in sessions}
-    shares: dict[str, list[float]] = {name: [] for name in sessions}
+    name = sessions["plain"].get_inputs()[0].name
+    feeds = [{name: images[i : i + 1]} for i in range(len(images))]
+    taken = {key: np.zeros((2, len(images))) for key in sessions}
+    shares: dict[str, list[float]] = {key: [] for key in sessions}
     for session in sessions.values():  # warm-up
         for feed in feeds[:50]:
             session.run(None, feed)
     for block, start in enumerate(range(0, len(images), RUNS)):
         order = list(sessions) if block % 2 == 0 else list(reversed(sessions))
-        for name in order:
-            shares[name].append(_block(sessions[name], feeds, start, taken[name]))
+        for key in order:
+            shares[key].append(_block(sessions[key], feeds, start, taken[key]))
     found: dict[str, Any] = {}
-    for name, durations in taken.items():
-        timing = summarise([int(d) for d in durations], cpu_shares=shares[name], cpu_share_min=0.95)
-        found[name] = {
-            "mean_ms": _trimmed(durations),
-            "p50_easy_ms": float(np.median(durations[easy])) / 1e6 if easy.any() else None,
-            "p50_hard_ms": float(np.median(durations[~easy])) / 1e6 if (~easy).any() else None,
+    for key, (wall, own) in taken.items():
+        timing = summarise([int(d) for d in wall], cpu_shares=shares[key], cpu_share_min=0.95)
+        found[key] = {
+            "mean_cpu_ms": float(own.mean()) / 1e6,
+            "p50_easy_ms": float(np.median(wall[easy])) / 1e6 if easy.any() else None,
+            "p50_hard_ms": float(np.median(wall[~easy])) / 1e6 if (~easy).any() else None,
             "verdict": timing.verdict.value,
         }
-    found["times_as_fast_mean"] = found["plain"]["mean_ms"] / found["exit"]["mean_ms"]
+    found["times_as_fast_mean"] = found["plain"]["mean_cpu_ms"] / found["exit"]["mean_cpu_ms"]
     return found
 
 
-def _trimmed(durations: Any) -> float:
-    """Mean in ms without the slowest 2 %, which on a shared machine are other programs' turns."""
-    kept = np.sort(durations)[: int(0.98 * len(durations))]
-    return float(kept.mean()) / 1e6
-
-
 def _block(session: Any, feeds: list[Any], start: int, into: Any) -> float:
-    began, began_cpu = time.perf_counter_ns(), time.thread_time_ns()
-    for index in range(start, min(start + RUNS, len(feeds))):
-        before = time.perf_counter_ns()
+    stop = min(start + RUNS, len(feeds))
+    for index in range(start, stop):
+        before, before_cpu = time.perf_counter_ns(), time.thread_time_ns()
         session.run(None, feeds[index])
-        into[index] = time.perf_counter_ns() - before
-    return (time.thread_time_ns() - began_cpu) / (time.perf_counter_ns() - began)
+        into[1, index] = time.thread_time_ns() - before_cpu
+        into[0, index] = time.perf_counter_ns() - before
+    wall, own = (float(into[row, start:stop].sum()) for row in range(2))
+    return own / wall
 
 
 def _plain(bench: Any) -> bytes:

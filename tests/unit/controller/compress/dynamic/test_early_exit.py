@@ -128,6 +128,18 @@ def test_answers_do_not_depend_on_the_batch(
     assert np.allclose(found[clear], expected[clear], atol=1e-3 * np.abs(expected).max())
 
 
+def test_the_branch_begins_with_integers(straight: Candidate, shared: Context) -> None:
+    """A layer is fused with a dequantization of its own graph only."""
+    quantized = QuantizeStatic().run(straight, shared).payload
+    made = branch.branched(quantized, 0.5)
+    late = next(a.g for a in made.graph.node[-1].attribute if a.name == "else_branch")
+    inside = {n for node in late.node for n in node.output} | {i.name for i in late.initializer}
+    outside = {n for node in late.node for n in node.input if n not in inside}
+    producers = {n: node.op_type for node in made.graph.node for n in node.output}
+    by_kind = sorted(producers[name] for name in outside)
+    assert by_kind == ["Greater", "QuantizeLinear", "QuantizeLinear"]  # feature, exit's logits
+
+
 def test_layers_in_a_branch_count_for_the_integer_coverage(
     straight: Candidate, shared: Context
 ) -> None:
