@@ -22,6 +22,7 @@ from controller.compress.passes.slimmable import WIDTHS, TakeWidth, TrainSlimmab
 from controller.compress.recipe import Recipe
 
 EPOCHS = 3
+NO_LIMIT = 1e6  # seconds, as in `distillation`
 RUNS = 20
 LOSSES = (0.0, 0.005, 0.01)
 Say = Callable[[str], None]
@@ -30,7 +31,7 @@ Say = Callable[[str], None]
 def slimmable(bench: Any, say: Say) -> dict[str, Any]:
     """Train once; export every width; accuracy, bytes and interleaved latency of each."""
     context = replace(bench.context, memory={})
-    train = TrainSlimmable(epochs=EPOCHS, samples=bench.images)
+    train = TrainSlimmable(epochs=EPOCHS, samples=bench.images, max_seconds=NO_LIMIT)
     began = time.process_time()
     trained = train.run(bench.candidate(bench.network), context)
     seconds = time.process_time() - began
@@ -64,7 +65,7 @@ def slimmable(bench: Any, say: Say) -> dict[str, Any]:
 def early_exit(bench: Any, say: Say) -> list[dict[str, Any]]:
     """An exit in the fp32 network and in its int8 file, at several losses on the guard set."""
     context = replace(bench.context, memory={})
-    attach = AttachExit(epochs=EPOCHS, samples=bench.images)
+    attach = AttachExit(epochs=EPOCHS, samples=bench.images, max_seconds=NO_LIMIT)
     began = time.process_time()
     head = Recipe(steps=(attach, FoldBatchNorm(), ExportOnnx()))
     straight = head.run(bench.candidate(bench.network), context)
