@@ -41,6 +41,7 @@ class Property(enum.Enum):
     PRUNED = "pruned"  # channels were removed, so accuracy must be recovered
     SHORTENED = "shortened"  # layers were removed, so accuracy must be recovered
     RECOVERED = "recovered"  # distilled after pruning
+    SLIMMABLE = "slimmable"  # one network for several widths, or a width of one
     STATIC = "static"  # weights and activations have int8 ranges
     DYNAMIC = "dynamic"  # int8 weights, activation ranges found at run time
 
