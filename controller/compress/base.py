@@ -52,6 +52,7 @@ class PassEvidence:
     seconds: float
     numbers: Numbers = field(default_factory=dict)
     kept: bool = True
+    notes: tuple[str, ...] = ()  # what was left alone and why, a line each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,7 @@ class Applied:
 
     payload: Any
     numbers: Numbers = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Pass(abc.ABC):
@@ -142,6 +144,7 @@ class Pass(abc.ABC):
             seconds=time.perf_counter() - started,
             numbers=_finite({**applied.numbers, **proof, **judged}),
             kept=kept,
+            notes=applied.notes,
         )
         record = (*candidate.evidence, evidence)
         if not kept:
