@@ -40,6 +40,7 @@ class Property(enum.Enum):
     FOLDED = "folded"  # no batch normalization follows a convolution
     PRUNED = "pruned"  # channels were removed, so accuracy must be recovered
     RECOVERED = "recovered"  # distilled after pruning
+    SPARSE = "sparse"  # has zeros among its weights, which later passes must keep
     STATIC = "static"  # weights and activations have int8 ranges
     DYNAMIC = "dynamic"  # int8 weights, activation ranges found at run time
 
