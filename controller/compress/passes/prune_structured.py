@@ -90,17 +90,7 @@ class PruneStructured(Pass):
         return min(size, max(1, math.ceil(exact - 1e-9)) * self.multiple_of)
 
     def check(self, before: Candidate, after: Applied, context: Context) -> Numbers:
-        import torch
-
-        inputs = example_of(context)
-        with torch.inference_mode():
-            expected, found = before.payload(inputs), after.payload(inputs)
-        if expected.shape != found.shape or not bool(torch.isfinite(found).all()):
-            raise FitError(
-                f"the pruned network answers with shape {tuple(found.shape)} instead of "
-                f"{tuple(expected.shape)}, or not with finite numbers"
-            )
-        return {}
+        return same_shape(before, after, context)
 
     def _whole_sizes(
         self, spaces: list[Space], context: Context, example: torch.Tensor
@@ -171,6 +161,25 @@ def example_of(context: Context) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(context.calibration[:2].copy())
+
+
+def same_shape(before: Candidate, after: Applied, context: Context) -> Numbers:
+    """Check that a pruned network answers, in the shape in which it did.
+
+    Raises:
+        FitError: it does not.
+    """
+    import torch
+
+    inputs = example_of(context)
+    with torch.inference_mode():
+        expected, found = before.payload(inputs), after.payload(inputs)
+    if expected.shape != found.shape or not bool(torch.isfinite(found).all()):
+        raise FitError(
+            f"the pruned network answers with shape {tuple(found.shape)} instead of "
+            f"{tuple(expected.shape)}, or not with finite numbers"
+        )
+    return {}
 
 
 def left_alone(spaces: list[Space]) -> tuple[str, ...]:
