@@ -11,11 +11,13 @@ followed by its distillation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from controller.compress.base import Pass
 from controller.compress.passes.distil import Distil
 from controller.compress.passes.prune_structured import PruneRound
+from controller.compress.passes.prune_weights import PruneWeights, SettleWeights
 from controller.errors import FitError
 
 
@@ -30,7 +32,8 @@ def cubic(final: float, rounds: int) -> tuple[float, ...]:
             f"a final ratio between 0 and 1 and at least one round are needed, not {final} and "
             f"{rounds}"
         )
-    return tuple(final * (1.0 - (1.0 - t / rounds) ** 3) for t in range(1, rounds + 1))
+    # Rounded: a recipe's digest should not hang on a float's last bit.
+    return tuple(round(final * (1.0 - (1.0 - t / rounds) ** 3), 6) for t in range(1, rounds + 1))
 
 
 def structured_rounds(
@@ -42,7 +45,7 @@ def structured_rounds(
     multiple_of: int = 8,
     criterion: str = "l1",
 ) -> tuple[Pass, ...]:
-    """Steps of a recipe that prune to ``ratio`` in rounds, with ``recovery`` shared among them.
+    """Steps of a recipe that prune channels to ``ratio`` in rounds.
 
     Args:
         ratio: share of channels that are gone at the end.
@@ -52,16 +55,38 @@ def structured_rounds(
         multiple_of: channels are kept in multiples of it.
         criterion: which channels go.
     """
-    if not 0 < between * (rounds - 1) + 1e-9 < 1:
-        raise FitError(f"{rounds} rounds cannot each take {between:.0%} of the recovery")
+    cuts = [
+        PruneRound(ratio=share, multiple_of=multiple_of, criterion=criterion)
+        for share in cubic(ratio, rounds)
+    ]
+    return _recovered(cuts, recovery, between)
+
+
+def weight_rounds(
+    sparsity: float, rounds: int, *, recovery: Distil, between: float = 0.15, floor: float = 0.1
+) -> tuple[Pass, ...]:
+    """Steps of a recipe that set weights to zero in rounds, and at last settle them.
+
+    Args:
+        sparsity: share of the weights that are zero at the end.
+        rounds: how many.
+        recovery: as for channels.
+        between: as for channels.
+        floor: share of its weights that each layer keeps at least.
+    """
+    cuts = [PruneWeights(sparsity=share, floor=floor) for share in cubic(sparsity, rounds)]
+    return (*_recovered(cuts, recovery, between), SettleWeights())
+
+
+def _recovered(cuts: Sequence[Pass], recovery: Distil, between: float) -> tuple[Pass, ...]:
+    """Each cut with its share of one recovery."""
+    others = len(cuts) - 1
+    if not between > 0 or between * others >= 1:
+        raise FitError(f"{len(cuts)} rounds cannot each take {between:.0%} of the recovery")
     images = recovery.epochs * recovery.samples
+    short = replace(recovery, epochs=1, samples=max(1, round(images * between)))
+    left = max(1, round(recovery.samples * (1.0 - between * others)))
     steps: list[Pass] = []
-    for number, share in enumerate(cubic(ratio, rounds), 1):
-        rounded = round(share, 6)  # the digest should not hold a float's last bit
-        steps.append(PruneRound(ratio=rounded, multiple_of=multiple_of, criterion=criterion))
-        if number < rounds:
-            steps.append(replace(recovery, epochs=1, samples=max(1, round(images * between))))
-        else:
-            left = 1.0 - between * (rounds - 1)
-            steps.append(replace(recovery, samples=max(1, round(recovery.samples * left))))
-    return tuple(steps)
+    for cut in cuts[:-1]:
+        steps += [cut, short]
+    return (*steps, cuts[-1], replace(recovery, samples=left))

@@ -1,0 +1,271 @@
+"""Pruning side by side on the shipped network: criteria, schedules, zeros and their transfer.
+
+    python -m tests.benchmarks.compression.pruning
+
+Everything trained gets the same distillation on the same training images. What is chosen is chosen
+on the guard set; the 10,000 test images are only reported. It rewrites its tables in the folder's
+README and writes ``pruning.json``. Wire sizes are of whole bundles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TRAINED, EPOCHS = 8_000, 2
+RATIOS = (0.5, 0.65)
+SHARES = (0.5, 0.65, 0.8)  # of zeros, up to the first that loses more than the largest limit
+LIMITS = (0.01, 0.02)
+SPARSE: dict[str, dict[str, Any]] = {
+    "magnitude, each layer": {"method": "magnitude"},
+    "magnitude, one threshold": {"method": "magnitude", "scope": "global"},
+    "LAMP": {"method": "lamp", "scope": "global"},
+    "Wanda, each output": {"method": "wanda"},
+    "Wanda, one threshold": {"method": "wanda", "scope": "global"},
+    "SparseGPT, each layer": {"method": "sparsegpt"},
+    "SparseGPT, shares by LAMP": {"method": "sparsegpt", "scope": "global"},
+    "SparseGPT, refitted": {"method": "sparsegpt", "refit": True},
+}
+PATTERNED = ("magnitude", "wanda", "sparsegpt")  # 2:4
+ON_PRUNED = ((0.0, 8), (0.0, 4), (0.3, 8), (0.3, 4), (0.5, 8), (0.5, 4))  # zeros, bits
+START, END = "<!-- pruning: made by pruning.py -->", "<!-- end of pruning -->"
+README = Path(__file__).with_name("README.md")
+
+
+def measure(out: Path) -> dict[str, Any]:
+    """All tables; takes about ten minutes of one core."""
+    import torch
+
+    from controller.compress.passes.distil import Distil
+    from tests.benchmarks.compression.bench import Bench
+
+    torch.set_num_threads(1)
+    bench, distil = Bench(out), Distil(epochs=EPOCHS, samples=TRAINED)
+    found: dict[str, Any] = {"trained": TRAINED, "epochs": EPOCHS, "fp32": bench.fp32}
+    kept: dict[str, Any] = {}
+    for table, rows in (
+        ("structured", _structured(bench, distil, kept)),
+        ("sparse", _sparse(bench)),
+        ("on_pruned", _on_pruned(bench, kept)),
+        ("other", _other_ways(bench, distil)),
+    ):
+        found[table] = []
+        for row in rows:
+            found[table].append(row)
+            found["cpu_s"] = time.process_time()
+            (out / "pruning.json").write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def _structured(bench: Any, distil: Any, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each criterion at each ratio, before and after the same distillation."""
+    from controller.compress.base import Candidate, Form, Property
+    from controller.compress.passes.prune_structured import PruneStructured
+    from controller.compress.prune.criteria import CRITERIA
+    from tests.benchmarks.compression.bench import Clock
+
+    clock = Clock()
+    whole = Candidate(
+        form=Form.TORCH, payload=bench.start.payload, properties=frozenset({Property.PRUNED})
+    )
+    made = bench.measure("nothing-pruned", bench.run(whole, (distil,)))
+    yield {"what": "nothing (control)", "ratio": 0.0, **made, "cpu_s": clock.lap()}
+    for ratio in RATIOS:
+        for name in CRITERIA:
+            clock.lap()
+            step = PruneStructured(ratio=ratio, criterion=name)
+            pruned = step.run(bench.start, bench.context)
+            seconds = clock.lap()
+            raw = bench.accuracy(pruned.payload)
+            clock.lap()
+            recovered = bench.run(pruned, (distil,))
+            training = clock.lap()
+            kept[f"{name}-{ratio}"] = recovered
+            made = bench.measure(f"fp32-{name}-{ratio}", recovered)
+            yield {"what": name, "ratio": ratio, "raw": raw, "prune_s": seconds,
+                   "train_s": training, **made}  # fmt: skip
+
+
+def _other_ways(bench: Any, distil: Any) -> Iterator[dict[str, Any]]:
+    """Rounds, and widths by NetAdapt at the arithmetic that each uniform ratio leaves."""
+    from controller.compress.passes.prune_adapted import PruneAdapted
+    from controller.compress.passes.prune_structured import PruneStructured
+    from controller.compress.prune.schedule import structured_rounds
+    from tests.benchmarks.compression.bench import Clock
+
+    clock = Clock()
+    for ratio in RATIOS:
+        clock.lap()
+        steps = structured_rounds(ratio, 3, recovery=distil, criterion="thinet")
+        recovered = bench.run(bench.start, steps)
+        seconds = clock.lap()
+        made = bench.measure(f"fp32-rounds-{ratio}", recovered)
+        yield {"what": "ThiNet, 3 rounds", "ratio": ratio, "train_s": seconds, **made}
+        uniform = bench.run(bench.start, (PruneStructured(ratio=ratio),))
+        left = bench.measure(f"fp32-uniform-{ratio}", uniform)["macs"] / bench.fp32["macs"]
+        for criterion in ("l2", "thinet"):
+            clock.lap()
+            step = PruneAdapted(target=round(left + 5e-5, 4), criterion=criterion, judged=768)
+            pruned = step.run(bench.start, bench.context)
+            seconds = clock.lap()
+            raw = bench.accuracy(pruned.payload)
+            clock.lap()
+            recovered = bench.run(pruned, (distil,))
+            training = clock.lap()
+            made = bench.measure(f"fp32-adapted-{criterion}-{ratio}", recovered)
+            yield {"what": f"NetAdapt, {criterion}", "ratio": ratio, "raw": raw,
+                   "prune_s": seconds, "train_s": training,
+                   "notes": pruned.evidence[-1].notes, **made}  # fmt: skip
+
+
+def _sparse(bench: Any) -> Iterator[dict[str, Any]]:
+    """Zeros in the network as trained, then int8; nothing is trained and no label is used."""
+    made = bench.measure("int8", bench.run(bench.plain, _int8()), "u8s8")
+    yield {"what": "int8 without zeros", "share": 0.0, **made}
+    for name, settings in SPARSE.items():
+        for share in SHARES:
+            row = _sparse_row(bench, name, {"sparsity": share, **settings})
+            yield row
+            if row["guard_drop"] > max(LIMITS):
+                break
+    for method in PATTERNED:
+        yield _sparse_row(bench, f"{method}, 2:4", {"method": method, "pattern": "2:4"})
+
+
+def _sparse_row(bench: Any, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    from controller.compress.passes.sparsify import Sparsify
+    from tests.benchmarks.compression.bench import Clock
+
+    clock = Clock()
+    step = Sparsify(**settings)
+    sparse = step.run(bench.plain, bench.context)
+    seconds = clock.lap()
+    made = bench.measure(f"{name}-{step.sparsity}", bench.run(sparse, _int8()), "u8s8")
+    evidence = sparse.evidence[-1]
+    traps = [note for note in evidence.notes if note.startswith("trap")]
+    return {"what": name, "share": step.sparsity, "prune_s": seconds, "traps": traps, **made}
+
+
+def _on_pruned(bench: Any, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Zeros and few levels in what was pruned by half and distilled."""
+    from controller.compress.passes.sparsify import Sparsify
+
+    head = kept[f"thinet-{RATIOS[0]}"]
+    for share, bits in ON_PRUNED:
+        steps = (Sparsify(sparsity=share, refit=True), *_int8(bits)) if share else _int8(bits)
+        made = bench.measure(f"pruned-zeros{share}-w{bits}", bench.run(head, steps), "u8s8")
+        yield {"what": "pruned by half, ThiNet", "share": share, "bits": bits, **made}
+
+
+def _int8(bits: int = 8) -> tuple[Any, ...]:
+    from controller.compress.passes.bias_correct import BiasCorrect
+    from controller.compress.passes.quantize_static import QuantizeStatic
+    from controller.compress.passes.reconstruct import Reconstruct
+
+    few = (Reconstruct(bits=bits),) if bits < 8 else ()
+    return (QuantizeStatic(scheme="u8s8"), *few, BiasCorrect())
+
+
+def tables(found: dict[str, Any]) -> str:
+    """The tables, in Markdown."""
+    fp32 = found["fp32"]
+    best = [_best(found["sparse"], name, limit) for name in _names(found) for limit in LIMITS]
+    ran = (
+        f"fp32: {_percent(fp32)} %, {fp32['macs'] / 1e6:.1f} M multiply-accumulates, "
+        f"{fp32['file_bytes'] / 1e3:.0f} kB as a file. Distillation: {found['epochs']} epochs over "
+        f"{found['trained']:,} training images. The run took {found['cpu_s'] / 60:.1f} minutes of "
+        "one core."
+    )
+    return "\n".join(
+        [
+            ran,
+            "",
+            "| structured | cut | accuracy at once | distilled | points lost | MACs | pruning |",
+            "|---|---|---|---|---|---|---|",
+            *(_structured_line(row, fp32) for row in (*found["structured"], *found["other"])),
+            "",
+            "| zeros, then int8 | at ≤ 1.0 point | lost | wire | at ≤ 2.0 points | lost | wire |",
+            "|---|---|---|---|---|---|---|",
+            *(_pair_line(one, two, fp32) for one, two in zip(best[::2], best[1::2], strict=True)),
+            "",
+            "| pruned by half (ThiNet), distilled, int8 | accuracy | points lost | wire |",
+            "|---|---|---|---|",
+            *(_few_line(row, fp32) for row in found["on_pruned"]),
+        ]
+    )
+
+
+def _few_line(row: dict[str, Any], fp32: dict[str, Any]) -> str:
+    return (
+        f"| {100 * row['share']:.0f} % zeros, weights of {row['bits']} bits | {_percent(row)} % | "
+        f"{_lost(row, fp32)} | {_wire(row)} |"
+    )
+
+
+def _names(found: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["what"] for row in found["sparse"]))
+
+
+def _best(rows: list[dict[str, Any]], name: str, limit: float) -> dict[str, Any]:
+    """The smallest transfer of a method whose guard drop is within the limit."""
+    fitting = [r for r in rows if r["what"] == name and r["guard_drop"] <= limit]
+    return min(fitting, key=lambda r: r["wire_bytes"], default={"what": name})
+
+
+def _pair_line(one: dict[str, Any], two: dict[str, Any], fp32: dict[str, Any]) -> str:
+    def cells(row: dict[str, Any]) -> str:
+        if "share" not in row:
+            return "none | | "
+        return f"{100 * row['share']:.0f} % | {_lost(row, fp32)} | {_wire(row)}"
+
+    return f"| {one['what']} | {cells(one)} | {cells(two)} |"
+
+
+def _structured_line(row: dict[str, Any], fp32: dict[str, Any]) -> str:
+    raw = f"{100 * row['raw']:.1f} %" if row.get("raw") is not None else ""
+    seconds = f"{row['prune_s']:.1f} s" if row.get("prune_s") is not None else ""
+    return (
+        f"| {row['what']} | {100 * row['ratio']:.0f} % | {raw} | {_percent(row)} % | "
+        f"{_lost(row, fp32)} | {row['macs'] / 1e6:.1f} M | {seconds} |"
+    )
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return f"{100 * row['accuracy']:.2f}"
+
+
+def _lost(row: dict[str, Any], fp32: dict[str, Any]) -> str:
+    return f"{100 * (fp32['accuracy'] - row['accuracy']):.2f}"
+
+
+def _wire(row: dict[str, Any]) -> str:
+    return f"{row['wire_bytes'] / 1e3:.0f} kB"
+
+
+def main() -> int:
+    """Measure and rewrite the tables, or rewrite them from an earlier ``pruning.json``."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.compression.pruning")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"))
+    parser.add_argument("--from-json", action="store_true", help="measure nothing")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # before any library
+    out = arguments.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    saved = out / "pruning.json"
+    found = json.loads(saved.read_text()) if arguments.from_json else measure(out)
+    made = tables(found)
+    text = README.read_text()
+    before, after = text.split(START)[0], text.split(END)[1]
+    README.write_text(f"{before}{START}\n\n{made}\n\n{END}{after}")
+    print(made)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
