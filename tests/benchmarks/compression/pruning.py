@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,36 +33,39 @@ SPARSE: dict[str, dict[str, Any]] = {
 }
 PATTERNED = ("magnitude", "wanda", "sparsegpt")  # 2:4
 ON_PRUNED = ((0.0, 8), (0.0, 4), (0.3, 8), (0.3, 4), (0.5, 8), (0.5, 4))  # zeros, bits
+TRAINED_ZEROS = (0.0, 0.5, 0.7)
 START, END = "<!-- pruning: made by pruning.py -->", "<!-- end of pruning -->"
 README = Path(__file__).with_name("README.md")
 
 
-def measure(out: Path) -> dict[str, Any]:
-    """All tables; takes about ten minutes of one core."""
+TABLES = ("structured", "sparse", "on_pruned", "other")
+
+
+def measure(out: Path, only: tuple[str, ...]) -> dict[str, Any]:
+    """The tables asked for, beside those that ``pruning.json`` has; all take about ten minutes."""
     import torch
 
     from controller.compress.passes.distil import Distil
-    from tests.benchmarks.compression.bench import Bench
+    from tests.benchmarks.compression.bench import Bench, Clock
 
     torch.set_num_threads(1)
+    saved, clock = out / "pruning.json", Clock()
     bench, distil = Bench(out), Distil(epochs=EPOCHS, samples=TRAINED)
-    found: dict[str, Any] = {"trained": TRAINED, "epochs": EPOCHS, "fp32": bench.fp32}
-    kept: dict[str, Any] = {}
-    for table, rows in (
-        ("structured", _structured(bench, distil, kept)),
-        ("sparse", _sparse(bench)),
-        ("on_pruned", _on_pruned(bench, kept)),
-        ("other", _other_ways(bench, distil)),
-    ):
-        found[table] = []
-        for row in rows:
+    found: dict[str, Any] = json.loads(saved.read_text()) if saved.exists() else {"cpu_s": {}}
+    found |= {"trained": TRAINED, "epochs": EPOCHS, "fp32": bench.fp32}
+    makers = {
+        "structured": _structured, "sparse": _sparse, "on_pruned": _on_pruned, "other": _other_ways,
+    }  # fmt: skip
+    for table in only:
+        found[table], found["cpu_s"][table] = [], 0.0
+        for row in makers[table](bench, distil):
             found[table].append(row)
-            found["cpu_s"] = time.process_time()
-            (out / "pruning.json").write_text(json.dumps(found, indent=1) + "\n")
+            found["cpu_s"][table] += clock.lap()
+            saved.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 
-def _structured(bench: Any, distil: Any, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _structured(bench: Any, distil: Any) -> Iterator[dict[str, Any]]:
     """Each criterion at each ratio, before and after the same distillation."""
     from controller.compress.base import Candidate, Form, Property
     from controller.compress.passes.prune_structured import PruneStructured
@@ -86,7 +88,6 @@ def _structured(bench: Any, distil: Any, kept: dict[str, Any]) -> Iterator[dict[
             clock.lap()
             recovered = bench.run(pruned, (distil,))
             training = clock.lap()
-            kept[f"{name}-{ratio}"] = recovered
             made = bench.measure(f"fp32-{name}-{ratio}", recovered)
             yield {"what": name, "ratio": ratio, "raw": raw, "prune_s": seconds,
                    "train_s": training, **made}  # fmt: skip
@@ -94,37 +95,30 @@ def _structured(bench: Any, distil: Any, kept: dict[str, Any]) -> Iterator[dict[
 
 def _other_ways(bench: Any, distil: Any) -> Iterator[dict[str, Any]]:
     """Rounds, and widths by NetAdapt at the arithmetic that each uniform ratio leaves."""
+    from controller.compress.graph import model as graphs
     from controller.compress.passes.prune_adapted import PruneAdapted
     from controller.compress.passes.prune_structured import PruneStructured
     from controller.compress.prune.schedule import structured_rounds
     from tests.benchmarks.compression.bench import Clock
 
     clock = Clock()
-    for ratio in RATIOS:
-        clock.lap()
-        steps = structured_rounds(ratio, 3, recovery=distil, criterion="thinet")
-        recovered = bench.run(bench.start, steps)
-        seconds = clock.lap()
-        made = bench.measure(f"fp32-rounds-{ratio}", recovered)
-        yield {"what": "ThiNet, 3 rounds", "ratio": ratio, "train_s": seconds, **made}
+    for ratio in reversed(RATIOS):
         uniform = bench.run(bench.start, (PruneStructured(ratio=ratio),))
-        left = bench.measure(f"fp32-uniform-{ratio}", uniform)["macs"] / bench.fp32["macs"]
-        for criterion in ("l2", "thinet"):
-            clock.lap()
-            step = PruneAdapted(target=round(left + 5e-5, 4), criterion=criterion, judged=768)
-            pruned = step.run(bench.start, bench.context)
-            seconds = clock.lap()
-            raw = bench.accuracy(pruned.payload)
-            clock.lap()
-            recovered = bench.run(pruned, (distil,))
-            training = clock.lap()
-            made = bench.measure(f"fp32-adapted-{criterion}-{ratio}", recovered)
-            yield {"what": f"NetAdapt, {criterion}", "ratio": ratio, "raw": raw,
-                   "prune_s": seconds, "train_s": training,
-                   "notes": pruned.evidence[-1].notes, **made}  # fmt: skip
+        left = graphs.macs(uniform.payload) / bench.fp32["macs"]
+        clock.lap()
+        step = PruneAdapted(target=round(left + 5e-5, 4), judged=768)
+        pruned = step.run(bench.start, bench.context)
+        seconds = clock.lap()
+        raw = bench.accuracy(pruned.payload)
+        made = bench.measure(f"fp32-adapted-{ratio}", bench.run(pruned, (distil,)))
+        yield {"what": "NetAdapt, as many MACs", "ratio": ratio, "raw": raw, "prune_s": seconds,
+               "notes": pruned.evidence[-1].notes, **made}  # fmt: skip
+        steps = structured_rounds(ratio, 3, recovery=distil, criterion="thinet")
+        made = bench.measure(f"fp32-rounds-{ratio}", bench.run(bench.start, steps))
+        yield {"what": "thinet, 3 rounds", "ratio": ratio, **made}
 
 
-def _sparse(bench: Any) -> Iterator[dict[str, Any]]:
+def _sparse(bench: Any, _distil: Any) -> Iterator[dict[str, Any]]:
     """Zeros in the network as trained, then int8; nothing is trained and no label is used."""
     made = bench.measure("int8", bench.run(bench.plain, _int8()), "u8s8")
     yield {"what": "int8 without zeros", "share": 0.0, **made}
@@ -152,15 +146,28 @@ def _sparse_row(bench: Any, name: str, settings: dict[str, Any]) -> dict[str, An
     return {"what": name, "share": step.sparsity, "prune_s": seconds, "traps": traps, **made}
 
 
-def _on_pruned(bench: Any, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Zeros and few levels in what was pruned by half and distilled."""
+def _on_pruned(bench: Any, distil: Any) -> Iterator[dict[str, Any]]:
+    """Zeros and few levels in what was pruned by half and distilled, once and twice."""
+    from controller.compress.passes.prune_structured import PruneStructured
     from controller.compress.passes.sparsify import Sparsify
+    from controller.compress.prune.schedule import weight_rounds
+    from controller.compress.recipe import Recipe
 
-    head = kept[f"thinet-{RATIOS[0]}"]
+    cut = PruneStructured(ratio=RATIOS[0], criterion="thinet")
+    head = Recipe(steps=(cut, distil)).run(bench.start, bench.context)
+    once = bench.run(head, ())
     for share, bits in ON_PRUNED:
         steps = (Sparsify(sparsity=share, refit=True), *_int8(bits)) if share else _int8(bits)
-        made = bench.measure(f"pruned-zeros{share}-w{bits}", bench.run(head, steps), "u8s8")
-        yield {"what": "pruned by half, ThiNet", "share": share, "bits": bits, **made}
+        made = bench.measure(f"pruned-zeros{share}-w{bits}", bench.run(once, steps), "u8s8")
+        yield {"what": "zeros afterwards", "share": share, "bits": bits, **made}
+    for share in TRAINED_ZEROS:
+        steps = weight_rounds(share, 3, recovery=distil) if share else (distil,)
+        twice = bench.run(head, steps)
+        for bits in (8, 4):
+            made = bench.measure(
+                f"twice-zeros{share}-w{bits}", bench.run(twice, _int8(bits)), "u8s8"
+            )
+            yield {"what": "distilled again, zeros held", "share": share, "bits": bits, **made}
 
 
 def _int8(bits: int = 8) -> tuple[Any, ...]:
@@ -175,12 +182,12 @@ def _int8(bits: int = 8) -> tuple[Any, ...]:
 def tables(found: dict[str, Any]) -> str:
     """The tables, in Markdown."""
     fp32 = found["fp32"]
-    best = [_best(found["sparse"], name, limit) for name in _names(found) for limit in LIMITS]
+    best = [_best(_of(found, "sparse"), name, limit) for name in _names(found) for limit in LIMITS]
+    minutes = sum(found["cpu_s"].values()) / 60
     ran = (
         f"fp32: {_percent(fp32)} %, {fp32['macs'] / 1e6:.1f} M multiply-accumulates, "
         f"{fp32['file_bytes'] / 1e3:.0f} kB as a file. Distillation: {found['epochs']} epochs over "
-        f"{found['trained']:,} training images. The run took {found['cpu_s'] / 60:.1f} minutes of "
-        "one core."
+        f"{found['trained']:,} training images. The run took {minutes:.0f} minutes of one core."
     )
     return "\n".join(
         [
@@ -188,28 +195,32 @@ def tables(found: dict[str, Any]) -> str:
             "",
             "| structured | cut | accuracy at once | distilled | points lost | MACs | pruning |",
             "|---|---|---|---|---|---|---|",
-            *(_structured_line(row, fp32) for row in (*found["structured"], *found["other"])),
+            *(_structured_line(row, fp32) for row in _of(found, "structured", "other")),
             "",
             "| zeros, then int8 | at ≤ 1.0 point | lost | wire | at ≤ 2.0 points | lost | wire |",
             "|---|---|---|---|---|---|---|",
             *(_pair_line(one, two, fp32) for one, two in zip(best[::2], best[1::2], strict=True)),
             "",
-            "| pruned by half (ThiNet), distilled, int8 | accuracy | points lost | wire |",
-            "|---|---|---|---|",
-            *(_few_line(row, fp32) for row in found["on_pruned"]),
+            "| pruned by half (ThiNet), distilled, int8 | zeros | bits | accuracy | lost | wire |",
+            "|---|---|---|---|---|---|",
+            *(_few_line(row, fp32) for row in _of(found, "on_pruned")),
         ]
     )
 
 
+def _of(found: dict[str, Any], *names: str) -> list[dict[str, Any]]:
+    return [row for name in names for row in found.get(name, [])]
+
+
 def _few_line(row: dict[str, Any], fp32: dict[str, Any]) -> str:
     return (
-        f"| {100 * row['share']:.0f} % zeros, weights of {row['bits']} bits | {_percent(row)} % | "
+        f"| {row['what']} | {100 * row['share']:.0f} % | {row['bits']} | {_percent(row)} % | "
         f"{_lost(row, fp32)} | {_wire(row)} |"
     )
 
 
 def _names(found: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(row["what"] for row in found["sparse"]))
+    return list(dict.fromkeys(row["what"] for row in _of(found, "sparse")))
 
 
 def _best(rows: list[dict[str, Any]], name: str, limit: float) -> dict[str, Any]:
@@ -249,17 +260,19 @@ def _wire(row: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Measure and rewrite the tables, or rewrite them from an earlier ``pruning.json``."""
+    """Measure, and rewrite the tables from ``pruning.json``."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.compression.pruning")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parser.add_argument("--from-json", action="store_true", help="measure nothing")
+    parser.add_argument(
+        "--only", choices=TABLES, nargs="*", default=TABLES, help="none: only write"
+    )
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # before any library
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    saved = out / "pruning.json"
-    found = json.loads(saved.read_text()) if arguments.from_json else measure(out)
-    made = tables(found)
+    if arguments.only:
+        measure(out, tuple(arguments.only))
+    made = tables(json.loads((out / "pruning.json").read_text()))
     text = README.read_text()
     before, after = text.split(START)[0], text.split(END)[1]
     README.write_text(f"{before}{START}\n\n{made}\n\n{END}{after}")
