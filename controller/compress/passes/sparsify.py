@@ -53,6 +53,8 @@ class Sparsify(Pass):
         inputs = context.calibration if plan.needs_inputs else None
         made = sparse.sparsify(candidate.payload, inputs, plan)
         shares = list(made.zeros.values())
+        emptiest = max(made.zeros, key=lambda name: made.zeros[name])
+        most = f"most zeros: '{emptiest}', {made.zeros[emptiest]:.1%} of its weights"
         return Applied(
             payload=made.model,
             numbers={
@@ -61,7 +63,7 @@ class Sparsify(Pass):
                 "most_zeros": max(shares),
                 "trapped_layers": len(made.trapped),
             },
-            notes=(SIZE_ONLY, *(t.text for t in made.trapped), *made.left_alone),
+            notes=(SIZE_ONLY, most, *(t.text for t in made.trapped), *made.left_alone),
         )
 
     def check(self, before: Candidate, after: Applied, context: Context) -> Numbers:
