@@ -21,6 +21,7 @@ TRAINED, EPOCHS = 8_000, 2
 RATIOS = (0.5, 0.65)
 SHARES = (0.5, 0.65, 0.8)  # of zeros, up to the first that loses more than the largest limit
 LIMITS = (0.01, 0.02)
+NEVER = 1e9  # seconds: the training must not be cut short by a busy machine
 SPARSE: dict[str, dict[str, Any]] = {
     "magnitude, each layer": {"method": "magnitude"},
     "magnitude, one threshold": {"method": "magnitude", "scope": "global"},
@@ -42,7 +43,10 @@ TABLES = ("structured", "sparse", "on_pruned", "other")
 
 
 def measure(out: Path, only: tuple[str, ...]) -> dict[str, Any]:
-    """The tables asked for, beside those that ``pruning.json`` has; all take about ten minutes."""
+    """The tables asked for; rows that ``pruning.json`` has are kept, so a run can be gone on with.
+
+    All of them take some twelve minutes of one core.
+    """
     import torch
 
     from controller.compress.passes.distil import Distil
@@ -50,14 +54,18 @@ def measure(out: Path, only: tuple[str, ...]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     saved, clock = out / "pruning.json", Clock()
-    bench, distil = Bench(out), Distil(epochs=EPOCHS, samples=TRAINED)
     found: dict[str, Any] = json.loads(saved.read_text()) if saved.exists() else {"cpu_s": {}}
+    rows = [row for table in TABLES for row in found.get(table, [])]
+    bench = Bench(out, known={row["name"]: row for row in (*rows, found.get("fp32", {}))
+                              if "name" in row})  # fmt: skip
+    distil = Distil(epochs=EPOCHS, samples=TRAINED, max_seconds=NEVER)
     found |= {"trained": TRAINED, "epochs": EPOCHS, "fp32": bench.fp32}
     makers = {
         "structured": _structured, "sparse": _sparse, "on_pruned": _on_pruned, "other": _other_ways,
     }  # fmt: skip
     for table in only:
-        found[table], found["cpu_s"][table] = [], 0.0
+        found.setdefault(table, [])
+        found["cpu_s"].setdefault(table, 0.0)
         for row in makers[table](bench, distil):
             found[table].append(row)
             found["cpu_s"][table] += clock.lap()
@@ -76,10 +84,13 @@ def _structured(bench: Any, distil: Any) -> Iterator[dict[str, Any]]:
     whole = Candidate(
         form=Form.TORCH, payload=bench.start.payload, properties=frozenset({Property.PRUNED})
     )
-    made = bench.measure("nothing-pruned", bench.run(whole, (distil,)))
-    yield {"what": "nothing (control)", "ratio": 0.0, **made, "cpu_s": clock.lap()}
+    if "nothing-pruned" not in bench.known:
+        made = bench.measure("nothing-pruned", bench.run(whole, (distil,)))
+        yield {"what": "nothing (control)", "ratio": 0.0, **made}
     for ratio in RATIOS:
         for name in CRITERIA:
+            if f"fp32-{name}-{ratio}" in bench.known:
+                continue
             clock.lap()
             step = PruneStructured(ratio=ratio, criterion=name)
             pruned = step.run(bench.start, bench.context)
@@ -103,6 +114,8 @@ def _other_ways(bench: Any, distil: Any) -> Iterator[dict[str, Any]]:
 
     clock = Clock()
     for ratio in reversed(RATIOS):
+        if f"fp32-rounds-{ratio}" in bench.known:
+            continue
         uniform = bench.run(bench.start, (PruneStructured(ratio=ratio),))
         left = graphs.macs(uniform.payload) / bench.fp32["macs"]
         clock.lap()
@@ -120,16 +133,20 @@ def _other_ways(bench: Any, distil: Any) -> Iterator[dict[str, Any]]:
 
 def _sparse(bench: Any, _distil: Any) -> Iterator[dict[str, Any]]:
     """Zeros in the network as trained, then int8; nothing is trained and no label is used."""
-    made = bench.measure("int8", bench.run(bench.plain, _int8()), "u8s8")
-    yield {"what": "int8 without zeros", "share": 0.0, **made}
+    if "int8" not in bench.known:
+        made = bench.measure("int8", bench.run(bench.plain, _int8()), "u8s8")
+        yield {"what": "int8 without zeros", "share": 0.0, **made}
     for name, settings in SPARSE.items():
         for share in SHARES:
-            row = _sparse_row(bench, name, {"sparsity": share, **settings})
-            yield row
+            row = bench.known.get(f"{name}-{share}")
+            if row is None:
+                row = _sparse_row(bench, name, {"sparsity": share, **settings})
+                yield row
             if row["guard_drop"] > max(LIMITS):
                 break
     for method in PATTERNED:
-        yield _sparse_row(bench, f"{method}, 2:4", {"method": method, "pattern": "2:4"})
+        if f"{method}, 2:4-0.5" not in bench.known:
+            yield _sparse_row(bench, f"{method}, 2:4", {"method": method, "pattern": "2:4"})
 
 
 def _sparse_row(bench: Any, name: str, settings: dict[str, Any]) -> dict[str, Any]:
