@@ -19,7 +19,7 @@ from typing import Any
 
 TRAINED, EPOCHS = 8_000, 2
 RATIOS = (0.5, 0.65)
-SHARES = (0.5, 0.65, 0.8)  # of zeros, up to the first that loses more than the largest limit
+SHARES = (0.5, 0.65, 0.8, 0.9)  # of zeros, up to the first that loses more than the largest limit
 LIMITS = (0.01, 0.02)
 NEVER = 1e9  # seconds: the training must not be cut short by a busy machine
 SPARSE: dict[str, dict[str, Any]] = {
@@ -31,6 +31,7 @@ SPARSE: dict[str, dict[str, Any]] = {
     "SparseGPT, each layer": {"method": "sparsegpt"},
     "SparseGPT, shares by LAMP": {"method": "sparsegpt", "scope": "global"},
     "SparseGPT, refitted": {"method": "sparsegpt", "refit": True},
+    "SparseGPT, LAMP, refitted": {"method": "sparsegpt", "scope": "global", "refit": True},
 }
 PATTERNED = ("magnitude", "wanda", "sparsegpt")  # 2:4
 ON_PRUNED = ((0.0, 8), (0.0, 4), (0.3, 8), (0.3, 4), (0.5, 8), (0.5, 4))  # zeros, bits
@@ -217,16 +218,24 @@ def tables(found: dict[str, Any]) -> str:
             "| zeros, then int8 | at ≤ 1.0 point | lost | wire | at ≤ 2.0 points | lost | wire |",
             "|---|---|---|---|---|---|---|",
             *(_pair_line(one, two, fp32) for one, two in zip(best[::2], best[1::2], strict=True)),
-            "",
-            "| pruned by half (ThiNet), distilled, int8 | zeros | bits | accuracy | lost | wire |",
-            "|---|---|---|---|---|---|",
-            *(_few_line(row, fp32) for row in _of(found, "on_pruned")),
+            *_few_table(_of(found, "on_pruned"), fp32),
         ]
     )
 
 
 def _of(found: dict[str, Any], *names: str) -> list[dict[str, Any]]:
     return [row for name in names for row in found.get(name, [])]
+
+
+def _few_table(rows: list[dict[str, Any]], fp32: dict[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    return [
+        "",
+        "| pruned by half (ThiNet), distilled, int8 | zeros | bits | accuracy | lost | wire |",
+        "|---|---|---|---|---|---|",
+        *(_few_line(row, fp32) for row in rows),
+    ]
 
 
 def _few_line(row: dict[str, Any], fp32: dict[str, Any]) -> str:
