@@ -42,6 +42,7 @@ class Property(enum.Enum):
     SHORTENED = "shortened"  # layers were removed, so accuracy must be recovered
     RECOVERED = "recovered"  # distilled after pruning
     SLIMMABLE = "slimmable"  # one network for several widths, or a width of one
+    SPARSE = "sparse"  # has zeros among its weights, which later passes must keep
     STATIC = "static"  # weights and activations have int8 ranges
     DYNAMIC = "dynamic"  # int8 weights, activation ranges found at run time
 
@@ -54,6 +55,7 @@ class PassEvidence:
     seconds: float
     numbers: Numbers = field(default_factory=dict)
     kept: bool = True
+    notes: tuple[str, ...] = ()  # what was left alone and why, a line each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ class Applied:
 
     payload: Any
     numbers: Numbers = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Pass(abc.ABC):
@@ -144,6 +147,7 @@ class Pass(abc.ABC):
             seconds=time.perf_counter() - started,
             numbers=_finite({**applied.numbers, **proof, **judged}),
             kept=kept,
+            notes=applied.notes,
         )
         record = (*candidate.evidence, evidence)
         if not kept:

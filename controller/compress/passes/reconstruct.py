@@ -17,6 +17,7 @@ class Reconstruct(Pass):
     """Round weights to ``bits`` bits; the first and the last layer keep eight."""
 
     name: ClassVar[str] = "reconstruct"
+    version: ClassVar[int] = 2  # zeros stay zeros
     takes: ClassVar[Form] = Form.ONNX
     gives: ClassVar[Form] = Form.ONNX
     requires: ClassVar[frozenset[Property]] = frozenset({Property.STATIC})

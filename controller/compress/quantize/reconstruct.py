@@ -103,6 +103,8 @@ def edges(model: onnx.ModelProto) -> frozenset[str]:
 def round_columns(weights: Double, hessian: Double, scale: Double, bits: int) -> Double:
     """Integer levels [out, K] of ``weights`` [out, K], compensated column by column.
 
+    Weights that are zero stay zero: pruning put them there, and others make up for them already.
+
     Args:
         weights: what should be approximated.
         hessian: ``XᵀX`` [K, K] of the layer's inputs.
@@ -114,8 +116,10 @@ def round_columns(weights: Double, hessian: Double, scale: Double, bits: int) ->
     left = weights[:, order].copy()
     upper = _inverse_factor(hessian[np.ix_(order, order)])
     levels = np.empty_like(left)
+    zero = left == 0
     for i in range(left.shape[1]):
-        levels[:, i] = np.clip(np.rint(left[:, i] / scale), -limit, limit)
+        rounded = np.clip(np.rint(left[:, i] / scale), -limit, limit)
+        levels[:, i] = np.where(zero[:, i], 0.0, rounded)
         error = (left[:, i] - levels[:, i] * scale) / upper[i, i]
         left[:, i + 1 :] -= np.outer(error, upper[i, i + 1 :])
     found = np.empty_like(levels)
