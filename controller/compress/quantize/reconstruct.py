@@ -13,7 +13,7 @@ before; what shrinks is the transfer, since the entropy coder sees few values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,16 @@ class Reconstructed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Layer:
+class Rounded:
+    """New weights of one layer: integer levels in the file's shape, a scale for each output."""
+
+    levels: NDArray[np.int8]
+    scales: Double
+    sqnr_db: float  # of the layer's own outputs, weights alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
     """One quantized layer: its node, and the tensors behind its DequantizeLinears."""
 
     node: onnx.NodeProto
@@ -67,7 +76,7 @@ def reconstruct(
     quantized: onnx.ModelProto,
     inputs: Inputs,
     *,
-    bits: int,
+    bits: int | Mapping[str, int],
     whole: frozenset[str] = frozenset(),
     batch: int = 64,
 ) -> Reconstructed:
@@ -77,19 +86,22 @@ def reconstruct(
         fp32: the float model that was quantized; its weights are the aim.
         quantized: its Q/DQ form with symmetric weights (from `static.quantize`).
         inputs: real inputs, float32 [N, …]; no labels.
-        bits: 2 to 8.
+        bits: 2 to 8 for all layers, or for those that are named; others stay as they are.
         whole: names of layers whose weights stay as they are.
         batch: inputs in one run.
     """
     result = copied(quantized)
-    aims = _weights(normalized(fp32))
+    aims = float_weights(fp32)
     quality = {}
-    for layer in _layers(result):
-        aim = aims.get(layer.node.name)
-        if aim is None or layer.node.name in whole:
+    for layer in quantized_layers(result):
+        name = layer.node.name
+        aim = aims.get(name)
+        wanted = bits if isinstance(bits, int) else bits.get(name)
+        if aim is None or wanted is None or name in whole:
             continue
-        hessians = _hessians(result, layer, inputs, batch)
-        quality[layer.node.name] = _rewrite(layer, aim, hessians, bits)
+        made = round_layer(layer, aim, hessians(result, layer, inputs, batch=batch), wanted)
+        install(layer, made)
+        quality[name] = made.sqnr_db
     onnx.checker.check_model(result)
     return Reconstructed(model=result, sqnr_db=quality)
 
@@ -149,8 +161,8 @@ def _inverse_factor(hessian: Double) -> Double:
     return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)
 
 
-def _rewrite(layer: _Layer, aim: Array, hessians: list[Double], bits: int) -> float:
-    """Write new levels, scales and bias of one layer; returns its outputs' SQNR in dB."""
+def round_layer(layer: Layer, aim: Array, hessians: Sequence[Double], bits: int) -> Rounded:
+    """Levels and scales of one layer whose float weights are ``aim``; nothing is written."""
     matrix = _matrix(aim, layer.transposed)
     share = len(matrix) // len(hessians)
     levels, scales = np.empty_like(matrix), np.empty(len(matrix))
@@ -162,18 +174,26 @@ def _rewrite(layer: _Layer, aim: Array, hessians: list[Double], bits: int) -> fl
         wrong = matrix[part] - levels[part] * scales[part, None]
         signal += float(np.einsum("ij,jk,ik->", matrix[part], hessian, matrix[part]))
         noise += float(np.einsum("ij,jk,ik->", wrong, hessian, wrong))
+    return Rounded(
+        levels=_unmatrix(levels, aim.shape, layer.transposed).astype(np.int8),
+        scales=scales,
+        sqnr_db=float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))),
+    )
+
+
+def install(layer: Layer, made: Rounded) -> None:
+    """Write new weights into a layer's own model, and its bias in the units that they ask for."""
     bias = numpy_helper.to_array(layer.bias) * numpy_helper.to_array(layer.bias_scale)
-    bias_scale = (layer.input_scale * scales).astype(np.float32)
+    bias_scale = (layer.input_scale * made.scales).astype(np.float32)
     limits = np.iinfo(np.int32)
     stored = np.clip(np.rint(bias / bias_scale), limits.min, limits.max).astype(np.int32)
-    _put(layer.weights, _unmatrix(levels, aim.shape, layer.transposed).astype(np.int8))
-    _put(layer.weight_scale, scales.astype(np.float32))
+    _put(layer.weights, made.levels)
+    _put(layer.weight_scale, made.scales.astype(np.float32))
     _put(layer.bias, stored)
     _put(layer.bias_scale, bias_scale)
-    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
 
 
-def _layers(model: onnx.ModelProto) -> Sequence[_Layer]:
+def quantized_layers(model: onnx.ModelProto) -> Sequence[Layer]:
     """Convolutions and products with symmetric weights by channel, in the order of the graph."""
     view = View(model)
     found = []
@@ -193,7 +213,7 @@ def _layers(model: onnx.ModelProto) -> Sequence[_Layer]:
             continue
         if attributes(node).get("auto_pad", b"NOTSET") != b"NOTSET":
             continue  # its padding is not written down
-        layer = _Layer(
+        layer = Layer(
             node=node, weights=weights, weight_scale=weight_scale, bias=stored_bias,
             bias_scale=bias_scale, input_scale=float(numpy_helper.to_array(step)),
             transposed=node.op_type == "Gemm" and not attributes(node).get("transB", 0),
@@ -202,8 +222,9 @@ def _layers(model: onnx.ModelProto) -> Sequence[_Layer]:
     return found
 
 
-def _weights(model: onnx.ModelProto) -> dict[str, Array]:
-    """Float weights by the names of their nodes."""
+def float_weights(model: onnx.ModelProto) -> dict[str, Array]:
+    """Float weights of a model by the names that their nodes have in its normalized form."""
+    model = normalized(model)
     view = View(model)
     found = {}
     for node in model.graph.node:
@@ -214,7 +235,9 @@ def _weights(model: onnx.ModelProto) -> dict[str, Array]:
     return found
 
 
-def _hessians(model: onnx.ModelProto, layer: _Layer, inputs: Inputs, batch: int) -> list[Double]:
+def hessians(
+    model: onnx.ModelProto, layer: Layer, inputs: Inputs, *, batch: int = 64
+) -> list[Double]:
     """``XᵀX`` [K, K] of what the quantized layer sees, for each group of a convolution."""
     name = layer.node.input[0]
     per_input = max(1, ROWS // max(len(inputs), 1))
