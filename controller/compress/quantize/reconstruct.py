@@ -34,6 +34,7 @@ from controller.compress.graph.model import (
 from controller.compress.graph.normalize import normalized
 
 ROWS = 8_192  # of X for each layer
+BLOCK = 32  # columns whose errors are pushed on together
 DAMPING = 0.01  # of the mean diagonal of H
 FRACTIONS = np.linspace(0.4, 1.0, 25)  # of max |w| that the levels may span
 _SEED = 20261124
@@ -76,7 +77,7 @@ def reconstruct(
     quantized: onnx.ModelProto,
     inputs: Inputs,
     *,
-    bits: int | Mapping[str, int],
+    bits: float | Mapping[str, float],
     whole: frozenset[str] = frozenset(),
     batch: int = 64,
 ) -> Reconstructed:
@@ -86,7 +87,8 @@ def reconstruct(
         fp32: the float model that was quantized; its weights are the aim.
         quantized: its Q/DQ form with symmetric weights (from `static.quantize`).
         inputs: real inputs, float32 [N, …]; no labels.
-        bits: 2 to 8 for all layers, or for those that are named; others stay as they are.
+        bits: 2 to 8 for all layers, or for those that are named; others stay as they are. Need
+            not be whole: see `reach`.
         whole: names of layers whose weights stay as they are.
         batch: inputs in one run.
     """
@@ -96,7 +98,7 @@ def reconstruct(
     for layer in quantized_layers(result):
         name = layer.node.name
         aim = aims.get(name)
-        wanted = bits if isinstance(bits, int) else bits.get(name)
+        wanted = bits.get(name) if isinstance(bits, Mapping) else bits
         if aim is None or wanted is None or name in whole:
             continue
         made = round_layer(layer, aim, hessians(result, layer, inputs, batch=batch), wanted)
@@ -112,32 +114,42 @@ def edges(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(heavy[:1] + heavy[-1:])
 
 
-def round_columns(weights: Double, hessian: Double, scale: Double, bits: int) -> Double:
+def reach(bits: float) -> int:
+    """The greatest level: ``2^(bits−1) − 1``. Five levels are 2.585 bits, and reach to 2."""
+    return max(1, round(2.0 ** (bits - 1)) - 1)
+
+
+def round_columns(weights: Double, hessian: Double, scale: Double, bits: float) -> Double:
     """Integer levels [out, K] of ``weights`` [out, K], compensated column by column.
 
     Args:
         weights: what should be approximated.
         hessian: ``XᵀX`` [K, K] of the layer's inputs.
         scale: one for each output [out].
-        bits: levels are in ``±(2^(bits−1) − 1)``.
+        bits: levels are in ``±reach(bits)``.
     """
-    limit = 2 ** (bits - 1) - 1
+    limit = reach(bits)
     order = np.argsort(-np.diag(hessian), kind="stable")  # where errors cost most comes first
     left = weights[:, order].copy()
     upper = _inverse_factor(hessian[np.ix_(order, order)])
     levels = np.empty_like(left)
-    for i in range(left.shape[1]):
-        levels[:, i] = np.clip(np.rint(left[:, i] / scale), -limit, limit)
-        error = (left[:, i] - levels[:, i] * scale) / upper[i, i]
-        left[:, i + 1 :] -= np.outer(error, upper[i, i + 1 :])
+    errors = np.empty_like(left)
+    for start in range(0, left.shape[1], BLOCK):
+        end = min(start + BLOCK, left.shape[1])
+        for i in range(start, end):
+            levels[:, i] = np.clip(np.rint(left[:, i] / scale), -limit, limit)
+            errors[:, i] = (left[:, i] - levels[:, i] * scale) / upper[i, i]
+            left[:, i + 1 : end] -= np.outer(errors[:, i], upper[i, i + 1 : end])
+        # Columns further on get a block's errors in one product: the same sums, far faster.
+        left[:, end:] -= errors[:, start:end] @ upper[start:end, end:]
     found = np.empty_like(levels)
     found[:, order] = levels
     return found
 
 
-def best_scale(weights: Double, hessian: Double, bits: int) -> Double:
+def best_scale(weights: Double, hessian: Double, bits: float) -> Double:
     """For each output the scale whose plain rounding does least harm, weighed by diag(H)."""
-    limit = 2 ** (bits - 1) - 1
+    limit = reach(bits)
     largest = np.maximum(np.abs(weights).max(axis=1), 1e-12)
     weigh = np.diag(hessian)
     best: Array = np.full(len(weights), np.inf)
@@ -161,7 +173,7 @@ def _inverse_factor(hessian: Double) -> Double:
     return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)
 
 
-def round_layer(layer: Layer, aim: Array, hessians: Sequence[Double], bits: int) -> Rounded:
+def round_layer(layer: Layer, aim: Array, hessians: Sequence[Double], bits: float) -> Rounded:
     """Levels and scales of one layer whose float weights are ``aim``; nothing is written."""
     matrix = _matrix(aim, layer.transposed)
     share = len(matrix) // len(hessians)
