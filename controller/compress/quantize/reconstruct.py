@@ -40,6 +40,7 @@ FRACTIONS = np.linspace(0.4, 1.0, 25)  # of max |w| that the levels may span
 _SEED = 20261124
 
 Double = NDArray[np.float64]
+Factor = tuple[NDArray[np.intp], Double]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +117,13 @@ def edges(model: onnx.ModelProto) -> frozenset[str]:
 
 def reach(bits: float) -> int:
     """The greatest level: ``2^(bits−1) − 1``. Five levels are 2.585 bits, and reach to 2."""
-    return max(1, round(2.0 ** (bits - 1)) - 1)
+    levels: float = 2.0 ** (bits - 1)
+    return max(1, round(levels) - 1)
 
 
-def round_columns(weights: Double, hessian: Double, scale: Double, bits: float) -> Double:
+def round_columns(
+    weights: Double, hessian: Double, scale: Double, bits: float, factor: Factor | None = None
+) -> Double:
     """Integer levels [out, K] of ``weights`` [out, K], compensated column by column.
 
     Args:
@@ -127,11 +131,11 @@ def round_columns(weights: Double, hessian: Double, scale: Double, bits: float) 
         hessian: ``XᵀX`` [K, K] of the layer's inputs.
         scale: one for each output [out].
         bits: levels are in ``±reach(bits)``.
+        factor: `factored(hessian)`, if it is known already.
     """
     limit = reach(bits)
-    order = np.argsort(-np.diag(hessian), kind="stable")  # where errors cost most comes first
+    order, upper = factor or factored(hessian)
     left = weights[:, order].copy()
-    upper = _inverse_factor(hessian[np.ix_(order, order)])
     levels = np.empty_like(left)
     errors = np.empty_like(left)
     for start in range(0, left.shape[1], BLOCK):
@@ -163,6 +167,12 @@ def best_scale(weights: Double, hessian: Double, bits: float) -> Double:
     return np.asarray(chosen.astype(np.float32), np.float64)  # as the file will hold it
 
 
+def factored(hessian: Double) -> Factor:
+    """The order of the columns, costly errors first, and ``U`` of the so ordered Hessian."""
+    order = np.argsort(-np.diag(hessian), kind="stable")
+    return order, _inverse_factor(hessian[np.ix_(order, order)])
+
+
 def _inverse_factor(hessian: Double) -> Double:
     """Upper Cholesky factor of the inverse, damped; inputs that never vary get a diagonal."""
     damped = hessian.copy()
@@ -173,7 +183,13 @@ def _inverse_factor(hessian: Double) -> Double:
     return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)
 
 
-def round_layer(layer: Layer, aim: Array, hessians: Sequence[Double], bits: float) -> Rounded:
+def round_layer(
+    layer: Layer,
+    aim: Array,
+    hessians: Sequence[Double],
+    bits: float,
+    factors: Sequence[Factor | None] = (),
+) -> Rounded:
     """Levels and scales of one layer whose float weights are ``aim``; nothing is written."""
     matrix = _matrix(aim, layer.transposed)
     share = len(matrix) // len(hessians)
@@ -182,10 +198,11 @@ def round_layer(layer: Layer, aim: Array, hessians: Sequence[Double], bits: floa
     for group, hessian in enumerate(hessians):
         part = slice(group * share, (group + 1) * share)
         scales[part] = best_scale(matrix[part], hessian, bits)
-        levels[part] = round_columns(matrix[part], hessian, scales[part], bits)
+        factor = factors[group] if factors else None
+        levels[part] = round_columns(matrix[part], hessian, scales[part], bits, factor)
         wrong = matrix[part] - levels[part] * scales[part, None]
-        signal += float(np.einsum("ij,jk,ik->", matrix[part], hessian, matrix[part]))
-        noise += float(np.einsum("ij,jk,ik->", wrong, hessian, wrong))
+        signal += float(((matrix[part] @ hessian) * matrix[part]).sum())
+        noise += float(((wrong @ hessian) * wrong).sum())
     return Rounded(
         levels=_unmatrix(levels, aim.shape, layer.transposed).astype(np.int8),
         scales=scales,

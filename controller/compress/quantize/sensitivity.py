@@ -79,4 +79,4 @@ def noise(reference: Array, found: Array) -> float:
 def by_input(reference: Array, found: Array) -> Array:
     """Squared error of each input's outputs [N]."""
     wrong = np.square(reference.astype(np.float64) - found).reshape(len(reference), -1).sum(axis=1)
-    return np.nan_to_num(wrong, nan=np.inf)
+    return np.asarray(np.nan_to_num(wrong, nan=np.inf))

@@ -49,7 +49,9 @@ class Composer:
         self._aims = reconstruct.float_weights(fp32)
         self._skipped: dict[frozenset[str], onnx.ModelProto] = {}
         self._rounded: dict[tuple[str, float], reconstruct.Rounded] = {}
+        self._sizes: dict[tuple[str, float], int] = {}
         self._hessians: dict[str, list[reconstruct.Double]] = {}
+        self._factors: dict[str, list[reconstruct.Factor]] = {}
         self._whole = static.quantize(fp32, ranges, scheme=scheme)
         found = {layer.node.name: layer for layer in reconstruct.quantized_layers(self._whole)}
         self._layers = {name: layer for name, layer in found.items() if name in self._aims}
@@ -89,18 +91,32 @@ class Composer:
             layer = self._layers[name]
             if name not in self._hessians:
                 self._hessians[name] = reconstruct.hessians(self._whole, layer, self._inputs)
+                self._factors[name] = [reconstruct.factored(h) for h in self._hessians[name]]
             self._rounded[key] = reconstruct.round_layer(
-                layer, self._aims[name], self._hessians[name], bits
+                layer, self._aims[name], self._hessians[name], bits, self._factors[name]
             )
         return self._rounded[key]
 
     def wire_bytes(self, name: str, bits: float) -> int:
         """Bytes that a layer's weights take in the transport form; an estimate, coded alone."""
+        key = (name, bits)
+        if key not in self._sizes:
+            self._sizes[key] = coded_bytes(self._stored(name, bits))
+        return self._sizes[key]
+
+    def joint_bytes(self, widths: Widths) -> int:
+        """Bytes that all weights take when they are coded together, as the transport form does.
+
+        Differs from the sum of `wire_bytes`: tensors of like levels find matches in each other.
+        """
+        return coded_bytes(b"".join(self._stored(n, widths[n]) for n in self._layers))
+
+    def _stored(self, name: str, bits: float) -> bytes:
         if bits == FLOAT:
-            return coded_bytes(self._aims[name].tobytes())
+            return self._aims[name].tobytes()
         if bits == WHOLE:
-            return coded_bytes(numpy_helper.to_array(self._layers[name].weights).tobytes())
-        return coded_bytes(self.rounded(name, bits).levels.tobytes())
+            return numpy_helper.to_array(self._layers[name].weights).tobytes()
+        return self.rounded(name, bits).levels.tobytes()
 
     def groups(self) -> tuple[frozenset[str], ...]:
         """Sets of layers that must turn float together for one integer tensor to become float.
@@ -138,5 +154,8 @@ def coded_bytes(data: bytes) -> int:
     >>> coded_bytes(bytes(100_000)) < 100
     True
     """
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+    # No dictionary beyond the data: clearing 64 MiB takes longer than coding a layer.
+    dictionary = max(4096, 1 << max(len(data) - 1, 1).bit_length())
+    preset = 9 | lzma.PRESET_EXTREME
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": dictionary}]
     return len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters))

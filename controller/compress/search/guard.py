@@ -136,7 +136,7 @@ def _ranked(
 ) -> list[tuple[frozenset[str], float]]:
     """Moves, the most useful alone first. Within one decibel the cheaper one comes first."""
     among = judge.worst(now)
-    scored = []
+    scored: list[tuple[float, float, int, frozenset[str], float]] = []
     for group in groups:
         for bits in steps:
             tried = _with(now, group, bits)
