@@ -93,6 +93,7 @@ class Applied:
 
     payload: Any
     numbers: Numbers = field(default_factory=dict)
+    fp32: Any = None  # of a pass that trains while it quantizes: the float model with its weights
 
 
 class Pass(abc.ABC):
@@ -151,7 +152,7 @@ class Pass(abc.ABC):
             form=self.gives,
             payload=applied.payload,
             properties=candidate.properties | self.ensures,
-            fp32=candidate.payload if quantizes else candidate.fp32,
+            fp32=(applied.fp32 or candidate.payload) if quantizes else candidate.fp32,
             evidence=record,
         )
 
