@@ -98,6 +98,7 @@ class Applied:
     payload: Any
     numbers: Numbers = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fp32: Any = None  # of a pass that trains while it quantizes: the float model with its weights
 
 
 class Pass(abc.ABC):
@@ -157,7 +158,7 @@ class Pass(abc.ABC):
             form=self.gives,
             payload=applied.payload,
             properties=candidate.properties | self.ensures,
-            fp32=candidate.payload if quantizes else candidate.fp32,
+            fp32=(applied.fp32 or candidate.payload) if quantizes else candidate.fp32,
             evidence=record,
         )
 

@@ -138,7 +138,8 @@ class RungMaker:
         key = self._rung_key(rung)
 
         def write(into: Path) -> None:
-            self._write(into, rung, _Finished(content, finished, fp32, found, facts))
+            base = finished.fp32 or fp32
+            self._write(into, rung, _Finished(content, finished, base, found, facts))
 
         return self._read(self._cache.put("rungs", key, write), cached=False)
 

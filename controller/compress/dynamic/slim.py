@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional
 
 from controller.compress.passes.channels import ChannelTracer, Space
-from controller.compress.passes.prune_structured import importance, remove
+from controller.compress.prune.criteria import CRITERIA, Material
+from controller.compress.prune.surgery import reorder
 from controller.errors import FitError
 
 FULL = 0  # the level of the widest network; levels follow `widths`
@@ -165,14 +166,16 @@ def _layer_sizes(
     outer: dict[str, tuple[int, ...]] = {}
     found: dict[str, Any] = {}
     for space in spaces:
-        if space.frozen or not space.producers or _padded(module, space):
+        if space.frozen or not space.producers or _padded(module, space) or _beside(spaces, space):
             continue
-        remove(module, space, importance(module, space, "l1").argsort(descending=True, stable=True))
+        scores = CRITERIA["l1"].scores(module, space, Material())
+        reorder(module, space, scores.argsort(descending=True, stable=True))
         sizes = tuple(kept(space.size, width, multiple_of) for width in widths)
-        outer |= dict.fromkeys((*space.producers, *space.depthwise), sizes)
-        inner |= {name: tuple(s * factor for s in sizes) for name, factor in space.consumers}
-        inner |= dict.fromkeys(space.depthwise, sizes)
-        found |= dict.fromkeys(space.norms, sizes)
+        depthwise = [slot.name for slot in space.depthwise]
+        outer |= dict.fromkeys((*space.producers, *depthwise), sizes)
+        inner |= {slot.name: tuple(s * slot.factor for s in sizes) for slot in space.consumers}
+        inner |= dict.fromkeys(depthwise, sizes)
+        found |= {slot.name: sizes for slot in space.norms}
     for name in {*inner, *outer}:
         ins, outs = _full(module.get_submodule(name))
         found[name] = Sizes(
@@ -190,9 +193,19 @@ def kept(size: int, width: float, multiple_of: int) -> int:
 
 def _padded(module: nn.Module, space: Space) -> bool:
     """Whether a layer of the space pads with anything but zeros; such a space keeps its width."""
-    named = [*space.producers, *space.depthwise, *(name for name, _ in space.consumers)]
+    named = [*space.producers, *(slot.name for slot in (*space.depthwise, *space.consumers))]
     modes = (getattr(module.get_submodule(name), "padding_mode", "zeros") for name in named)
     return any(mode != "zeros" for mode in modes)
+
+
+def _beside(spaces: Sequence[Space], space: Space) -> bool:
+    """Whether its channels are concatenated with others: the first ones of a layer are not theirs.
+
+    Such a space keeps its width.
+    """
+    ours = {slot.name for slot in space.slots}
+    listed = [slot.name for other in spaces for slot in other.slots if slot.name in ours]
+    return len(listed) > len(ours)
 
 
 def _full(layer: Any) -> tuple[int, int]:

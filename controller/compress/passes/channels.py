@@ -45,6 +45,11 @@ class Space:
     consumers: list[Slot] = field(default_factory=list)  # their input channels or features
     frozen: str = ""  # why it may not be cut
 
+    @property
+    def slots(self) -> list[Slot]:
+        """Every place that holds a slice of the channels, beside the layers that make them."""
+        return [*self.norms, *self.depthwise, *self.consumers]
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from controller.compress.passes.channels import Slot, Space
@@ -12,28 +12,41 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+Places = Callable[[Sequence[Slot], int, "torch.Tensor", int], "torch.Tensor"]
+"""From slots, channels of the space, those chosen, and a module's features: features to take."""
+
+
 def remove(module: nn.Module, space: Space, kept: torch.Tensor) -> None:
     """Keep only the channels ``kept`` (sorted indices) of one space, in place.
 
     Places behind them in a concatenation move: other spaces must be traced again.
     """
+    _choose(module, space, kept, _wanted)
+
+
+def reorder(module: nn.Module, space: Space, order: torch.Tensor) -> None:
+    """Bring the channels of one space into another order, in place: the answers stay the same."""
+    _choose(module, space, order, _moved)
+
+
+def _choose(module: nn.Module, space: Space, kept: torch.Tensor, places: Places) -> None:
     for name in space.producers:
         layer: Any = module.get_submodule(name)
         _slice(layer, ("weight", "bias"), kept)
         setattr(layer, _field(layer, "out"), len(kept))
     for name, slots in _by_module(space.norms):
         layer = module.get_submodule(name)
-        wanted = _wanted(slots, space.size, kept, layer.num_features)
+        wanted = places(slots, space.size, kept, layer.num_features)
         _slice(layer, ("weight", "bias", "running_mean", "running_var"), wanted)
         layer.num_features = len(wanted)
     for name, slots in _by_module(space.depthwise):
         layer = module.get_submodule(name)
-        wanted = _wanted(slots, space.size, kept, layer.out_channels)
+        wanted = places(slots, space.size, kept, layer.out_channels)
         _slice(layer, ("weight", "bias"), wanted)
         layer.in_channels = layer.out_channels = layer.groups = len(wanted)
     for name, slots in _by_module(space.consumers):
         layer = module.get_submodule(name)
-        wanted = _wanted(slots, space.size, kept, layer.weight.shape[1])
+        wanted = places(slots, space.size, kept, layer.weight.shape[1])
         layer.weight = _parameter(layer.weight.detach()[:, wanted])
         setattr(layer, _field(layer, "in"), len(wanted))
 
@@ -65,6 +78,15 @@ def _wanted(slots: Sequence[Slot], size: int, kept: torch.Tensor, total: int) ->
         stays[features(slot, torch.arange(size))] = False
         stays[features(slot, kept)] = True
     return stays.nonzero().flatten()
+
+
+def _moved(slots: Sequence[Slot], size: int, order: torch.Tensor, total: int) -> torch.Tensor:
+    import torch
+
+    found = torch.arange(total)
+    for slot in slots:
+        found[features(slot, torch.arange(size))] = features(slot, order)
+    return found
 
 
 def _field(layer: Any, side: str) -> str:

@@ -13,7 +13,7 @@ before; what shrinks is the transfer, since the entropy coder sees few values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +34,13 @@ from controller.compress.graph.model import (
 from controller.compress.graph.normalize import normalized
 
 ROWS = 8_192  # of X for each layer
+BLOCK = 32  # columns whose errors are pushed on together
 DAMPING = 0.01  # of the mean diagonal of H
 FRACTIONS = np.linspace(0.4, 1.0, 25)  # of max |w| that the levels may span
 _SEED = 20261124
 
 Double = NDArray[np.float64]
+Factor = tuple[NDArray[np.intp], Double]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,16 @@ class Reconstructed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Layer:
+class Rounded:
+    """New weights of one layer: integer levels in the file's shape, a scale for each output."""
+
+    levels: NDArray[np.int8]
+    scales: Double
+    sqnr_db: float  # of the layer's own outputs, weights alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
     """One quantized layer: its node, and the tensors behind its DequantizeLinears."""
 
     node: onnx.NodeProto
@@ -67,7 +78,7 @@ def reconstruct(
     quantized: onnx.ModelProto,
     inputs: Inputs,
     *,
-    bits: int,
+    bits: float | Mapping[str, float],
     whole: frozenset[str] = frozenset(),
     batch: int = 64,
 ) -> Reconstructed:
@@ -77,19 +88,23 @@ def reconstruct(
         fp32: the float model that was quantized; its weights are the aim.
         quantized: its Q/DQ form with symmetric weights (from `static.quantize`).
         inputs: real inputs, float32 [N, …]; no labels.
-        bits: 2 to 8.
+        bits: 2 to 8 for all layers, or for those that are named; others stay as they are. Need
+            not be whole: see `reach`.
         whole: names of layers whose weights stay as they are.
         batch: inputs in one run.
     """
     result = copied(quantized)
-    aims = _weights(normalized(fp32))
+    aims = float_weights(fp32)
     quality = {}
-    for layer in _layers(result):
-        aim = aims.get(layer.node.name)
-        if aim is None or layer.node.name in whole:
+    for layer in quantized_layers(result):
+        name = layer.node.name
+        aim = aims.get(name)
+        wanted = bits.get(name) if isinstance(bits, Mapping) else bits
+        if aim is None or wanted is None or name in whole:
             continue
-        hessians = _hessians(result, layer, inputs, batch)
-        quality[layer.node.name] = _rewrite(layer, aim, hessians, bits)
+        made = round_layer(layer, aim, hessians(result, layer, inputs, batch=batch), wanted)
+        install(layer, made)
+        quality[name] = made.sqnr_db
     onnx.checker.check_model(result)
     return Reconstructed(model=result, sqnr_db=quality)
 
@@ -100,7 +115,15 @@ def edges(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(heavy[:1] + heavy[-1:])
 
 
-def round_columns(weights: Double, hessian: Double, scale: Double, bits: int) -> Double:
+def reach(bits: float) -> int:
+    """The greatest level: ``2^(bits−1) − 1``. Five levels are 2.585 bits, and reach to 2."""
+    levels: float = 2.0 ** (bits - 1)
+    return max(1, round(levels) - 1)
+
+
+def round_columns(
+    weights: Double, hessian: Double, scale: Double, bits: float, factor: Factor | None = None
+) -> Double:
     """Integer levels [out, K] of ``weights`` [out, K], compensated column by column.
 
     Weights that are zero stay zero: pruning put them there, and others make up for them already.
@@ -109,27 +132,32 @@ def round_columns(weights: Double, hessian: Double, scale: Double, bits: int) ->
         weights: what should be approximated.
         hessian: ``XᵀX`` [K, K] of the layer's inputs.
         scale: one for each output [out].
-        bits: levels are in ``±(2^(bits−1) − 1)``.
+        bits: levels are in ``±reach(bits)``.
+        factor: `factored(hessian)`, if it is known already.
     """
-    limit = 2 ** (bits - 1) - 1
-    order = np.argsort(-np.diag(hessian), kind="stable")  # where errors cost most comes first
+    limit = reach(bits)
+    order, upper = factor or factored(hessian)
     left = weights[:, order].copy()
-    upper = _inverse_factor(hessian[np.ix_(order, order)])
     levels = np.empty_like(left)
     zero = left == 0
-    for i in range(left.shape[1]):
-        rounded = np.clip(np.rint(left[:, i] / scale), -limit, limit)
-        levels[:, i] = np.where(zero[:, i], 0.0, rounded)
-        error = (left[:, i] - levels[:, i] * scale) / upper[i, i]
-        left[:, i + 1 :] -= np.outer(error, upper[i, i + 1 :])
+    errors = np.empty_like(left)
+    for start in range(0, left.shape[1], BLOCK):
+        end = min(start + BLOCK, left.shape[1])
+        for i in range(start, end):
+            rounded = np.clip(np.rint(left[:, i] / scale), -limit, limit)
+            levels[:, i] = np.where(zero[:, i], 0.0, rounded)
+            errors[:, i] = (left[:, i] - levels[:, i] * scale) / upper[i, i]
+            left[:, i + 1 : end] -= np.outer(errors[:, i], upper[i, i + 1 : end])
+        # Columns further on get a block's errors in one product: the same sums, far faster.
+        left[:, end:] -= errors[:, start:end] @ upper[start:end, end:]
     found = np.empty_like(levels)
     found[:, order] = levels
     return found
 
 
-def best_scale(weights: Double, hessian: Double, bits: int) -> Double:
+def best_scale(weights: Double, hessian: Double, bits: float) -> Double:
     """For each output the scale whose plain rounding does least harm, weighed by diag(H)."""
-    limit = 2 ** (bits - 1) - 1
+    limit = reach(bits)
     largest = np.maximum(np.abs(weights).max(axis=1), 1e-12)
     weigh = np.diag(hessian)
     best: Array = np.full(len(weights), np.inf)
@@ -143,6 +171,12 @@ def best_scale(weights: Double, hessian: Double, bits: int) -> Double:
     return np.asarray(chosen.astype(np.float32), np.float64)  # as the file will hold it
 
 
+def factored(hessian: Double) -> Factor:
+    """The order of the columns, costly errors first, and ``U`` of the so ordered Hessian."""
+    order = np.argsort(-np.diag(hessian), kind="stable")
+    return order, _inverse_factor(hessian[np.ix_(order, order)])
+
+
 def _inverse_factor(hessian: Double) -> Double:
     """Upper Cholesky factor of the inverse, damped; inputs that never vary get a diagonal."""
     damped = hessian.copy()
@@ -153,8 +187,14 @@ def _inverse_factor(hessian: Double) -> Double:
     return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)
 
 
-def _rewrite(layer: _Layer, aim: Array, hessians: list[Double], bits: int) -> float:
-    """Write new levels, scales and bias of one layer; returns its outputs' SQNR in dB."""
+def round_layer(
+    layer: Layer,
+    aim: Array,
+    hessians: Sequence[Double],
+    bits: float,
+    factors: Sequence[Factor | None] = (),
+) -> Rounded:
+    """Levels and scales of one layer whose float weights are ``aim``; nothing is written."""
     matrix = _matrix(aim, layer.transposed)
     share = len(matrix) // len(hessians)
     levels, scales = np.empty_like(matrix), np.empty(len(matrix))
@@ -162,22 +202,31 @@ def _rewrite(layer: _Layer, aim: Array, hessians: list[Double], bits: int) -> fl
     for group, hessian in enumerate(hessians):
         part = slice(group * share, (group + 1) * share)
         scales[part] = best_scale(matrix[part], hessian, bits)
-        levels[part] = round_columns(matrix[part], hessian, scales[part], bits)
+        factor = factors[group] if factors else None
+        levels[part] = round_columns(matrix[part], hessian, scales[part], bits, factor)
         wrong = matrix[part] - levels[part] * scales[part, None]
-        signal += float(np.einsum("ij,jk,ik->", matrix[part], hessian, matrix[part]))
-        noise += float(np.einsum("ij,jk,ik->", wrong, hessian, wrong))
+        signal += float(((matrix[part] @ hessian) * matrix[part]).sum())
+        noise += float(((wrong @ hessian) * wrong).sum())
+    return Rounded(
+        levels=_unmatrix(levels, aim.shape, layer.transposed).astype(np.int8),
+        scales=scales,
+        sqnr_db=float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))),
+    )
+
+
+def install(layer: Layer, made: Rounded) -> None:
+    """Write new weights into a layer's own model, and its bias in the units that they ask for."""
     bias = numpy_helper.to_array(layer.bias) * numpy_helper.to_array(layer.bias_scale)
-    bias_scale = (layer.input_scale * scales).astype(np.float32)
+    bias_scale = (layer.input_scale * made.scales).astype(np.float32)
     limits = np.iinfo(np.int32)
     stored = np.clip(np.rint(bias / bias_scale), limits.min, limits.max).astype(np.int32)
-    _put(layer.weights, _unmatrix(levels, aim.shape, layer.transposed).astype(np.int8))
-    _put(layer.weight_scale, scales.astype(np.float32))
+    _put(layer.weights, made.levels)
+    _put(layer.weight_scale, made.scales.astype(np.float32))
     _put(layer.bias, stored)
     _put(layer.bias_scale, bias_scale)
-    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
 
 
-def _layers(model: onnx.ModelProto) -> Sequence[_Layer]:
+def quantized_layers(model: onnx.ModelProto) -> Sequence[Layer]:
     """Convolutions and products with symmetric weights by channel, in the order of the graph."""
     view = View(model)
     found = []
@@ -197,7 +246,7 @@ def _layers(model: onnx.ModelProto) -> Sequence[_Layer]:
             continue
         if attributes(node).get("auto_pad", b"NOTSET") != b"NOTSET":
             continue  # its padding is not written down
-        layer = _Layer(
+        layer = Layer(
             node=node, weights=weights, weight_scale=weight_scale, bias=stored_bias,
             bias_scale=bias_scale, input_scale=float(numpy_helper.to_array(step)),
             transposed=node.op_type == "Gemm" and not attributes(node).get("transB", 0),
@@ -206,8 +255,9 @@ def _layers(model: onnx.ModelProto) -> Sequence[_Layer]:
     return found
 
 
-def _weights(model: onnx.ModelProto) -> dict[str, Array]:
-    """Float weights by the names of their nodes."""
+def float_weights(model: onnx.ModelProto) -> dict[str, Array]:
+    """Float weights of a model by the names that their nodes have in its normalized form."""
+    model = normalized(model)
     view = View(model)
     found = {}
     for node in model.graph.node:
@@ -218,7 +268,9 @@ def _weights(model: onnx.ModelProto) -> dict[str, Array]:
     return found
 
 
-def _hessians(model: onnx.ModelProto, layer: _Layer, inputs: Inputs, batch: int) -> list[Double]:
+def hessians(
+    model: onnx.ModelProto, layer: Layer, inputs: Inputs, *, batch: int = 64
+) -> list[Double]:
     """``XᵀX`` [K, K] of what the quantized layer sees, for each group of a convolution."""
     name = layer.node.input[0]
     per_input = max(1, ROWS // max(len(inputs), 1))

@@ -98,7 +98,7 @@ def quantize_listed(
         view=View(result),
         names=Names(result),
         placement=placed,
-        scales=_scales(result, placed, ranges, np.dtype(ACTIVATION_TYPES[scheme])),
+        scales=scales(result, placed, ranges, np.dtype(ACTIVATION_TYPES[scheme])),
     )
     _write(result, work)
     _drop_unread(result)
@@ -106,7 +106,7 @@ def quantize_listed(
     return Quantized(model=result, left_float=tuple(placed.left_float))
 
 
-def _scales(
+def scales(
     model: onnx.ModelProto,
     placed: Placement,
     ranges: Mapping[str, Range],

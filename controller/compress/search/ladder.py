@@ -12,7 +12,9 @@ from controller.compress.passes.distil import Distil
 from controller.compress.passes.emit_litert import EmitLitert
 from controller.compress.passes.export import AcceptOnnx, ExportOnnx
 from controller.compress.passes.fold import FoldBatchNorm
+from controller.compress.passes.mixed import MixedPrecision
 from controller.compress.passes.prune_structured import PruneStructured
+from controller.compress.passes.qat import Qat
 from controller.compress.passes.quantize_dynamic import QuantizeDynamic
 from controller.compress.passes.quantize_static import QuantizeStatic
 from controller.compress.passes.reconstruct import Reconstruct
@@ -45,6 +47,7 @@ THOROUGH_TRAINING = 8  # times as many training inputs as a quick fit's
 CALIBRATORS = ("percentile", "mse", "kl")  # beside minmax
 QUICK_BITS = (4,)  # of weights, in int8 files
 THOROUGH_BITS = (4, 3)
+TRAINED_BITS = 2  # of weights, where only training with the rounding keeps the accuracy
 SYMMETRIC = ("u8s8", "s8s8")  # schemes whose weights have no zero point
 
 
@@ -163,6 +166,7 @@ def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> It
         if schemes and schemes[0] in SYMMETRIC:
             for bits in QUICK_BITS if plan.effort == "quick" else THOROUGH_BITS:
                 yield _few_bits(bare, schemes[0], bits)
+            yield from _thorough(bare, schemes[0], plan)
         if "dynamic" in target.schemes and target.format == "onnx" and not pruned:
             yield _with_tail(bare, "int8-dynamic", "dynamic", (QuantizeDynamic(),))
         if plan.effort == "thorough" and static and not pruned:
@@ -181,6 +185,37 @@ def _few_bits(bare: Rung, scheme: str, bits: int) -> Rung:
     tail = (QuantizeStatic(scheme=scheme), Reconstruct(bits=bits), BiasCorrect())
     name = f"int8-{scheme}-w{bits}{bare.pruned}"
     return replace(_with_tail(bare, name, scheme, tail), calibrator="minmax", weight_bits=bits)
+
+
+def _thorough(bare: Rung, scheme: str, plan: Plan) -> Iterable[Rung]:
+    """Dear ways to few bits, for one runtime: the float graph is the same for all."""
+    if plan.effort == "thorough" and bare.format == "onnx":
+        yield _mixed(bare, scheme)
+        if bare.pruned:
+            yield _trained(bare, scheme, plan)
+
+
+def _mixed(bare: Rung, scheme: str) -> Rung:
+    """A width for each layer, in no more bytes than three bits everywhere."""
+    tail = (MixedPrecision(scheme=scheme), BiasCorrect())
+    name = f"int8-{scheme}-mixed{bare.pruned}"
+    return replace(_with_tail(bare, name, scheme, tail), calibrator="minmax", weight_bits=3)
+
+
+def _trained(bare: Rung, scheme: str, plan: Plan) -> Rung:
+    """Trained with its rounding, taught by the user's own network."""
+    hints = plan.recover or {}
+    usual = Qat(scheme=scheme, bits=TRAINED_BITS)
+    step = replace(
+        usual,
+        epochs=int(hints.get("epochs", usual.epochs)),
+        samples=int(hints.get("samples", usual.samples)),
+        batch=int(hints.get("batch", usual.batch)),
+        temperature=hints.get("temperature", usual.temperature),
+        alpha=hints.get("alpha", usual.alpha),
+    )
+    made = _with_tail(bare, f"int8-{scheme}-w{TRAINED_BITS}-qat{bare.pruned}", scheme, (step,))
+    return replace(made, calibrator="minmax", weight_bits=TRAINED_BITS)
 
 
 def _with_tail(bare: Rung, name: str, scheme: str, tail: tuple[Pass, ...]) -> Rung:

@@ -62,6 +62,9 @@ def test_thorough_tries_more_ratios_schemes_and_calibrators() -> None:
     assert {"int8-u8s8-w4", "int8-u8s8-w3-pruned30-kd"} <= set(names)
     assert {"fp32-short40-pruned50-kd", "int8-u8s8-w3-short40-pruned65-kd"} <= set(names)
     assert {"int8-u8s8-kl", "int8-s8s8", "fp32-pruned30-kd", "int8-u8s8-pruned65-kd"} <= set(names)
+    assert {"int8-u8s8-mixed", "int8-u8s8-mixed-pruned50-kd"} <= set(names)
+    assert "int8-u8s8-w2-qat-pruned50-kd" in names
+    assert "int8-u8s8-w2-qat" not in names
     assert len(names) == len(set(names))
 
 

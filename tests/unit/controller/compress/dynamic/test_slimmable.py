@@ -21,7 +21,14 @@ from controller.compress.passes.onnx_tidy import answer
 from controller.compress.passes.slimmable import TakeWidth, TrainSlimmable, family_of
 from controller.compress.recipe import Recipe
 from controller.errors import FitError
-from tests.unit.controller.compress.torch_side import Chain, Residual, candidate, context, trained
+from tests.unit.controller.compress.torch_side import (
+    Chain,
+    Dense,
+    Residual,
+    candidate,
+    context,
+    trained,
+)
 
 WIDTHS = (1.0, 0.5, 0.25)
 INPUTS = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -37,13 +44,13 @@ def _slim(kind: type[nn.Module]) -> nn.Module:
     return slim.slimmable(trained(kind()), INPUTS, WIDTHS, multiple_of=4)
 
 
-@pytest.mark.parametrize("kind", [Chain, Residual])
+@pytest.mark.parametrize("kind", [Chain, Residual, Dense])
 def test_the_full_width_answers_as_the_module_does(kind: type[nn.Module]) -> None:
     module = trained(kind())
     assert torch.allclose(_answers(_slim(kind)), _answers(module), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Chain, Residual])
+@pytest.mark.parametrize("kind", [Chain, Residual, Dense])
 @pytest.mark.parametrize("level", range(3))
 def test_a_width_taken_answers_as_the_switched_network(kind: type[nn.Module], level: int) -> None:
     module = _slim(kind)
