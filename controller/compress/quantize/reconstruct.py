@@ -14,29 +14,22 @@ before; what shrinks is the transfer, since the entropy coder sees few values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from controller.compress.graph.model import (
-    Array,
-    Inputs,
-    View,
-    attributes,
-    copied,
-    run_batches,
-    with_outputs,
-)
+from controller.compress.graph.model import Array, Inputs, View, attributes, copied
 from controller.compress.graph.normalize import normalized
+from controller.compress.quantize.adaround import Moments, learn_rounding
+from controller.compress.quantize.rows import Rows, hessians, moments
+from controller.errors import FitError
 
-ROWS = 8_192  # of X for each layer
+ROUNDINGS = ("gptq", "adaround", "both")
 DAMPING = 0.01  # of the mean diagonal of H
 FRACTIONS = np.linspace(0.4, 1.0, 25)  # of max |w| that the levels may span
-_SEED = 20261124
 
 Double = NDArray[np.float64]
 
@@ -62,12 +55,23 @@ class _Layer:
     transposed: bool  # weights are [K, out]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rounded:
+    """Integer levels [out, K] of one layer, scales [out], and what its bias must give back."""
+
+    levels: Double
+    scales: Double
+    moved: Double | float = 0.0  # E[X Wᵀ] − E[X̂ Ŵᵀ] [out]
+    sqnr_db: float = 0.0
+
+
 def reconstruct(
     fp32: onnx.ModelProto,
     quantized: onnx.ModelProto,
     inputs: Inputs,
     *,
     bits: int,
+    rounding: str = "gptq",
     whole: frozenset[str] = frozenset(),
     batch: int = 64,
 ) -> Reconstructed:
@@ -78,18 +82,33 @@ def reconstruct(
         quantized: its Q/DQ form with symmetric weights (from `static.quantize`).
         inputs: real inputs, float32 [N, …]; no labels.
         bits: 2 to 8.
+        rounding: "gptq"; "adaround" (see `adaround`); or "both", which learns the rounding from
+            where GPTQ ended. The last two also correct each layer's bias as they go.
         whole: names of layers whose weights stay as they are.
         batch: inputs in one run.
+
+    Raises:
+        FitError: a rounding that is not known.
     """
-    result = copied(quantized)
-    aims = _weights(normalized(fp32))
+    if rounding not in ROUNDINGS:
+        raise FitError(f"unknown rounding '{rounding}', known: {', '.join(ROUNDINGS)}")
+    result, base = copied(quantized), normalized(fp32)
+    aims, named = _weights(base), {node.name: node for node in base.graph.node}
     quality = {}
     for layer in _layers(result):
         aim = aims.get(layer.node.name)
         if aim is None or layer.node.name in whole:
             continue
-        hessians = _hessians(result, layer, inputs, batch)
-        quality[layer.node.name] = _rewrite(layer, aim, hessians, bits)
+        source = Rows(layer.node, layer.weights.dims, inputs, batch)
+        seen = source.drawn(result, layer.node.input[0])
+        matrix = _matrix(aim, layer.transposed)
+        if rounding == "gptq":
+            rounded = _compensated(matrix, hessians(seen), bits)
+        else:
+            aimed = source.drawn(base, named[layer.node.name].input[0])
+            rounded = _learned(matrix, moments(seen, aimed), bits, first=rounding == "both")
+        _rewrite(layer, aim.shape, rounded)
+        quality[layer.node.name] = rounded.sqnr_db
     onnx.checker.check_model(result)
     return Reconstructed(model=result, sqnr_db=quality)
 
@@ -149,28 +168,68 @@ def _inverse_factor(hessian: Double) -> Double:
     return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)
 
 
-def _rewrite(layer: _Layer, aim: Array, hessians: list[Double], bits: int) -> float:
-    """Write new levels, scales and bias of one layer; returns its outputs' SQNR in dB."""
-    matrix = _matrix(aim, layer.transposed)
-    share = len(matrix) // len(hessians)
-    levels, scales = np.empty_like(matrix), np.empty(len(matrix))
+def _compensated(matrix: Double, found: list[Double], bits: int) -> _Rounded:
+    """GPTQ for each group of a convolution."""
+    share = len(matrix) // len(found)
+    parts = [matrix[g * share : (g + 1) * share] for g in range(len(found))]
+    scales = [best_scale(part, h, bits) for part, h in zip(parts, found, strict=True)]
+    levels = [
+        round_columns(part, h, scale, bits)
+        for part, h, scale in zip(parts, found, scales, strict=True)
+    ]
+    made = _Rounded(levels=np.concatenate(levels), scales=np.concatenate(scales))
+    return replace(made, sqnr_db=_sqnr_db(matrix, made, found))
+
+
+def _learned(
+    matrix: Double, found: list[tuple[Moments, Double, Double]], bits: int, *, first: bool
+) -> _Rounded:
+    """AdaRound for each group, from the nearest levels or (``first``) from GPTQ's."""
+    parts = matrix.reshape(len(found), -1, matrix.shape[1])
+    pairs, means, aims = zip(*found, strict=True)
+    every = Moments(
+        hessian=np.stack([pair.hessian for pair in pairs]),
+        cross=np.stack([pair.cross for pair in pairs]),
+    )
+    scales = [best_scale(part, h, bits) for part, h in zip(parts, every.hessian, strict=True)]
+    starts = [
+        round_columns(part, h, scale, bits)
+        for part, h, scale in zip(parts, every.hessian, scales, strict=True)
+        if first
+    ]
+    scale = np.stack(scales)
+    start = np.stack(starts) if first else None
+    levels = learn_rounding(parts, every, scale, bits, start=start)
+    moved = (
+        parts @ np.stack(aims)[..., None] - (levels * scale[..., None]) @ np.stack(means)[..., None]
+    )
+    made = _Rounded(levels=levels.reshape(matrix.shape), scales=scale.ravel(), moved=moved.ravel())
+    return replace(made, sqnr_db=_sqnr_db(matrix, made, list(every.hessian)))
+
+
+def _sqnr_db(matrix: Double, made: _Rounded, found: list[Double]) -> float:
+    """Of the layer's outputs, rounded weights against float ones on the same inputs."""
+    share = len(matrix) // len(found)
+    wrong = matrix - made.levels * made.scales[:, None]
     signal = noise = 0.0
-    for group, hessian in enumerate(hessians):
+    for group, hessian in enumerate(found):
         part = slice(group * share, (group + 1) * share)
-        scales[part] = best_scale(matrix[part], hessian, bits)
-        levels[part] = round_columns(matrix[part], hessian, scales[part], bits)
-        wrong = matrix[part] - levels[part] * scales[part, None]
-        signal += float(np.einsum("ij,jk,ik->", matrix[part], hessian, matrix[part]))
-        noise += float(np.einsum("ij,jk,ik->", wrong, hessian, wrong))
+        signal += float(((matrix[part] @ hessian) * matrix[part]).sum())
+        noise += float(((wrong[part] @ hessian) * wrong[part]).sum())
+    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
+
+
+def _rewrite(layer: _Layer, shape: tuple[int, ...], made: _Rounded) -> None:
+    """Write new levels, scales and bias of one layer."""
     bias = numpy_helper.to_array(layer.bias) * numpy_helper.to_array(layer.bias_scale)
-    bias_scale = (layer.input_scale * scales).astype(np.float32)
+    bias = bias + made.moved
+    bias_scale = (layer.input_scale * made.scales).astype(np.float32)
     limits = np.iinfo(np.int32)
     stored = np.clip(np.rint(bias / bias_scale), limits.min, limits.max).astype(np.int32)
-    _put(layer.weights, _unmatrix(levels, aim.shape, layer.transposed).astype(np.int8))
-    _put(layer.weight_scale, scales.astype(np.float32))
+    _put(layer.weights, _unmatrix(made.levels, shape, layer.transposed).astype(np.int8))
+    _put(layer.weight_scale, made.scales.astype(np.float32))
     _put(layer.bias, stored)
     _put(layer.bias_scale, bias_scale)
-    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
 
 
 def _layers(model: onnx.ModelProto) -> Sequence[_Layer]:
@@ -212,58 +271,6 @@ def _weights(model: onnx.ModelProto) -> dict[str, Array]:
             if value is not None:
                 found[node.name] = value
     return found
-
-
-def _hessians(model: onnx.ModelProto, layer: _Layer, inputs: Inputs, batch: int) -> list[Double]:
-    """``XᵀX`` [K, K] of what the quantized layer sees, for each group of a convolution."""
-    name = layer.node.input[0]
-    per_input = max(1, ROWS // max(len(inputs), 1))
-    chance = np.random.default_rng(_SEED)
-    sums: list[Double] = []
-
-    def add(_names: list[str], values: list[Array]) -> None:
-        found = _unfold(layer.node, values[0], tuple(layer.weights.dims), per_input, chance)
-        products = [(x.T @ x).astype(np.float64) for x in found]  # a batch in float32, the sum not
-        sums[:] = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
-
-    run_batches(with_outputs(model, [name]), inputs, add, batch=batch)
-    return sums
-
-
-def _unfold(
-    node: onnx.NodeProto,
-    values: Array,
-    weight_shape: tuple[int, ...],
-    per_input: int,
-    chance: np.random.Generator,
-) -> list[Array]:
-    """Some windows of a convolution's input as rows [n, K], in the order of its weights."""
-    if node.op_type == "Gemm":
-        return [values.reshape(len(values), -1)]
-    options = attributes(node)
-    kernel = weight_shape[2:]
-    strides = options.get("strides") or [1] * len(kernel)
-    dilations = options.get("dilations") or [1] * len(kernel)
-    pads = options.get("pads") or [0] * (2 * len(kernel))
-    around = [(pads[i], pads[i + len(kernel)]) for i in range(len(kernel))]
-    padded = np.pad(values, [(0, 0), (0, 0), *around])
-    spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    axes = tuple(range(2, 2 + len(kernel)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-    steps = tuple(slice(None, None, s) for s in strides)
-    inner = tuple(slice(None, None, d) for d in dilations)
-    where: tuple[Any, ...] = (slice(None), slice(None), *steps, *inner)
-    windows = windows[where]
-    places = windows.shape[2 : 2 + len(kernel)]
-    total = int(np.prod(places))
-    chosen = chance.choice(total, size=min(per_input, total), replace=False)
-    index = np.unravel_index(chosen, places)
-    where = (slice(None), slice(None), *index)
-    picked = windows[where]  # [N, C, n, *kernel]
-    picked = np.moveaxis(picked, 2, 1).reshape(-1, values.shape[1], *kernel)
-    groups = int(options.get("group", 1))
-    share = values.shape[1] // groups
-    return [picked[:, g * share : (g + 1) * share].reshape(len(picked), -1) for g in range(groups)]
 
 
 def _matrix(weights: Array, transposed: bool) -> Double:

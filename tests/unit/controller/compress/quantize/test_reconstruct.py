@@ -11,15 +11,16 @@ from onnx import numpy_helper
 
 from controller.compress import execute
 from controller.compress.graph import model as graphs
-from controller.compress.quantize import ranges, reconstruct, static
+from controller.compress.quantize import ranges, reconstruct, rows, static
+from controller.errors import FitError
 from tests.unit.controller.compress.graph import nets
 from tests.unit.controller.compress.graph.nets import Net
 
 
-def correlated(rows: int = 2000, columns: int = 24) -> np.ndarray:
+def correlated(count: int = 2000, columns: int = 24) -> np.ndarray:
     random = np.random.default_rng(3)
-    mixed = random.normal(size=(rows, 6)) @ random.normal(size=(6, columns))
-    return mixed + 0.1 * random.normal(size=(rows, columns))
+    mixed = random.normal(size=(count, 6)) @ random.normal(size=(6, columns))
+    return mixed + 0.1 * random.normal(size=(count, columns))
 
 
 def harm(x: np.ndarray, weights: np.ndarray, found: np.ndarray) -> float:
@@ -84,10 +85,11 @@ def test_the_unfolded_input_times_the_weights_is_the_convolution(options: dict[s
     (node,) = model.graph.node
     weights = numpy_helper.to_array(model.graph.initializer[0])
     bias = numpy_helper.to_array(model.graph.initializer[1])
-    rows = reconstruct._unfold(node, images, weights.shape, 10**6, np.random.default_rng(0))
-    share = 8 // len(rows)
+    found_rows = rows.unfold(node, images, weights.shape, 10**6, np.random.default_rng(0))
+    share = 8 // len(found_rows)
     parts = [
-        x @ weights[g * share : (g + 1) * share].reshape(share, -1).T for g, x in enumerate(rows)
+        x @ weights[g * share : (g + 1) * share].reshape(share, -1).T
+        for g, x in enumerate(found_rows)
     ]
     found = np.concatenate(parts, axis=1) + bias
     expected = execute.outputs(model.SerializeToString(), "onnx", images)
@@ -97,16 +99,17 @@ def test_the_unfolded_input_times_the_weights_is_the_convolution(options: dict[s
     assert np.allclose(found[order], expected[other], atol=1e-4)
 
 
+@pytest.mark.parametrize("rounding", reconstruct.ROUNDINGS)
 @pytest.mark.parametrize("scheme", ["u8s8", "s8s8"])
 @pytest.mark.parametrize(
     ("build", "shape"), [(nets.chain, (3, 12, 12)), (nets.residual, (4, 13, 13))]
 )
-def test_a_whole_network(build: Any, shape: tuple[int, ...], scheme: str) -> None:
+def test_a_whole_network(build: Any, shape: tuple[int, ...], scheme: str, rounding: str) -> None:
     inputs = nets.images(shape, count=64)
     model = build()
     quantized = static.quantize(model, ranges.collect(model, inputs), scheme=scheme)
     whole = reconstruct.edges(quantized)
-    made = reconstruct.reconstruct(model, quantized, inputs, bits=4, whole=whole)
+    made = reconstruct.reconstruct(model, quantized, inputs, bits=4, whole=whole, rounding=rounding)
     content = made.model.SerializeToString()
     assert execute.integer_coverage(content, "onnx") == execute.integer_coverage(
         quantized.SerializeToString(), "onnx"
@@ -118,8 +121,17 @@ def test_a_whole_network(build: Any, shape: tuple[int, ...], scheme: str) -> Non
     reference = execute.outputs(model.SerializeToString(), "onnx", inputs)
     found = execute.outputs(content, "onnx", inputs)
     assert (reference.argmax(1) == found.argmax(1)).mean() > 0.85
-    again = reconstruct.reconstruct(model, quantized, inputs, bits=4, whole=whole)
+    again = reconstruct.reconstruct(
+        model, quantized, inputs, bits=4, whole=whole, rounding=rounding
+    )
     assert again.model.SerializeToString() == content
+
+
+def test_a_rounding_that_is_not_known_is_refused() -> None:
+    model, inputs = nets.chain(), nets.images((3, 12, 12), count=8)
+    quantized = static.quantize(model, ranges.collect(model, inputs), scheme="u8s8")
+    with pytest.raises(FitError, match="unknown rounding 'up', known: gptq, adaround, both"):
+        reconstruct.reconstruct(model, quantized, inputs, bits=4, rounding="up")
 
 
 def _levels(model: onnx.ModelProto) -> dict[str, int]:
