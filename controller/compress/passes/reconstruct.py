@@ -23,7 +23,7 @@ class Reconstruct(Pass):
     requires: ClassVar[frozenset[Property]] = frozenset({Property.STATIC})
 
     bits: int = 4
-    rounding: str = "gptq"  # or "adaround", "both"
+    rounding: str = "gptq"  # or "adaround", "both", "nearest"
 
     def apply(self, candidate: Candidate, context: Context) -> Applied:
         from controller.compress.quantize import reconstruct

@@ -23,6 +23,7 @@ started from. Nothing in it is random.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +98,8 @@ def _weigh(weights: Double, rounded: Double, moments: Moments) -> Double:
     """For each output, what makes the error of plain rounding as large as its number of weights."""
     wrong = weights - rounded
     error = ((wrong @ moments.hessian) * wrong).sum(axis=-1)
-    return np.asarray(weights.shape[-1] / np.maximum(error, 1e-30))
+    signal = ((weights @ moments.hessian) * weights).sum(axis=-1)
+    return np.asarray(weights.shape[-1] / np.maximum(error, 1e-12 * signal + 1e-30))
 
 
 def _descend(
@@ -109,30 +111,30 @@ def _descend(
     weigh: Double,
     steps: int,
 ) -> Double:
-    """``h`` [out, K] after the descent, from ``part``."""
-    v = -np.log(_STRETCH / (np.clip(part, 0.01, 0.99) - _SHIFT) - 1)
+    """``h`` [out, K] after the descent, from ``part``; in float32, which is twice as fast."""
+    aims = weights @ np.swapaxes(moments.cross, -1, -2)
+    aim = (aims - (below * scale[..., None]) @ moments.hessian).astype(np.float32)
+    v = -np.log(_STRETCH / (np.clip(part, 0.01, 0.99).astype(np.float32) - _SHIFT) - 1)
     first, second = np.zeros_like(v), np.zeros_like(v)
-    step_size = scale[..., None]
-    hessian = moments.hessian
-    aim = weights @ np.swapaxes(moments.cross, -1, -2) - (below * step_size) @ hessian
-    outer = 2 * weigh[..., None] * step_size
-    h = part
+    step_size, hessian = scale[..., None].astype(np.float32), moments.hessian.astype(np.float32)
+    outer = (2 * weigh * scale)[..., None].astype(np.float32)
+    h = part.astype(np.float32)
     for step in range(steps):
         smooth = 1 / (1 + np.exp(-v))
         h = np.clip(_STRETCH * smooth + _SHIFT, 0.0, 1.0)
         slope = outer * ((h * step_size) @ hessian - aim)
         progress = (step / steps - WARM_UP) / (1 - WARM_UP)
         if progress > 0:
-            beta = BETA[1] + (BETA[0] - BETA[1]) * 0.5 * (1 + np.cos(progress * np.pi))
+            beta = BETA[1] + (BETA[0] - BETA[1]) * 0.5 * (1 + math.cos(progress * math.pi))
             away = 2 * h - 1
             slope -= STRENGTH * 2 * beta * np.sign(away) * np.abs(away) ** (beta - 1)
         inside = (h > 0) & (h < 1)
         slope *= np.where(inside, _STRETCH * smooth * (1 - smooth), 0.0)
         first += (1 - _DECAY[0]) * (slope - first)
         second += (1 - _DECAY[1]) * (slope * slope - second)
-        fair = np.sqrt(1 - _DECAY[1] ** (step + 1)) / (1 - _DECAY[0] ** (step + 1))
+        fair = math.sqrt(1 - _DECAY[1] ** (step + 1)) / (1 - _DECAY[0] ** (step + 1))
         v -= RATE * fair * first / (np.sqrt(second) + 1e-12)
-    return np.asarray(h)
+    return np.asarray(h, np.float64)
 
 
 def _turned(

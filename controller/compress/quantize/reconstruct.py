@@ -27,7 +27,7 @@ from controller.compress.quantize.adaround import Moments, learn_rounding
 from controller.compress.quantize.rows import Rows, hessians, moments
 from controller.errors import FitError
 
-ROUNDINGS = ("gptq", "adaround", "both")
+ROUNDINGS = ("gptq", "adaround", "both", "nearest")
 DAMPING = 0.01  # of the mean diagonal of H
 FRACTIONS = np.linspace(0.4, 1.0, 25)  # of max |w| that the levels may span
 
@@ -83,7 +83,8 @@ def reconstruct(
         inputs: real inputs, float32 [N, …]; no labels.
         bits: 2 to 8.
         rounding: "gptq"; "adaround" (see `adaround`); or "both", which learns the rounding from
-            where GPTQ ended. The last two also correct each layer's bias as they go.
+            where GPTQ ended; these two also correct each layer's bias as they go. "nearest" is
+            plain rounding at the same scales, to compare with.
         whole: names of layers whose weights stay as they are.
         batch: inputs in one run.
 
@@ -102,8 +103,8 @@ def reconstruct(
         source = Rows(layer.node, layer.weights.dims, inputs, batch)
         seen = source.drawn(result, layer.node.input[0])
         matrix = _matrix(aim, layer.transposed)
-        if rounding == "gptq":
-            rounded = _compensated(matrix, hessians(seen), bits)
+        if rounding in ("gptq", "nearest"):
+            rounded = _direct(matrix, hessians(seen), bits, compensate=rounding == "gptq")
         else:
             aimed = source.drawn(base, named[layer.node.name].input[0])
             rounded = _learned(matrix, moments(seen, aimed), bits, first=rounding == "both")
@@ -168,15 +169,14 @@ def _inverse_factor(hessian: Double) -> Double:
     return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)
 
 
-def _compensated(matrix: Double, found: list[Double], bits: int) -> _Rounded:
-    """GPTQ for each group of a convolution."""
-    share = len(matrix) // len(found)
-    parts = [matrix[g * share : (g + 1) * share] for g in range(len(found))]
-    scales = [best_scale(part, h, bits) for part, h in zip(parts, found, strict=True)]
-    levels = [
-        round_columns(part, h, scale, bits)
-        for part, h, scale in zip(parts, found, scales, strict=True)
-    ]
+def _direct(matrix: Double, found: list[Double], bits: int, *, compensate: bool) -> _Rounded:
+    """GPTQ for each group of a convolution, or plain rounding."""
+    levels, scales = [], []
+    for part, hessian in zip(np.split(matrix, len(found)), found, strict=True):
+        scale = best_scale(part, hessian, bits)
+        aim = hessian if compensate else np.diag(np.diag(hessian))  # nothing to compensate with
+        levels.append(round_columns(part, aim, scale, bits))
+        scales.append(scale)
     made = _Rounded(levels=np.concatenate(levels), scales=np.concatenate(scales))
     return replace(made, sqnr_db=_sqnr_db(matrix, made, found))
 

@@ -130,7 +130,9 @@ def test_a_whole_network(build: Any, shape: tuple[int, ...], scheme: str, roundi
 def test_a_rounding_that_is_not_known_is_refused() -> None:
     model, inputs = nets.chain(), nets.images((3, 12, 12), count=8)
     quantized = static.quantize(model, ranges.collect(model, inputs), scheme="u8s8")
-    with pytest.raises(FitError, match="unknown rounding 'up', known: gptq, adaround, both"):
+    with pytest.raises(
+        FitError, match="unknown rounding 'up', known: gptq, adaround, both, nearest"
+    ):
         reconstruct.reconstruct(model, quantized, inputs, bits=4, rounding="up")
 
 
