@@ -24,6 +24,7 @@ from onnx import numpy_helper
 from controller.compress.graph.model import Array, Inputs, View, attributes, copied
 from controller.compress.graph.normalize import normalized
 from controller.compress.quantize.adaround import Moments, learn_rounding
+from controller.compress.quantize.numbers import Rules
 from controller.compress.quantize.rows import Rows, hessians, moments
 from controller.errors import FitError
 
@@ -53,6 +54,23 @@ class _Layer:
     bias_scale: onnx.TensorProto
     input_scale: float
     transposed: bool  # weights are [K, out]
+
+    @property
+    def shifts(self) -> bool:
+        """Whether all scales are powers of two, so that new ones must be."""
+        scales = np.append(numpy_helper.to_array(self.weight_scale), np.float32(self.input_scale))
+        return bool((np.frexp(scales)[0] == 0.5).all())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Which levels and scales one layer may have."""
+
+    bits: int
+    power_of_two: bool
+
+    def scale(self, weights: Double, hessian: Double) -> Double:
+        return best_scale(weights, hessian, self.bits, power_of_two=self.power_of_two)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +121,12 @@ def reconstruct(
         source = Rows(layer.node, layer.weights.dims, inputs, batch)
         seen = source.drawn(result, layer.node.input[0])
         matrix = _matrix(aim, layer.transposed)
+        plan = _Plan(bits=bits, power_of_two=layer.shifts)
         if rounding in ("gptq", "nearest"):
-            rounded = _direct(matrix, hessians(seen), bits, compensate=rounding == "gptq")
+            rounded = _direct(matrix, hessians(seen), plan, compensate=rounding == "gptq")
         else:
             aimed = source.drawn(base, named[layer.node.name].input[0])
-            rounded = _learned(matrix, moments(seen, aimed), bits, first=rounding == "both")
+            rounded = _learned(matrix, moments(seen, aimed), plan, first=rounding == "both")
         _rewrite(layer, aim.shape, rounded)
         quality[layer.node.name] = rounded.sqnr_db
     onnx.checker.check_model(result)
@@ -143,20 +162,23 @@ def round_columns(weights: Double, hessian: Double, scale: Double, bits: int) ->
     return found
 
 
-def best_scale(weights: Double, hessian: Double, bits: int) -> Double:
+def best_scale(
+    weights: Double, hessian: Double, bits: int, *, power_of_two: bool = False
+) -> Double:
     """For each output the scale whose plain rounding does least harm, weighed by diag(H)."""
+    rules = Rules(power_of_two=power_of_two)
     limit = 2 ** (bits - 1) - 1
     largest = np.maximum(np.abs(weights).max(axis=1), 1e-12)
     weigh = np.diag(hessian)
     best: Array = np.full(len(weights), np.inf)
-    chosen: Array = largest / limit
+    chosen: Array = rules.scale(largest / limit)
     for fraction in FRACTIONS:
-        scale = fraction * largest / limit
+        scale = rules.scale(fraction * largest / limit).astype(np.float64)  # as the file holds it
         rounded = np.clip(np.rint(weights / scale[:, None]), -limit, limit) * scale[:, None]
         harm = ((weights - rounded) ** 2 * weigh).sum(axis=1)
         better = harm < best
         best, chosen = np.where(better, harm, best), np.where(better, scale, chosen)
-    return np.asarray(chosen.astype(np.float32), np.float64)  # as the file will hold it
+    return np.asarray(chosen, np.float64)
 
 
 def _inverse_factor(hessian: Double) -> Double:
@@ -169,20 +191,20 @@ def _inverse_factor(hessian: Double) -> Double:
     return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)
 
 
-def _direct(matrix: Double, found: list[Double], bits: int, *, compensate: bool) -> _Rounded:
+def _direct(matrix: Double, found: list[Double], plan: _Plan, *, compensate: bool) -> _Rounded:
     """GPTQ for each group of a convolution, or plain rounding."""
     levels, scales = [], []
     for part, hessian in zip(np.split(matrix, len(found)), found, strict=True):
-        scale = best_scale(part, hessian, bits)
+        scale = plan.scale(part, hessian)
         aim = hessian if compensate else np.diag(np.diag(hessian))  # nothing to compensate with
-        levels.append(round_columns(part, aim, scale, bits))
+        levels.append(round_columns(part, aim, scale, plan.bits))
         scales.append(scale)
     made = _Rounded(levels=np.concatenate(levels), scales=np.concatenate(scales))
     return replace(made, sqnr_db=_sqnr_db(matrix, made, found))
 
 
 def _learned(
-    matrix: Double, found: list[tuple[Moments, Double, Double]], bits: int, *, first: bool
+    matrix: Double, found: list[tuple[Moments, Double, Double]], plan: _Plan, *, first: bool
 ) -> _Rounded:
     """AdaRound for each group, from the nearest levels or (``first``) from GPTQ's."""
     parts = matrix.reshape(len(found), -1, matrix.shape[1])
@@ -191,15 +213,15 @@ def _learned(
         hessian=np.stack([pair.hessian for pair in pairs]),
         cross=np.stack([pair.cross for pair in pairs]),
     )
-    scales = [best_scale(part, h, bits) for part, h in zip(parts, every.hessian, strict=True)]
+    scales = [plan.scale(part, h) for part, h in zip(parts, every.hessian, strict=True)]
     starts = [
-        round_columns(part, h, scale, bits)
+        round_columns(part, h, scale, plan.bits)
         for part, h, scale in zip(parts, every.hessian, scales, strict=True)
         if first
     ]
     scale = np.stack(scales)
     start = np.stack(starts) if first else None
-    levels = learn_rounding(parts, every, scale, bits, start=start)
+    levels = learn_rounding(parts, every, scale, plan.bits, start=start)
     moved = (
         parts @ np.stack(aims)[..., None] - (levels * scale[..., None]) @ np.stack(means)[..., None]
     )

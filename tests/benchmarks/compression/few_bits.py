@@ -37,9 +37,12 @@ class Row:
     rounding: str = ""
     equalized: bool = False
     per_channel: bool = True
+    codebook: str = ""  # "palette of 16", "ternary", "binary": no reconstruction, size only
 
     @property
     def name(self) -> str:
+        if self.codebook:
+            return f"{self.codebook} in 8 bits"
         scales = "" if self.per_channel else ", one scale a tensor"
         return f"{self.bits} bits{', ' if self.rounding else ''}{self.rounding}{scales}"
 
@@ -52,6 +55,8 @@ def rows() -> Iterator[Row]:
                 yield Row(bits=bits, rounding=rounding, equalized=equalized)
         for per_channel in (True, False):
             yield Row(bits=8, equalized=equalized, per_channel=per_channel)
+    for codebook in ("palette of 16", "ternary", "binary"):
+        yield Row(bits=8, codebook=codebook)
 
 
 def measure(data: Path, kept: Path) -> list[dict[str, Any]]:
@@ -108,12 +113,21 @@ def _exported(network: Any, calibration: tuple[Array, Array]) -> tuple[Any, Any]
 def _steps(row: Row) -> Any:
     from controller.compress.base import Pass
     from controller.compress.passes.bias_correct import BiasCorrect
+    from controller.compress.passes.binary import Binary
+    from controller.compress.passes.cluster import Cluster
     from controller.compress.passes.equalize import Equalize
     from controller.compress.passes.quantize_static import QuantizeStatic
     from controller.compress.passes.reconstruct import Reconstruct
+    from controller.compress.passes.ternary import Ternary
     from controller.compress.recipe import Recipe
 
+    codebooks: dict[str, Pass] = {
+        "palette of 16": Cluster(bits=4),
+        "ternary": Ternary(),
+        "binary": Binary(),
+    }
     steps: list[Pass] = [Equalize()] if row.equalized else []
+    steps += [codebooks[row.codebook]] if row.codebook else []
     steps.append(QuantizeStatic(scheme="u8s8", per_channel=row.per_channel))
     if row.rounding:
         steps.append(Reconstruct(bits=row.bits, rounding=row.rounding))

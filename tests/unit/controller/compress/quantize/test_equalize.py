@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from controller.compress import execute
 from controller.compress.graph.model import View
-from controller.compress.quantize import equalize, ranges, static
+from controller.compress.quantize import equalize, numbers, ranges, static
 from tests.unit.controller.compress.graph import nets
 from tests.unit.controller.compress.graph.nets import Net
 
@@ -192,9 +192,11 @@ def test_it_saves_a_depthwise_net_from_one_scale_for_all_channels() -> None:
     inputs = nets.images((3, 12, 12), count=128)
     reference = answers(model, inputs)
 
+    one = numbers.Rules(per_channel=False)
+
     def noise_db(source: onnx.ModelProto) -> float:
         found = ranges.collect(source, inputs[:64])
-        quantized = static.quantize(source, found, scheme="u8s8", per_channel=False)
+        quantized = static.quantize(source, found, scheme="u8s8", rules=one)
         wrong = answers(quantized, inputs) - reference
         return float(10 * np.log10((reference**2).sum() / (wrong**2).sum()))
 

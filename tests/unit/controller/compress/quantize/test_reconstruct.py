@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from controller.compress import execute
 from controller.compress.graph import model as graphs
-from controller.compress.quantize import ranges, reconstruct, rows, static
+from controller.compress.quantize import numbers, ranges, reconstruct, rows, static
 from controller.errors import FitError
 from tests.unit.controller.compress.graph import nets
 from tests.unit.controller.compress.graph.nets import Net
@@ -125,6 +125,21 @@ def test_a_whole_network(build: Any, shape: tuple[int, ...], scheme: str, roundi
         model, quantized, inputs, bits=4, whole=whole, rounding=rounding
     )
     assert again.model.SerializeToString() == content
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "both"])
+def test_scales_that_are_powers_of_two_stay_so(rounding: str) -> None:
+    model, inputs = nets.chain(), nets.images((3, 12, 12), count=32)
+    rules = numbers.Rules(power_of_two=True)
+    found = ranges.collect(model, inputs)
+    quantized = static.quantize(model, found, scheme="u8s8", rules=rules)
+    made = reconstruct.reconstruct(model, quantized, inputs, bits=4, rounding=rounding)
+    view = graphs.View(made.model)
+    for node in made.model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            scale = view.constant(node.input[1])
+            assert scale is not None
+            assert (np.frexp(scale)[0] == 0.5).all()
 
 
 def test_a_rounding_that_is_not_known_is_refused() -> None:
