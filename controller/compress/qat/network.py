@@ -21,9 +21,10 @@ from controller.compress.graph.model import View, copied, model_input
 from controller.compress.graph.normalize import normalized
 from controller.compress.qat.lsq import LearnedStep
 from controller.compress.qat.operators import OPERATORS
-from controller.compress.quantize import placement, reconstruct, static
+from controller.compress.quantize import gptq, numbers, placement, static
+from controller.compress.quantize import layers as qlayers
+from controller.compress.quantize.layers import Rounded
 from controller.compress.quantize.observers import Range
-from controller.compress.quantize.reconstruct import Rounded
 from controller.errors import FitError
 
 WHOLE_REACH = 127  # greatest level of int8 weights
@@ -102,10 +103,10 @@ class GraphNet(nn.Module):
             raise FitError("a network that was trained in float has no quantized form")
         fp32 = self.fp32()
         quantized = static.quantize(fp32, self._learned_ranges(), scheme=self._scheme)
-        for layer in reconstruct.quantized_layers(quantized):
+        for layer in qlayers.quantized_layers(quantized):
             made = self._levels(layer.node.name)
             if made is not None:
-                reconstruct.install(layer, made)
+                qlayers.install(layer, made)
         onnx.checker.check_model(quantized)
         return Trained(fp32=fp32, quantized=quantized)
 
@@ -128,7 +129,7 @@ class GraphNet(nn.Module):
         assert self._placed is not None
         dtype = np.dtype(static.ACTIVATION_TYPES[self._scheme])
         limits = np.iinfo(dtype)
-        scales = static.scales(self.graph, self._placed, self._ranges, dtype)
+        scales = static.scales(self.graph, self._placed, self._ranges, dtype, numbers.Rules())
         keys: dict[str, str] = {}  # parameters' names have no dots
         fixed = {n.output[0] for n in self.graph.graph.node if n.op_type == "Sigmoid"}
         for tensor, group in self._placed.groups.items():
@@ -147,7 +148,7 @@ class GraphNet(nn.Module):
     def _place_weights(self, view: View, bits: Mapping[str, float]) -> None:
         layers = {}
         if self._quantized is not None:
-            layers = {la.node.name: la for la in reconstruct.quantized_layers(self._quantized)}
+            layers = {la.node.name: la for la in qlayers.quantized_layers(self._quantized)}
         for node in self.graph.graph.node:
             constant = {n: view.constant(n) for n in node.input if n not in self._index}
             found = {n: v for n, v in constant.items() if v is not None}
@@ -171,10 +172,10 @@ class GraphNet(nn.Module):
         """The step of each output channel begins where plain rounding errs least."""
         transposed = node.op_type == "Gemm" and not _transposes(node)
         matrix = values.T if transposed else values.reshape(len(values), -1)
-        scale = reconstruct.best_scale(matrix.astype(np.float64), np.eye(matrix.shape[1]), bits)
+        scale = gptq.best_scale(matrix.astype(np.float64), np.eye(matrix.shape[1]), bits)
         shape = [1, -1] if transposed else [-1] + [1] * (values.ndim - 1)
         step = torch.from_numpy(scale.astype(np.float32)).reshape(shape)
-        reach = reconstruct.reach(bits)
+        reach = gptq.reach(bits)
         self.steps[self._index[node.input[1]]] = LearnedStep(step, -reach, reach)
 
     def _round_constants(self) -> None:

@@ -16,7 +16,8 @@ from onnx import numpy_helper
 
 from controller.compress.graph.model import Inputs, View, copied
 from controller.compress.graph.normalize import normalized
-from controller.compress.quantize import placement, reconstruct, static
+from controller.compress.quantize import gptq, placement, reconstruct, static
+from controller.compress.quantize import layers as quantized
 from controller.compress.quantize.observers import Range
 from controller.errors import FitError
 
@@ -46,14 +47,14 @@ class Composer:
         if scheme == "u8u8":
             raise FitError("mixed precision needs symmetric weights: scheme u8s8 or s8s8")
         self._fp32, self._ranges, self._inputs, self._scheme = fp32, ranges, inputs, scheme
-        self._aims = reconstruct.float_weights(fp32)
+        self._aims = quantized.float_weights(fp32)
         self._skipped: dict[frozenset[str], onnx.ModelProto] = {}
-        self._rounded: dict[tuple[str, float], reconstruct.Rounded] = {}
+        self._rounded: dict[tuple[str, float], quantized.Rounded] = {}
         self._sizes: dict[tuple[str, float], int] = {}
-        self._hessians: dict[str, list[reconstruct.Double]] = {}
-        self._factors: dict[str, list[reconstruct.Factor]] = {}
+        self._hessians: dict[str, list[quantized.Double]] = {}
+        self._factors: dict[str, list[gptq.Factor]] = {}
         self._whole = static.quantize(fp32, ranges, scheme=scheme)
-        found = {layer.node.name: layer for layer in reconstruct.quantized_layers(self._whole)}
+        found = {layer.node.name: layer for layer in quantized.quantized_layers(self._whole)}
         self._layers = {name: layer for name, layer in found.items() if name in self._aims}
         if not self._layers:
             raise FitError("no convolution or product with constant weights can be quantized")
@@ -78,20 +79,20 @@ class Composer:
             wrong = ", ".join(sorted(set(widths) ^ set(self._layers)))
             raise FitError(f"widths name all layers and no others; these differ: {wrong}")
         result = copied(self._base(frozenset(n for n, bits in widths.items() if bits == FLOAT)))
-        for layer in reconstruct.quantized_layers(result):
+        for layer in quantized.quantized_layers(result):
             bits = widths.get(layer.node.name, FLOAT)
             if bits < WHOLE:
-                reconstruct.install(layer, self.rounded(layer.node.name, bits))
+                quantized.install(layer, self.rounded(layer.node.name, bits))
         return result
 
-    def rounded(self, name: str, bits: float) -> reconstruct.Rounded:
+    def rounded(self, name: str, bits: float) -> quantized.Rounded:
         """A layer's weights at fewer bits."""
         key = (name, bits)
         if key not in self._rounded:
             layer = self._layers[name]
             if name not in self._hessians:
-                self._hessians[name] = reconstruct.hessians(self._whole, layer, self._inputs)
-                self._factors[name] = [reconstruct.factored(h) for h in self._hessians[name]]
+                self._hessians[name] = reconstruct.layer_hessians(self._whole, layer, self._inputs)
+                self._factors[name] = [gptq.factored(h) for h in self._hessians[name]]
             self._rounded[key] = reconstruct.round_layer(
                 layer, self._aims[name], self._hessians[name], bits, self._factors[name]
             )
