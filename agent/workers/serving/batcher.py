@@ -70,6 +70,7 @@ class Batcher:
         self._line: collections.deque[Waiting] = collections.deque()
         self._came = threading.Condition()
         self._closed = False
+        self.running = 0  # requests that the model has now
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -114,8 +115,10 @@ class Batcher:
         while (batch := self._next()) is not None:
             # Who was cancelled in the line leaves it here; from now on nobody can.
             batch = [item for item in batch if item.answered.set_running_or_notify_cancel()]
+            self.running = len(batch)
             if batch:
                 self._run(batch)
+            self.running = 0
 
     def _next(self) -> list[Waiting] | None:
         """The next batch; waits for one. None: closed, and nobody waits."""

@@ -28,9 +28,8 @@ class Cut(enum.Enum):
     """How samples come to runs."""
 
     TOGETHER = "together"  # any number in a run, of several requests: dynamic batching
-    ALONE = "alone"  # a request is a run: its samples' answers depend on one another
+    ALONE = "alone"  # a request is a run: its samples may depend on one another
     PORTIONS = "portions"  # the file's first axis is fixed: one run per that many samples
-    WHOLE = "whole"  # there is no axis of samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,9 +60,7 @@ class Served:
         """
         for tensor, shape in zip(self.inputs, shapes, strict=True):
             check_shape(self, tensor, shape)
-        if self.cut is Cut.WHOLE:
-            return 1
-        counts = {shape[0] for shape in shapes}
+        counts = {shape[0] if shape else 1 for shape in shapes}
         if len(counts) > 1:
             raise _mismatch(f"the inputs differ in their first axis: {sorted(counts)} samples")
         (rows,) = counts
@@ -169,7 +166,7 @@ def examine(loaded: Loaded, known: Goldens, *, watch_every: int = 0) -> Served:
 def _cut(session: Session, known: Goldens) -> tuple[Cut, int, str]:
     firsts = {item.shape[0] if item.shape else 0 for item in (*session.inputs, *session.outputs)}
     if len(firsts) != 1 or 0 in firsts:
-        return Cut.WHOLE, 1, "inputs and outputs share no first axis"
+        return Cut.ALONE, 1, "inputs and outputs share no first axis"
     (first,) = firsts
     if first > 0:
         return Cut.PORTIONS, first, f"the file takes {first} a run"

@@ -130,11 +130,11 @@ class Shadow:
                 "output_mismatch",
                 f"the candidate's answer has shape {output.shape}, the other {seen.output.shape}",
             )
-        ours, theirs = output.reshape(seen.rows, -1), seen.output.reshape(seen.rows, -1)
+        ours, theirs = output.reshape(len(output), -1), seen.output.reshape(len(output), -1)
         agreed = int(np.count_nonzero(ours.argmax(axis=1) == theirs.argmax(axis=1)))
         worst = float(np.max(np.abs(ours.astype(np.float64) - theirs), initial=0.0))
         with self._lock:
-            self._samples += seen.rows
+            self._samples += len(output)
             self._agreed += agreed
             self._worst = max(self._worst or 0.0, worst) if np.isfinite(worst) else self._worst
             if not np.isfinite(worst):
