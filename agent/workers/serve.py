@@ -218,6 +218,7 @@ def handle(job: ServeJob) -> ServeResult:
 def _open_inference(service: Service, options: ServingOptions) -> Any:
     """Loads gRPC for those who ask for it."""
     check_path(Path(options.grpc_socket))
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log has lines for every stranger's slip
     from agent.workers.serving import open_inference
 
     return open_inference.Server(service, options)

@@ -289,7 +289,12 @@ def test_a_request_in_flight_ends_on_the_model_that_took_it(tmp_path: Path) -> N
         with Held(service, client) as held:
             second = client.stub.ModelInfer.future(request(X), timeout=20)
             wait_until(lambda: len(held.line) == 1)
-            service.swap(str(tmp_path / "b"), "")  # returns though the old model is busy
+            swap = threading.Thread(
+                target=service.swap, args=(str(tmp_path / "b"), ""), daemon=True
+            )
+            swap.start()
+            swap.join(10)
+            assert not swap.is_alive(), "it must return though the old model is busy"
             assert client.stub.ModelReady(
                 pb.ModelReadyRequest(name="shoes", version=successor)
             ).ready

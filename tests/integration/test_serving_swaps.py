@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -191,3 +192,68 @@ def test_a_candidate_is_shown_over_the_frames(worker: Worker, slots: Slots, tmp_
     assert frames.ask({"op": "shadow"}).header["code"] == "invalid"
     frames.close()
     worker.stop()
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def serve(root: Path, data_dir: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "agent", "serve", "--data-dir", str(data_dir), *more]
+    return subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_command_serves_a_slot_until_it_is_told_to_end(
+    tmp_path: Path, slots: Slots, root: Path
+) -> None:
+    variant = models.affine_bundle(slots.folder("shoes", "a"), shop.FLOAT)
+    slots.switch("shoes", "a")
+    port = free_port()
+    process = serve(root, tmp_path, "--slot", "shoes", "--json", "--port", str(port))
+    assert process.stdout is not None
+    told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+    assert told == {
+        "slot": "shoes", "socket": str(tmp_path / "serve" / "shoes.sock"), "port": port,
+        "open_inference": f"unix:{tmp_path / 'serve' / 'shoes.grpc'}",
+    }  # fmt: skip
+    for address in (told["open_inference"], f"127.0.0.1:{port}"):
+        client = Client(address)
+        assert client.infer(models.affine_inputs(1)).model_version == variant
+        client.channel.close()
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert json.loads(out)["requests"] == 2
+
+
+@pytest.mark.parametrize("wrong", ["no such slot", "wrong goldens", "port taken"])
+def test_the_command_says_why_it_cannot_serve(
+    tmp_path: Path, slots: Slots, root: Path, wrong: str
+) -> None:
+    models.affine_bundle(slots.folder("shoes", "a"), shop.FLOAT, wrong=wrong == "wrong goldens")
+    slots.switch("shoes", "a")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = serve(
+            root, tmp_path, "--slot", "hats" if wrong == "no such slot" else "shoes",
+            *(["--port", port] if wrong == "port taken" else []),
+        )  # fmt: skip
+        out, errors = process.communicate(timeout=20)
+    says = {
+        "no such slot": "slot 'hats' holds no model; slots that do: shoes",
+        "wrong goldens": "answers wrong",
+        "port taken": "choose another port",
+    }[wrong]
+    assert (process.returncode, out) == (1, "")
+    assert says in errors
+    assert errors.startswith("fitment-agent: ")
+    assert len(errors.splitlines()) == 1

@@ -52,7 +52,7 @@ class Served:
     def outputs(self) -> tuple[Tensor, ...]:
         return self.loaded.session.outputs
 
-    def rows(self, shapes: Sequence[Sequence[int]]) -> int:
+    def samples_in(self, shapes: Sequence[Sequence[int]]) -> int:
         """Samples of a request, from the shapes of its inputs.
 
         Raises:

@@ -116,7 +116,7 @@ class Service:
             JobError: ``input_mismatch``, ``busy``, ``run_failed``, ``cancelled``, …
         """
         came_ns = time.perf_counter_ns()
-        rows = served.rows([values.shape for values in inputs])
+        rows = served.samples_in([values.shape for values in inputs])
         pairs = zip(served.inputs, inputs, strict=True)
         feeds = [serving.native(tensor, values) for tensor, values in pairs]
         future = self._batcher.submit(served, feeds, rows)

@@ -111,7 +111,7 @@ class Shadow:
     def _compare(self, seen: Seen) -> None:
         own = self.candidate
         requests = [self._converted(seen, feeds) for feeds in seen.requests]
-        rows = sum(own.rows([feed.shape for feed in feeds]) for feeds in requests)
+        rows = sum(own.samples_in([feed.shape for feed in feeds]) for feeds in requests)
         began_ns = time.perf_counter_ns()
         outputs = own.run(requests, rows, cap=self._cap)
         run_ns = time.perf_counter_ns() - began_ns
