@@ -99,6 +99,11 @@ def _show_serving(found: dict[str, Any]) -> None:
                 f" {row['requests_s']:7.0f} requests/s, p50 {row['p50_ms']:.2f} ms,"
                 f" p99 {row['p99_ms']:.2f} ms, {row['verdict']}"
             )
+        for callers, ratio in variant["throughput"]["ratios"].items():
+            print(
+                f"  {name:<10} batched over one by one, {callers:>2} callers:"
+                f" {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+            )
         gain = variant["throughput"]["gain"]
         shown = "none within the limit" if gain is None else f"{gain:.2f} times one by one"
         print(f"  {name:<10} batched, at the limit: {shown}")

@@ -7,13 +7,13 @@ Its protobuf is older than the controller's, so the two cannot be installed toge
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import sys
 import threading
 import time
 
 import numpy as np
-import tritonclient
 import tritonclient.grpc as triton
 
 WARM_UP = 20
@@ -33,7 +33,7 @@ def main() -> None:
     versions: dict[str, int] = {}
     failures: list[str] = []
     lock = threading.Lock()
-    began = time.monotonic()
+    ready = threading.Barrier(int(callers) + 1)
 
     def ask() -> None:
         client = triton.InferenceServerClient(address)
@@ -43,7 +43,9 @@ def main() -> None:
         seen: dict[str, int] = {}
         for _ in range(WARM_UP):
             client.infer(model, [item])
-        while time.monotonic() - began < float(seconds):
+        ready.wait()
+        end = time.monotonic() + float(seconds)
+        while time.monotonic() < end:
             before = time.perf_counter_ns()
             try:
                 answer = client.infer(model, [item])
@@ -61,13 +63,16 @@ def main() -> None:
     threads = [threading.Thread(target=ask) for _ in range(int(callers))]
     for thread in threads:
         thread.start()
+    ready.wait()
+    began = time.monotonic()
     for thread in threads:
         thread.join()
+    taken_s = time.monotonic() - began
     statistics = known.get_inference_statistics(model).model_stats[0]
     runs = statistics.execution_count
     found = {
-        "client": f"tritonclient {tritonclient.__version__}",
-        "seconds": time.monotonic() - began,
+        "client": f"tritonclient {importlib.metadata.version('tritonclient')}",
+        "seconds": taken_s,
         "latencies_ns": latencies,
         "versions": versions,
         "failures": failures,
