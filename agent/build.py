@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from agent import durable
+from agent import durable, served
 from agent import identity as identities
 from agent.clock import EARLIEST_UNIX, SystemClock
 from agent.config import Settings
@@ -72,7 +72,7 @@ def supervisor(load: Callable[[], Settings], *, file: Path | None = None) -> Ite
                 fingerprint=FingerprintWatch(fingerprint_of),
                 boot_id=boot_id,
                 jitter=random.random,
-                sample=sample_device,
+                sample=lambda root: {**sample_device(root), **served.columns(folders.serving)},
                 floor_unix=EARLIEST_UNIX,
             )
         )

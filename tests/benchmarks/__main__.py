@@ -15,12 +15,13 @@ def main() -> int:
     """Measure all, or one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parser.add_argument("--only", choices=("variants", "loop", "serving"))
+    parser.add_argument("--only", choices=("variants", "loop", "serving", "calibration"))
+    parser.add_argument("--images", type=int, default=10_000, help="test images for calibration")
     parser.add_argument("--link", choices=("auto", "mqtt", "grpc"), default="auto")
     arguments = parser.parse_args()
     # Before any library starts its threads.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
-    from tests.benchmarks import loop, serving, variants
+    from tests.benchmarks import calibration, loop, serving, variants
 
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -31,6 +32,9 @@ def main() -> int:
         found["loop"] = loop.measure(out, say, arguments.link)
     if arguments.only in (None, "serving"):
         found["serving"] = serving.measure(out, say)
+    if arguments.only in (None, "calibration"):
+        bundles = serving.bundles(out, say)
+        found["calibration"] = calibration.measure(out, bundles, say, images=arguments.images)
     (out / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
     show(found)
     print(f"\nAll of it: {out / 'bench.json'}")
@@ -50,6 +54,8 @@ def show(found: dict[str, Any]) -> None:
         _show_loop(found["loop"])
     if "serving" in found:
         _show_serving(found["serving"])
+    if "calibration" in found:
+        _show_calibration(found["calibration"])
 
 
 def _show_variants(found: dict[str, Any]) -> None:
@@ -115,6 +121,25 @@ def _show_serving(found: dict[str, Any]) -> None:
         f" {swaps['requests']} requests, {swaps['failed']} failed, p99 {swaps['p99_ms']:.1f} ms"
         f" (without swaps {swaps['p99_ms_without_swaps']:.1f} ms)"
     )
+
+
+def _show_calibration(found: dict[str, Any]) -> None:
+    print(f"\nCalibrating on {found['test_images']} test images, {found['seeds']} seeds, % right")
+    print("  sensor            samples            fp32  shipped  range  moments  gated  applied")
+    for row in found["table"]:
+        base = found["base"][row["sensor"]]
+        numbers = (
+            base["fp32"], base["as_shipped"], row["range_always"]["mean"],
+            row["moments_always"]["mean"], row["moments_gated"]["mean"],
+        )  # fmt: skip
+        shown = "  ".join(f"{100 * number:6.2f}" for number in numbers)
+        print(f"  {row['sensor']:<16}  {row['samples']:<16}  {shown}  {row['moments_applied']}")
+    for mode, gate in found["gate"].items():
+        print(
+            f"  gate, {mode}: {gate['harmful_accepted']} of {gate['harmful']} harmful accepted,"
+            f" {gate['helpful_refused']} of {gate['helpful']} helpful refused,"
+            f" worst change {100 * gate['worst_change']:+.2f} points"
+        )
 
 
 if __name__ == "__main__":

@@ -50,24 +50,25 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def measure(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Serve the example's fp32 and int8 variants, made here unless they are there."""
     python = stock_client.made(say)
-    bundles = _bundles(out, say)
+    made = bundles(out, say)
     work = out / "serving"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     found: dict[str, Any] = {"p99_limit_ms": P99_LIMIT_MS, "variants": {}}
-    for name, folder in bundles.items():
+    for name, folder in made.items():
         say(f"serving {name}: throughput")
         throughput = _throughput(work / name, folder, python)
         say(f"serving {name}: overhead")
         overhead = _overhead(work / f"{name}-overhead", folder)
         found["variants"][name] = {"throughput": throughput, "overhead": overhead}
     say("swaps under load")
-    found["swaps"] = _swaps(work / "swaps", bundles, python)
+    found["swaps"] = _swaps(work / "swaps", made, python)
     found["client"] = found["swaps"].pop("client")
     return found
 
 
-def _bundles(out: Path, say: Callable[[str], None]) -> dict[str, Path]:
+def bundles(out: Path, say: Callable[[str], None]) -> dict[str, Path]:
+    """The example's fp32 and int8 bundles for onnxruntime, by name; fitted when missing."""
     found = _made(out)
     if set(found) != set(VARIANTS):
         request = LocalRequest(
@@ -281,11 +282,11 @@ def _open_inference(path: Path, name: str, values: np.ndarray) -> Callable[[], o
 # --- swaps --------------------------------------------------------------------------------------
 
 
-def _swaps(folder: Path, bundles: Mapping[str, Path], python: Path) -> dict[str, Any]:
+def _swaps(folder: Path, made: Mapping[str, Path], python: Path) -> dict[str, Any]:
     """A slot that switches between the two variants while callers never pause."""
     slots = Slots(folder / "slots")
     slots.prepare("shoes")
-    for letter, bundle in zip("ab", bundles.values(), strict=True):
+    for letter, bundle in zip("ab", made.values(), strict=True):
         shutil.copytree(bundle, slots.folder("shoes", letter))
     slots.switch("shoes", "a")
     with _served(folder / "run", slots.link("shoes"), follow=True) as (place, pid):
@@ -299,7 +300,7 @@ def _swaps(folder: Path, bundles: Mapping[str, Path], python: Path) -> dict[str,
             script.terminate()
             script.wait()
     result = json.loads((folder / "run" / "r").read_bytes())
-    names = {installed.read(path).variant: name for name, path in bundles.items()}
+    names = {installed.read(path).variant: name for name, path in made.items()}
     return {
         "client": found["client"],
         "callers": SWAP_CALLERS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import grpc
 import numpy as np
 import pytest
 
+from agent import served
 from agent.jobs import ServeJob, ServingOptions
 from agent.slots import Slots
 from fitment.core import digest
@@ -170,6 +172,14 @@ def test_both_wires_lead_to_one_model(worker: Worker) -> None:
     assert (told["requests"], told["serving"]["runs"], told["latency"]["count"]) == (2, 2, 2)
     assert told["serving"]["batching"]["cut"] == "together"
     assert told["serving"]["inputs"]["x"]["samples"] == 3
+    row = served.columns(worker.socket.parent)
+    assert row == {}  # sockets of slots are called SLOT.sock
+    worker.socket.rename(worker.socket.with_name("shoes.sock"))
+    row = served.columns(worker.socket.parent)
+    assert row["serving.shoes.requests"] == 2
+    assert row["serving.shoes.input.x.mean"] == pytest.approx(float(inputs.mean()), abs=1e-6)
+    assert math.isnan(row["serving.shoes.latency_p99_ms"])  # two requests tell no percentile
+    assert math.isnan(row["serving.shoes.shadow_agreement"])
     frames.close()
     client.channel.close()
     worker.stop()
