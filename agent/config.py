@@ -42,6 +42,7 @@ class Settings:
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     serving: ServingOptions = field(default_factory=ServingOptions)
+    sockets: Path | None = None  # folder of serving's sockets; None: ``serve`` in the data folder
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder of .npy files
 
 
@@ -71,6 +72,7 @@ _TABLES: Final[Mapping[str, Mapping[str, _Kind]]] = {
     },
     "hardware": {"root": _Kind.TEXT, "emulates": _Kind.TEXT},
     "serving": {
+        "sockets": _Kind.TEXT,
         "port": _Kind.WHOLE,
         "max_batch": _Kind.WHOLE,
         "max_delay_ms": _Kind.NUMBER,
@@ -198,6 +200,8 @@ def _settings(
     document: Document, *, samples: Mapping[str, Path], data_dir: Path | None, folder: Path
 ) -> Settings:
     agent, runtime, hardware = document["agent"], document["runtime"], document["hardware"]
+    serving = dict(document["serving"])
+    sockets = serving.pop("sockets", "")
     enabled = runtime.get("enabled")
     settings = Settings(
         data_dir=data_dir or Path(agent.get("data_dir", folder)),
@@ -215,7 +219,8 @@ def _settings(
         hardware=HardwareSettings(
             root=hardware.get("root", "/"), emulates=hardware.get("emulates", "")
         ),
-        serving=ServingOptions(**document["serving"]),
+        serving=ServingOptions(**serving),
+        sockets=Path(sockets) if sockets else None,
         samples=samples,
     )
     _check(settings)

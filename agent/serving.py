@@ -88,10 +88,11 @@ def start(folders: Folders, settings: Settings, slot: str) -> Served:
     if not safe_name(slot) or not slots.active(slot):
         there = ", ".join(name for name in slots.names() if slots.active(name)) or "none"
         raise SlotError(f"slot '{slot}' holds no model; slots that do: {there}")
-    durable.make_folder(folders.serving, mode=0o750)
-    stem = folders.serving / slot
-    socket, grpc_socket = stem.with_name(f"{slot}.sock"), stem.with_name(f"{slot}.grpc")
-    result, job_file = stem.with_name(f"{slot}.result"), stem.with_name(f"{slot}.json")
+    sockets = (settings.sockets or folders.serving).absolute()
+    for folder in (folders.serving, sockets):
+        durable.make_folder(folder, mode=0o750)
+    socket, grpc_socket = sockets / f"{slot}.sock", sockets / f"{slot}.grpc"
+    result, job_file = folders.serving / f"{slot}.result", folders.serving / f"{slot}.json"
     for left in (socket, grpc_socket, result):  # by a worker that was killed
         durable.remove(left)
     job = ServeJob(

@@ -226,12 +226,13 @@ def test_the_command_serves_a_slot_until_it_is_told_to_end(
     variant = models.affine_bundle(slots.folder("shoes", "a"), shop.FLOAT)
     slots.switch("shoes", "a")
     port = free_port()
+    (tmp_path / "config.toml").write_text(f'[serving]\nsockets = "{tmp_path / "run"}"\n')
     process = serve(root, tmp_path, "--slot", "shoes", "--json", "--port", str(port))
     assert process.stdout is not None
     told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
     assert told == {
-        "slot": "shoes", "socket": str(tmp_path / "serve" / "shoes.sock"), "port": port,
-        "open_inference": f"unix:{tmp_path / 'serve' / 'shoes.grpc'}",
+        "slot": "shoes", "socket": str(tmp_path / "run" / "shoes.sock"), "port": port,
+        "open_inference": f"unix:{tmp_path / 'run' / 'shoes.grpc'}",
     }  # fmt: skip
     for address in (told["open_inference"], f"127.0.0.1:{port}"):
         client = Client(address)

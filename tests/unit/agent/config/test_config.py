@@ -30,6 +30,7 @@ root = "/board"
 emulates = "jetson-orin-nano"
 
 [serving]
+sockets = "/run/fitment"
 port = 8001
 max_batch = 4
 max_delay_ms = 1
@@ -60,6 +61,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         port=8001, max_batch=4, max_delay_ms=1.0, p99_limit_ms=20.5, max_waiting=16,
         max_message_bytes=65536, input_statistics_every=0,
     )  # fmt: skip
+    assert settings.sockets == Path("/run/fitment")
     assert settings.samples == {"digits": Path("/srv/samples")}
     assert settings.data_dir == tmp_path
 
