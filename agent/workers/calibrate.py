@@ -19,7 +19,7 @@ from agent.workers import child, goldens, installed, moments, overlay, samples, 
 from agent.workers.child import JobError
 from agent.workers.installed import Bundle, Loaded
 from agent.workers.runtimes import registry
-from agent.workers.runtimes.base import Float
+from agent.workers.runtimes.base import Float, Session
 from agent.workers.shift import Shift
 from fitment.core import plain
 from fitment.core.deployment import CalibrationMode, CalibrationReport
@@ -129,6 +129,7 @@ def _make(material: _Material, found: Shift) -> tuple[Overlay, str]:
         writes, reason = _range_writes(material, patch.stem)
     else:
         _check_affine(found, max_gain=plan.max_gain)
+        _check_black(found, patch, pads=moments.pads(_probe(material, patch.stem)))
         writes, reason = _moment_writes(material, patch.stem, found)
     made = overlay.make(patch.artifact_sha256, writes)
     _check_runs(material, made)
@@ -160,16 +161,18 @@ def _check_black(found: Shift, patch: PatchManifest, *, pads: bool) -> None:
         )
 
 
+def _probe(material: _Material, stem: StemPatch) -> Session:
+    runtime = registry.get(material.bundle.manifest.runtime)
+    return runtime.load(material.bundle.folder / stem.probe, material.job.setting.options)
+
+
 def _moment_writes(
     material: _Material, stem: StemPatch, found: Shift
 ) -> tuple[tuple[Write, ...], str]:
     plan, local = material.job.plan, material.local
-    runtime = registry.get(material.bundle.manifest.runtime)
-    probe = runtime.load(material.bundle.folder / stem.probe, material.job.setting.options)
-    _check_black(found, material.patch, pads=moments.pads(probe))
     correction = moments.correct(
         moments.Moments(mean=np.asarray(stem.mean), variance=np.asarray(stem.variance)),
-        moments.measure(probe, local),
+        moments.measure(_probe(material, stem), local),
         samples=len(local),
         max_gain=plan.max_gain,
         shared=stem.weight_scale.count == 1,
