@@ -266,14 +266,73 @@ class RolloutState(enum.Enum):
     CANCELLED = "cancelled"  # given up
 
 
+class TooFew(enum.Enum):
+    """What follows where a cohort is too small for statistics, or a gate has nothing to go by."""
+
+    PROCEED = "proceed"  # go on when each device's own comparison held, and say so
+    ASK = "ask"  # pause at the end of the wave until an operator resumes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What must hold before the next wave."""
+    """What must hold before the next wave. Null means not asked."""
 
-    max_failure_share: float = 0.0  # of ended deployments, per cohort
-    latency_ratio_max: float | None = 1.1  # to the device's own baseline, interleaved
+    max_failure_share: float = 0.0  # of devices of a cohort; of those below agreement_min, too
+    latency_ratio_max: float | None = 1.1  # p50 to the device's own baseline, interleaved
+    latency_p95_ratio_max: float | None = None  # the same for p95, where both have one
+    energy_ratio_max: float | None = None  # to what the device's last release took of it
     agreement_min: float | None = None
+    above_share: float = 0.5  # of devices that may exceed a ratio; a half: the median is judged
     min_sample: int = 1
+    false_halt_rate: float = 0.05  # of the whole rollout, over its gates, waves and cohorts
+    too_few: TooFew = TooFew.PROCEED
+    open_most: int = 30  # admitted and not ended in a cohort, until as many have ended
+    cluster: str = ""  # label whose devices fail together, such as "site"; empty: each by itself
+
+
+class GateVerdict(enum.Enum):
+    """How one gate stands for one cohort."""
+
+    HOLDS = "holds"  # on enough devices
+    FAILED = "failed"  # the rollout halts
+    UNDECIDED = "undecided"  # too few devices so far, or none ended
+    EACH = "each"  # not statistical: every device's own comparison held
+    MISSING = "missing"  # devices ended and none could say; never taken for a pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateReport:
+    """One gate of one cohort, with the numbers that it was judged on.
+
+    ``estimate`` and its bounds are a share of devices, or for a ratio the value that
+    ``above_share`` of them exceed (the median, for a half); the bounds hold at all looks together.
+    """
+
+    cohort: str
+    gate: str  # "failures", "latency", …
+    verdict: GateVerdict
+    reason: str
+    limit: float
+    samples: int = 0  # devices (or clusters) that said something
+    waiting: int = 0  # admitted and not ended; they count as good until they end
+    missing: int = 0  # ended without a number that the gate needs
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    statistical: bool = False
+    e_value: float | None = None  # what a bet against the gate has grown to
+    e_needed: float | None = None  # at which the gate alone halts
+    alpha: float = 0.0  # this gate's part of the false-halt rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """How many devices a rollout has let the release reach, and may before it halts."""
+
+    admitted: int = 0
+    bound: int = 0  # of this wave, whatever happens
+    detects: float = 0.0  # a share of failing devices
+    likely_bound: int | None = None  # of a cohort that fails so often, with 95 % confidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +356,8 @@ class Rollout:
     trigger: str = ""
     pending: tuple[str, ...] = ()  # offline when it completed; admitted when they come back
     acknowledged: tuple[str, ...] = ()  # deployments whose failure an operator has accepted
+    asks: str = ""  # what an operator is asked; empty: nothing
+    answered: int = -1  # the last wave that an operator let pass without statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +381,7 @@ class Deployment:
     overlay: str = ""  # blob digest of the overlay that the device submitted
     cohort: Cohort | None = None  # of the device when it was admitted
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
+    energy_before_mj: float | None = None  # of one inference of what ran there, if it was measured
 
 
 class TriggerKind(enum.Enum):

@@ -58,6 +58,8 @@ class RolloutView:
 
     rollout: fleet.Rollout
     deployments: tuple[fleet.Deployment, ...] = ()
+    gates: tuple[fleet.GateReport, ...] = ()  # of each cohort, as they stand now
+    exposure: fleet.Exposure = field(default_factory=fleet.Exposure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,6 +179,9 @@ class Controller:
     def create_rollout(self, release_id: str, plan: RolloutPlan) -> fleet.Rollout:
         return rolling.create(self.context, release_id, plan)
 
+    def judged(self, rollout_id: str) -> tuple[tuple[fleet.GateReport, ...], fleet.Exposure]:
+        return rolling.judged(self.context, rollout_id)
+
     def pause(self, rollout_id: str) -> fleet.Rollout:
         return rolling.pause(self.context, rollout_id)
 

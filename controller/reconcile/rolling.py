@@ -43,6 +43,7 @@ def create(
     if release is None:
         raise NotFound(f"no release '{release_id}'; see: fitment release list")
     _check_waves(asked.waves)
+    _check_gate(asked.gate)
     approved = bool(release.approved_at)
     made = fleet.Rollout(
         id=context.new_id(), release=release_id, created_at=context.clock(),
@@ -70,6 +71,24 @@ def _check_waves(waves: Sequence[float]) -> None:
         raise UserError(
             f"waves are cumulative shares that rise to 1, for example 0.1, 0.5, 1; not: {shown}"
         )
+
+
+def _check_gate(gate: fleet.Gate) -> None:
+    """Refuse what no rollout could be judged by.
+
+    Raises:
+        UserError: saying which number is wrong.
+    """
+    bounds = (
+        ("the share that may fail", gate.max_failure_share, 0 <= gate.max_failure_share <= 1),
+        ("the false-halt rate", gate.false_halt_rate, 0 < gate.false_halt_rate < 1),
+        ("the share above a ratio", gate.above_share, 0 <= gate.above_share < 1),
+        ("the devices under way at once", gate.open_most, gate.open_most >= 1),
+        ("the minimum sample", gate.min_sample, gate.min_sample >= 1),
+    )
+    for name, value, fits in bounds:
+        if not fits:
+            raise UserError(f"{name} cannot be {value:g}; shares are from 0 to 1, counts from 1 on")
 
 
 def targets(
@@ -120,15 +139,36 @@ def _advance_one(context: Context, made: fleet.Rollout) -> None:
     release = context.store.releases.get(made.release)
     if release is None:
         return
-    view = rollout.View(
+    view = _view(context, made, release)
+    with context.store.transaction():
+        for step in rollout.steps(view):
+            EXECUTORS[type(step)](context, made, release, step)
+
+
+def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> rollout.View:
+    return rollout.View(
         rollout=made,
         targets=targets(context, made, release),
         deployments={d.device: d for d in context.store.deployments.find(rollout=made.id)},
         now=context.clock(),
     )
-    with context.store.transaction():
-        for step in rollout.steps(view):
-            EXECUTORS[type(step)](context, made, release, step)
+
+
+def judged(
+    context: Context, rollout_id: str
+) -> tuple[tuple[fleet.GateReport, ...], fleet.Exposure]:
+    """How each gate of a rollout stands now, and how many devices its release has reached.
+
+    Raises:
+        NotFound: there is no such rollout.
+    """
+    made = get(context, rollout_id)
+    release = context.store.releases.get(made.release)
+    if release is None:
+        return (), fleet.Exposure()
+    view = _view(context, made, release)
+    over = made.state is RolloutState.COMPLETED
+    return rollout.reports(view, final=over), rollout.exposure(view)
 
 
 def _admit(
@@ -150,10 +190,20 @@ def _admit(
         slot=release.slot, variant=variant_for(release, device), wave=step.wave,
         created_at=context.clock(), cohort=device.cohort,
         fingerprint=device.reported.fingerprint if device.reported else None,
+        energy_before_mj=_energy_before(context, made.gate, device.name, release.slot),
     )  # fmt: skip
     context.store.deployments.add(deployment)
     details = {"device": device.name, "wave": str(step.wave), "rollout": made.id}
     context.record("controller", "admitted_to_wave", deployment.id, details)
+
+
+def _energy_before(context: Context, gate: fleet.Gate, device: str, slot: str) -> float | None:
+    """What an inference of the running variant took, as its own deployment measured it."""
+    if gate.energy_ratio_max is None:
+        return None
+    before = plan.running(context.store.deployments.find(device=device)).get(slot)
+    taken = before.measurement if before is not None else None
+    return taken.energy.value_mj if taken is not None else None
 
 
 def _time_out(
@@ -185,12 +235,17 @@ def _complete(
     _to(context, replace(made, pending=step.pending), RolloutState.COMPLETED, step.reason)
 
 
+def _ask(context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.Ask) -> None:
+    _to(context, replace(made, asks=step.reason), RolloutState.PAUSED, step.reason)
+
+
 EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], None]] = {
     rollout.Admit: _admit,
     rollout.TimeOut: _time_out,
     rollout.NextWave: _next_wave,
     rollout.Halt: _halt,
     rollout.Complete: _complete,
+    rollout.Ask: _ask,
 }
 """Every step and what runs it; a test holds the keys to the union."""
 
@@ -245,9 +300,12 @@ def pause(context: Context, rollout_id: str) -> fleet.Rollout:
 def resume(context: Context, rollout_id: str) -> fleet.Rollout:
     """Go on. After a halt the failures so far are acknowledged: they are judged no more.
 
-    A halt for latency or agreement acknowledges those deployments all the same.
+    A halt for latency or agreement acknowledges those deployments all the same, and the stated
+    rate of false halts then holds from here on. A rollout that asked goes on without statistics.
     """
     made = get(context, rollout_id)
+    if made.asks:
+        made = replace(made, asks="", answered=made.wave)
     if made.state is RolloutState.HALTED:
         ended = context.store.deployments.find(rollout=rollout_id)
         accepted = tuple(d.id for d in ended if d.outcome is not None)
