@@ -163,12 +163,21 @@ def _quantile(values: Sequence[float], check: Check) -> float:
 
 
 def _each(report: GateReport, look: Look, seen: Seen) -> GateReport:
-    """A cohort that can never show anything by numbers: shares as they are, labelled so."""
-    report = replace(report, e_needed=None)
-    against = sum(seen.ended) - look.check.allowed * (len(seen.ended) + seen.waiting)
-    if against > 1e-9 and not look.early(seen):
-        return replace(report, verdict=GateVerdict.FAILED, reason=look.check.words(seen) + OWN)
-    return replace(report, verdict=GateVerdict.EACH, reason=f"held on {len(seen.ended)}{OWN}")
+    """A cohort that can never show anything by numbers; labelled so.
+
+    A ratio was timed in turns on each device, so the share of them that exceeds it is taken as it
+    is. A failure may be chance: the cohort fails when so many would be rarer than the false-halt
+    rate, at this one look; and is undecided when there are more than the allowed share.
+    """
+    report, check = replace(report, e_needed=None), look.check
+    count, against = len(seen.ended) + seen.waiting, round(sum(seen.ended))
+    if against <= check.allowed * count + 1e-9:
+        return replace(report, verdict=GateVerdict.EACH, reason=f"held on {len(seen.ended)}{OWN}")
+    rate = look.rollout.gate.false_halt_rate
+    rare = check.ratio or sequential.tail(count, against, check.allowed) < rate
+    if rare and not look.early(seen):
+        return replace(report, verdict=GateVerdict.FAILED, reason=check.words(seen) + OWN)
+    return replace(report, reason=f"{check.words(seen)}; too few to tell it from chance{OWN}")
 
 
 def _nothing(report: GateReport, check: Check) -> GateReport:

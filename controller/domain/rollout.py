@@ -220,7 +220,7 @@ def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
     cohorts = view.cohorts()
     now_in = {d.name: key for key, members in cohorts.items() for d in members}
     judged: dict[str, list[Deployment]] = {}
-    for deployment in sorted(view.deployments.values(), key=lambda d: (d.created_at, d.id)):
+    for deployment in sorted(view.deployments.values(), key=lambda d: (d.created_at, d.device)):
         name = deployment.device
         key = deployment.cohort.key if deployment.cohort else now_in.get(name, f"device {name}")
         judged.setdefault(key, []).append(deployment)

@@ -154,13 +154,13 @@ def _reached(seen: int, allowed: float, true: float, needed: float) -> float:
             high = middle
         else:
             low = middle
-    return _tail(seen, high, true)
+    return tail(seen, high, true)
 
 
-def _tail(seen: int, least: int, chance: float) -> float:
-    """The chance of at least so many of ``seen``."""
-    if chance >= 1:
-        return 1.0 if least <= seen else 0.0
+def tail(seen: int, least: int, chance: float) -> float:
+    """The chance of at least so many of ``seen`` independent ones (binomial)."""
+    if not 0 < chance < 1:
+        return float(least <= (seen if chance else 0))
     below = 0.0
     for count in range(min(least, seen + 1)):
         ways = math.lgamma(seen + 1) - math.lgamma(count + 1) - math.lgamma(seen - count + 1)
