@@ -23,6 +23,7 @@ from controller.simulator import seed
 from controller.simulator.device import NEVER, Answer, SimDevice
 from controller.simulator.fits import ModelledFits
 from controller.simulator.result import Result, result_of
+from controller.store.base import Store
 from controller.store.memory import MemoryStore
 from controller.trust import Trust
 from fitment.core.link import Downlink, Uplink
@@ -62,10 +63,12 @@ class _Due:
 class World:
     """One rollout over one fleet."""
 
-    def __init__(self, wanted: seed.Fleet, trust: Trust, folder: Path) -> None:
+    def __init__(
+        self, wanted: seed.Fleet, trust: Trust, folder: Path, *, store: Store | None = None
+    ) -> None:
         self.now = BEGIN_S
         self.wanted = wanted
-        self.store = MemoryStore("default")
+        self.store: Store = store or MemoryStore("default")
         self.devices = {d.name: d for d in seed.devices(wanted)}
         self.release = seed.fill(self.store, list(self.devices.values()), self.now)
         self._chance = random.Random(wanted.seed + 1)
@@ -123,10 +126,17 @@ class World:
         self.ticks.append(time.perf_counter() - began)
         until = self.now + TICK_S
         while self._heap and self._heap[0].at <= until:
-            due = heapq.heappop(self._heap)
-            self.now = max(self.now, due.at)
-            self._happens(due)
+            self.pass_one()
         self.now = until
+
+    def pass_one(self) -> bool:
+        """Let the next thing happen; says whether there was one."""
+        if not self._heap:
+            return False
+        due = heapq.heappop(self._heap)
+        self.now = max(self.now, due.at)
+        self._happens(due)
+        return True
 
     def _happens(self, due: _Due) -> None:
         device = self.devices[due.device]
