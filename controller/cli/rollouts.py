@@ -20,6 +20,7 @@ from controller.cli.common import (
     when,
 )
 from controller.domain import fleet
+from controller.domain.judgement import Exposure, GateReport, TooFew
 from controller.errors import UserError
 from controller.gateway.views import RolloutView
 from fitment.core import digest
@@ -65,7 +66,7 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
             "false_halt_rate": share(false_halts, "--false-halts"),
             "min_sample": min_sample,
             "cluster": cluster,
-            "too_few": (fleet.TooFew.ASK if ask else fleet.TooFew.PROCEED).value,
+            "too_few": (TooFew.ASK if ask else TooFew.PROCEED).value,
         },
     }
     with connect(server, data_dir) as client:
@@ -222,7 +223,7 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
     print_table(columns, rows, empty="No device was admitted yet.")
 
 
-def _gate(report: fleet.GateReport) -> tuple[str, ...]:
+def _gate(report: GateReport) -> tuple[str, ...]:
     bet = "-"
     if report.e_value is not None and report.e_needed is not None:
         bet = f"{report.e_value:.3g} of {report.e_needed:.4g}"
@@ -237,7 +238,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _exposed(found: fleet.Exposure) -> str:
+def _exposed(found: Exposure) -> str:
     likely = "" if found.likely_bound is None else (
         f"; {found.likely_bound} of a cohort, with 95 % confidence, if {found.detects:.0%} fail"
     )  # fmt: skip

@@ -18,7 +18,6 @@ def simulate(
     ),
     profile_mix: Annotated[str, typer.Option(help="PROFILE=SHARE,… of modelled boards.")] = "",
     seed: Annotated[int, typer.Option(help="The same seed gives the same fleet.")] = 0,
-    wire: Annotated[bool, typer.Option("--wire", help="Over a real broker, in real time.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run one rollout over a modelled fleet with the controller's own loop."""
@@ -36,8 +35,6 @@ def simulate(
     if mix is not None:
         check_mix(mix)
     wanted = Fleet(devices=devices, scenario=SCENARIOS[scenario], seed=seed, mix=mix)
-    if wire:
-        raise UserError("--wire is not there")
     result: Result = world.simulate(wanted)
     if as_json:
         print_json(result)

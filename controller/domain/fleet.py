@@ -9,6 +9,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from controller.domain.judgement import TooFew
 from fitment.core import digest
 from fitment.core.deployment import (
     BundleRef,
@@ -266,13 +267,6 @@ class RolloutState(enum.Enum):
     CANCELLED = "cancelled"  # given up
 
 
-class TooFew(enum.Enum):
-    """What follows where a cohort is too small for statistics, or a gate has nothing to go by."""
-
-    PROCEED = "proceed"  # go on when each device's own comparison held, and say so
-    ASK = "ask"  # pause at the end of the wave until an operator resumes
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
     """What must hold before the next wave. Null means not asked."""
@@ -288,51 +282,6 @@ class Gate:
     too_few: TooFew = TooFew.PROCEED
     open_most: int = 30  # admitted and not ended in a cohort, until as many have ended
     cluster: str = ""  # label whose devices fail together, such as "site"; empty: each by itself
-
-
-class GateVerdict(enum.Enum):
-    """How one gate stands for one cohort."""
-
-    HOLDS = "holds"  # on enough devices
-    FAILED = "failed"  # the rollout halts
-    UNDECIDED = "undecided"  # too few devices so far, or none ended
-    EACH = "each"  # not statistical: every device's own comparison held
-    MISSING = "missing"  # devices ended and none could say; never taken for a pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateReport:
-    """One gate of one cohort, with the numbers that it was judged on.
-
-    ``estimate`` and its bounds are a share of devices, or for a ratio the value that
-    ``above_share`` of them exceed (the median, for a half); the bounds hold at all looks together.
-    """
-
-    cohort: str
-    gate: str  # "failures", "latency", …
-    verdict: GateVerdict
-    reason: str
-    limit: float
-    samples: int = 0  # devices (or clusters) that said something
-    waiting: int = 0  # admitted and not ended; they count as good until they end
-    missing: int = 0  # ended without a number that the gate needs
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    statistical: bool = False
-    e_value: float | None = None  # what a bet against the gate has grown to
-    e_needed: float | None = None  # at which the gate alone halts
-    alpha: float = 0.0  # this gate's part of the false-halt rate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exposure:
-    """How many devices a rollout has let the release reach, and may before it halts."""
-
-    admitted: int = 0
-    bound: int = 0  # of this wave, whatever happens
-    detects: float = 0.0  # a share of failing devices
-    likely_bound: int | None = None  # of a cohort that fails so often, with 95 % confidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

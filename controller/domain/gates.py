@@ -16,14 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from controller.domain import observing, sequential
-from controller.domain.fleet import (
-    Deployment,
-    Device,
-    Gate,
-    GateReport,
-    GateVerdict,
-    Rollout,
-)
+from controller.domain.fleet import Deployment, Device, Gate, Rollout
+from controller.domain.judgement import GateReport, GateVerdict
 from controller.domain.observing import Check, Seen, counts, is_void
 from fitment.core.deployment import Outcome
 

@@ -17,16 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from controller.domain import gates, sequential
-from controller.domain.fleet import (
-    Deployment,
-    Device,
-    Exposure,
-    Gate,
-    GateReport,
-    Rollout,
-    RolloutState,
-    TooFew,
-)
+from controller.domain.fleet import Deployment, Device, Gate, Release, Rollout, RolloutState
+from controller.domain.judgement import Exposure, GateReport, TooFew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +96,28 @@ def selects(selector: Mapping[str, str], device: Device) -> bool:
     """Whether a selector (``name``, ``profile`` or a label, all by equality) takes a device."""
     facts = {**device.labels, "name": device.name, "profile": device.profile}
     return not device.revoked and all(facts.get(key) == value for key, value in selector.items())
+
+
+def is_target(rollout: Rollout, release: Release, device: Device) -> bool:
+    """Whether a rollout is for a device: selected, with a variant, and not ahead of it."""
+    chosen = device.name in rollout.devices if rollout.devices else selects(
+        rollout.selector, device
+    )  # fmt: skip
+    return chosen and not device.revoked and bool(variant_for(release, device)) and not is_ahead(
+        device, release
+    )  # fmt: skip
+
+
+def is_ahead(device: Device, release: Release) -> bool:
+    """Whether a device runs a later release of the slot; it would refuse an older one."""
+    slots = device.reported.slots if device.reported else ()
+    return any(s.slot == release.slot and s.counter > release.counter for s in slots)
+
+
+def variant_for(release: Release, device: Device) -> str:
+    """Digest of what the release has for a device: its cohort's, else its profile's."""
+    cohort = device.cohort.key if device.cohort else ""
+    return release.variants.get(cohort) or release.variants.get(device.profile, "")
 
 
 def steps(view: View) -> tuple[Step, ...]:

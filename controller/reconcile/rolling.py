@@ -9,9 +9,11 @@ from typing import Any
 
 from controller.domain import fleet, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
+from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile import releasing
 from controller.reconcile.context import Context
+from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
 
 REVERT = "revert:"
@@ -104,45 +106,43 @@ def targets(
     else:
         every = context.store.devices.find(revoked=False)
         chosen = [d for d in every if rollout.selects(made.selector, d)]
-    return tuple(d for d in chosen if variant_for(release, d) and not _is_ahead(d, release))
+    return tuple(
+        d for d in chosen if rollout.variant_for(release, d) and not rollout.is_ahead(d, release)
+    )
 
 
-def _is_ahead(device: fleet.Device, release: fleet.Release) -> bool:
-    """Whether a device runs a later release of the slot; it would refuse an older one."""
-    slots = device.reported.slots if device.reported else ()
-    return any(s.slot == release.slot and s.counter > release.counter for s in slots)
-
-
-def variant_for(release: fleet.Release, device: fleet.Device) -> str:
-    """Digest of what the release has for a device: its cohort's, else its profile's."""
-    cohort = device.cohort.key if device.cohort else ""
-    return release.variants.get(cohort) or release.variants.get(device.profile, "")
-
-
-def advance(context: Context) -> None:
+def advance(context: Context, looks: Looks) -> None:
     """Take every step that is due in every rollout that is not quite over."""
+    looks.read()
     due = {made.id: made for made in context.store.rollouts.find(state=RolloutState.RUNNING)}
     for made in context.store.rollouts.find(state=RolloutState.COMPLETED):
         if made.pending:
             due[made.id] = made
-    for deployment in context.store.deployments.find(outcome=None):  # deadlines hold in any state
-        open_in = context.store.rollouts.get(deployment.rollout)
+    for key in sorted({d.rollout for d in looks.open.values()} - set(due)):
+        open_in = context.store.rollouts.get(key)  # deadlines hold in any state
         if open_in is not None:
-            due.setdefault(open_in.id, open_in)
+            due[key] = open_in
     for made in due.values():
-        _advance_one(context, made)
+        _advance_one(context, made, looks)
+    looks.drop(set(due))
     for made in context.store.rollouts.find(state=RolloutState.REVERTING):
         _finish_revert(context, made)
 
 
-def _advance_one(context: Context, made: fleet.Rollout) -> None:
+def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     release = context.store.releases.get(made.release)
     if release is None:
         return
-    view = _view(context, made, release)
+    now = context.clock()
+    held = looks.due(made, release, now)
+    if held is None:
+        return
+    steps = rollout.steps(held.view(now))
     with context.store.transaction():
-        for step in rollout.steps(view):
+        for step in steps:
             EXECUTORS[type(step)](context, made, release, step)
+    if not steps:
+        held.rest(now)
 
 
 def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> rollout.View:
@@ -154,9 +154,7 @@ def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> roll
     )
 
 
-def judged(
-    context: Context, rollout_id: str
-) -> tuple[tuple[fleet.GateReport, ...], fleet.Exposure]:
+def judged(context: Context, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
     """How each gate of a rollout stands now, and how many devices its release has reached.
 
     Raises:
@@ -165,7 +163,7 @@ def judged(
     made = get(context, rollout_id)
     release = context.store.releases.get(made.release)
     if release is None:
-        return (), fleet.Exposure()
+        return (), Exposure()
     view = _view(context, made, release)
     over = made.state is RolloutState.COMPLETED
     return rollout.reports(view, final=over), rollout.exposure(view)
@@ -187,7 +185,7 @@ def _admit(
         _end(context, older, Outcome.SUPERSEDED, words)
     deployment = fleet.Deployment(
         id=context.new_id(), rollout=made.id, release=release.id, device=device.name,
-        slot=release.slot, variant=variant_for(release, device), wave=step.wave,
+        slot=release.slot, variant=rollout.variant_for(release, device), wave=step.wave,
         created_at=context.clock(), cohort=device.cohort,
         fingerprint=device.reported.fingerprint if device.reported else None,
         energy_before_mj=_energy_before(context, made.gate, device.name, release.slot),
@@ -385,7 +383,7 @@ def check_drift(context: Context, name: str) -> bool:
         fresh |= now - committed.ended_at < plan.SETTLE_S
         why = plan.drifted(device, committed, every, now=now)
         release = context.store.releases.get(committed.release) if why else None
-        if release is not None and not _is_ahead(device, release):
+        if release is not None and not rollout.is_ahead(device, release):
             reopen(context, device, committed, why)
     return fresh
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from controller.domain import fleet
 from controller.domain.fleet import RolloutState
+from controller.domain.judgement import GateReport
 from controller.reconcile.controller import Controller
 from controller.simulator.seed import Fleet
 from fitment.core.deployment import Outcome
@@ -28,7 +29,7 @@ class Result:
     seconds: float  # of virtual time, until it completed or halted
     state: str
     reason: str
-    gates: tuple[fleet.GateReport, ...] = ()
+    gates: tuple[GateReport, ...] = ()
     wall_seconds: float = 0.0
     still_open: int = 0  # deployments without an end
     triggers: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -26,6 +26,7 @@ class MemoryCollection(Generic[R]):
         self._last = 0
         self._index: dict[str, dict[object, set[str]]] = {name: {} for name in INDEXED[kind]}
         self._before: dict[str, R | None] | None = None  # what a transaction changed
+        self._told: list[Callable[[str], None]] = []
 
     def get(self, key: str) -> R | None:
         return self._records.get(key)
@@ -90,7 +91,12 @@ class MemoryCollection(Generic[R]):
         for name, index in self._index.items():
             index[getattr(known, name)].discard(key)
 
+    def watch(self, told: Callable[[str], None]) -> None:
+        self._told.append(told)
+
     def _note(self, key: str) -> None:
+        for told in self._told:
+            told(key)
         if self._before is not None:
             self._before.setdefault(key, self._records.get(key))
 

@@ -10,7 +10,8 @@ import pytest
 
 from controller.domain import gates
 from controller.domain import rollout as rules
-from controller.domain.fleet import Deployment, Device, Gate, Rollout, RolloutState, TooFew
+from controller.domain.fleet import Deployment, Device, Gate, Rollout, RolloutState
+from controller.domain.judgement import TooFew
 from fitment.core import plain
 from fitment.core.deployment import Outcome
 from tests.scenarios.test_rollout import BAD, GOOD, RUNNING, device, ended, timed

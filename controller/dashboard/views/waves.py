@@ -9,7 +9,8 @@ from controller.dashboard.views import words
 from controller.dashboard.views.twin import variant_name
 from controller.dashboard.views.words import State, Tone, Value
 from controller.domain import fleet, transitions
-from controller.domain.fleet import GateVerdict, RolloutState
+from controller.domain.fleet import RolloutState
+from controller.domain.judgement import Exposure, GateReport, GateVerdict, TooFew
 from controller.domain.sequential import MOST
 
 ACTS: Mapping[str, tuple[RolloutState, str]] = {
@@ -40,8 +41,8 @@ class RolloutRecords:
     devices: Mapping[str, fleet.Device] | None = None
     names: Mapping[str, str] | None = None
     audit: Sequence[fleet.AuditEntry] = ()  # about the rollout itself
-    gates: Sequence[fleet.GateReport] = ()
-    exposure: fleet.Exposure | None = None
+    gates: Sequence[GateReport] = ()
+    exposure: Exposure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +199,7 @@ _TONES: Mapping[GateVerdict, Tone] = {
 }
 
 
-def gate_row(report: fleet.GateReport) -> GateRow:
+def gate_row(report: GateReport) -> GateRow:
     """One gate of one cohort as a line."""
     share = report.gate in {"failures", "agreement"}
     note = f"allowed {report.limit:g}"
@@ -226,7 +227,7 @@ def _number(value: float | None, share: bool) -> str:
     return f"{value:.2%}" if share else f"× {value:.3f}"
 
 
-def exposure(found: fleet.Exposure | None) -> str:
+def exposure(found: Exposure | None) -> str:
     """How many devices it has reached and may reach, in words."""
     if found is None:
         return ""
@@ -259,7 +260,7 @@ def gate(asked: fleet.Gate) -> tuple[str, ...]:
     )
     if asked.cluster:
         lines.append(f"devices with one '{asked.cluster}' count as one, at the ends of waves")
-    then = "it asks an operator" if asked.too_few is fleet.TooFew.ASK else "it goes on and says so"
+    then = "it asks an operator" if asked.too_few is TooFew.ASK else "it goes on and says so"
     lines.append(f"where too few devices can tell: {then}")
     return tuple(lines)
 

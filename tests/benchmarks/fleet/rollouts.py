@@ -147,7 +147,8 @@ def _told(rows: list[Found], story: Story) -> dict[str, Any]:
     if halts:
         exposed = sorted(row["exposed"] for row in halts)
         told["exposed_median"] = statistics.median(exposed)
-        told["exposed_p95"] = exposed[int(0.95 * (len(exposed) - 1))]
+        if len(halts) >= 20:
+            told["exposed_p95"] = exposed[int(0.95 * (len(exposed) - 1))]
         told["exposed_most"] = exposed[-1]
     bounded = [row for row in halts if "bound" in row]
     if bounded:

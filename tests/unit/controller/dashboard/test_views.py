@@ -8,6 +8,7 @@ from controller.dashboard.draw import pages as draw
 from controller.dashboard.views import journal, overview, twin, waves, workbench
 from controller.dashboard.views.words import Tone
 from controller.domain import fleet
+from controller.domain.judgement import Exposure, GateReport, GateVerdict
 from controller.testing import fingerprint, latency, variant
 from fitment.core.deployment import (
     CalibrationMode,
@@ -248,16 +249,16 @@ def test_waves_tell_their_gate() -> None:
 
 
 def test_gates_show_their_evidence() -> None:
-    held = fleet.GateReport(
-        cohort="pc/h/s", gate="failures", verdict=fleet.GateVerdict.HOLDS, reason="nothing",
+    held = GateReport(
+        cohort="pc/h/s", gate="failures", verdict=GateVerdict.HOLDS, reason="nothing",
         limit=0.02, samples=40, waiting=3, missing=1, estimate=0.025, low=0.001, high=0.13,
         statistical=True, e_value=1.5, e_needed=80.0, alpha=0.0125,
     )  # fmt: skip
-    silent = fleet.GateReport(
-        cohort="pc/h/s", gate="energy", verdict=fleet.GateVerdict.MISSING, limit=1.1,
+    silent = GateReport(
+        cohort="pc/h/s", gate="energy", verdict=GateVerdict.MISSING, limit=1.1,
         reason="none of 40 devices measured it",
     )  # fmt: skip
-    seen = fleet.Exposure(admitted=43, bound=50, detects=0.12, likely_bound=120)
+    seen = Exposure(admitted=43, bound=50, detects=0.12, likely_bound=120)
     view = waves.waves(
         waves.RolloutRecords(
             rollout=rollout(fleet.RolloutState.RUNNING), gates=(held, silent), exposure=seen

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from controller.domain import gates
-from controller.domain.fleet import Deployment, Device, Gate, GateReport, GateVerdict
+from controller.domain.fleet import Deployment, Device, Gate
+from controller.domain.judgement import GateReport, GateVerdict
 from fitment.core.deployment import Outcome, SlotReport
 from fitment.core.measurement import Energy, ReadingStatus
 from tests.scenarios.test_rollout import BAD, GOOD, NOW, RUNNING, device, ended, timed

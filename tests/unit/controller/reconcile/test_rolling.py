@@ -9,6 +9,7 @@ import pytest
 
 from controller.domain import fleet
 from controller.domain.fleet import RolloutState
+from controller.domain.judgement import GateVerdict, TooFew
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile.context import ReconcileSettings
 from controller.reconcile.rolling import RolloutPlan
@@ -259,7 +260,7 @@ def release_key(world: Any) -> str:
 
 def test_where_statistics_say_nothing_an_operator_is_asked(world: Any) -> None:
     release = joined(world, "abc")
-    gate = fleet.Gate(too_few=fleet.TooFew.ASK)
+    gate = fleet.Gate(too_few=TooFew.ASK)
     made = world.controller.create_rollout(release.id, RolloutPlan(gate=gate))
     world.until(lambda: world.rollout(made.id).state is RolloutState.PAUSED)
     assert "not statistical" in world.rollout(made.id).asks
@@ -270,7 +271,7 @@ def test_where_statistics_say_nothing_an_operator_is_asked(world: Any) -> None:
     world.until(lambda: world.runs("b") == "int8")
     found, exposure = world.controller.judged(made.id)
     assert {r.gate: r.verdict for r in found} == {
-        "failures": fleet.GateVerdict.EACH, "latency": fleet.GateVerdict.MISSING,
+        "failures": GateVerdict.EACH, "latency": GateVerdict.MISSING,
     }  # fmt: skip
     assert exposure.admitted <= exposure.bound == 2
 
