@@ -15,8 +15,9 @@ def main() -> int:
     """Measure all, or one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parser.add_argument("--only", choices=("variants", "loop", "serving", "calibration"))
+    parser.add_argument("--only", choices=("variants", "loop", "serving", "calibration", "fleet"))
     parser.add_argument("--images", type=int, default=10_000, help="test images for calibration")
+    parser.add_argument("--rollouts", type=int, default=1000, help="of each story, for fleet")
     parser.add_argument("--link", choices=("auto", "mqtt", "grpc"), default="auto")
     arguments = parser.parse_args()
     # Before any library starts its threads.
@@ -26,6 +27,11 @@ def main() -> int:
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
+    if arguments.only == "fleet":  # asked for alone: it takes minutes, and no device
+        found["fleet"] = _fleet(arguments.rollouts)
+        (out / "fleet.json").write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps(found["fleet"], indent=2))
+        return 0
     if arguments.only in (None, "variants"):
         found["variants"] = variants.measure(out, say)
     if arguments.only in (None, "loop"):
@@ -39,6 +45,17 @@ def main() -> int:
     show(found)
     print(f"\nAll of it: {out / 'bench.json'}")
     return 0
+
+
+def _fleet(rollouts: int) -> dict[str, Any]:
+    from tests.benchmarks.fleet import rollouts as statistics
+    from tests.benchmarks.fleet import ticks
+
+    return {
+        "rollouts": statistics.measure(rollouts, say),
+        "tick_memory": ticks.measure((100, 1000, 10_000), say, "memory"),
+        "tick_sqlite": ticks.measure((100, 1000), say),
+    }
 
 
 def say(text: str) -> None:
