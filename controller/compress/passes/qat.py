@@ -43,7 +43,7 @@ class Qat(Pass):
 
     scheme: str = "u8s8"
     bits: float = 4.0
-    epochs: int = 3
+    epochs: int = 2
     samples: int = 12_000
     batch: int = 64
     learning_rate: float = 0.01

@@ -208,7 +208,6 @@ def _trained(bare: Rung, scheme: str, plan: Plan) -> Rung:
     usual = Qat(scheme=scheme, bits=TRAINED_BITS)
     step = replace(
         usual,
-        epochs=int(hints.get("epochs", usual.epochs)),
         samples=int(hints.get("samples", usual.samples)),
         batch=int(hints.get("batch", usual.batch)),
         temperature=hints.get("temperature", usual.temperature),
