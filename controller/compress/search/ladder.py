@@ -19,6 +19,7 @@ from controller.compress.passes.quantize_dynamic import QuantizeDynamic
 from controller.compress.passes.quantize_static import QuantizeStatic
 from controller.compress.passes.reconstruct import Reconstruct
 from controller.compress.passes.shorten import Shorten
+from controller.compress.passes.sparsify import Sparsify
 from controller.compress.recipe import Recipe
 from controller.compress.search.scheme import rank_schemes
 from controller.errors import FitError
@@ -43,7 +44,9 @@ class Cut:
 
 QUICK_CUTS = (Cut(0.5),)  # a shortened network learns too little in a quick fit
 THOROUGH_CUTS = (*(Cut(ratio) for ratio in (0.3, 0.5, 0.65)), Cut(0.5, 0.4), Cut(0.65, 0.4))
-THOROUGH_TRAINING = 8  # times as many training inputs as a quick fit's
+THOROUGH_TRAINING = 5  # times as many training inputs as a quick fit's
+SHORT_TRAINING = 2  # times as many epochs where layers are new
+SPARSITY = 0.8  # of weights that are zero for the transfer's sake
 CALIBRATORS = ("percentile", "mse", "kl")  # beside minmax
 QUICK_BITS = (4,)  # of weights, in int8 files
 THOROUGH_BITS = (4, 3)
@@ -132,8 +135,9 @@ def pruned_head(plan: Plan, cut: Cut) -> Recipe:
     hints = plan.recover or {}
     more = 1 if plan.effort == "quick" else THOROUGH_TRAINING
     usual = Distil()
+    longer = 1 if cut.activations is None else SHORT_TRAINING
     distil = Distil(
-        epochs=int(hints.get("epochs", usual.epochs)),
+        epochs=int(hints.get("epochs", usual.epochs)) * longer,
         samples=int(hints.get("samples", usual.samples)) * more,
         batch=int(hints.get("batch", usual.batch)),
         learning_rate=hints.get("learning_rate", usual.learning_rate),
@@ -141,7 +145,8 @@ def pruned_head(plan: Plan, cut: Cut) -> Recipe:
         alpha=hints.get("alpha", usual.alpha),
     )
     shorten = () if cut.activations is None else (Shorten(activations=cut.activations),)
-    prune = PruneStructured(ratio=cut.ratio, multiple_of=plan.multiple_of)
+    criterion = "l1" if plan.effort == "quick" else "thinet"
+    prune = PruneStructured(ratio=cut.ratio, multiple_of=plan.multiple_of, criterion=criterion)
     return Recipe(steps=(*shorten, prune, distil, FoldBatchNorm(), ExportOnnx()))
 
 
@@ -165,10 +170,12 @@ def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> It
             yield _static(bare, scheme, "minmax", f"int8-{scheme}{pruned}")
         if schemes and schemes[0] in SYMMETRIC:
             for bits in QUICK_BITS if plan.effort == "quick" else THOROUGH_BITS:
-                yield _few_bits(bare, schemes[0], bits)
+                yield _few_bits(bare, schemes[0], bits, plan.effort)
             yield from _thorough(bare, schemes[0], plan)
         if "dynamic" in target.schemes and target.format == "onnx" and not pruned:
             yield _with_tail(bare, "int8-dynamic", "dynamic", (QuantizeDynamic(),))
+        if schemes and not pruned and (plan.effort == "thorough" or not plan.torch_source):
+            yield _sparse(bare, schemes[0])
         if plan.effort == "thorough" and static and not pruned:
             for calibrator in CALIBRATORS:
                 name = f"int8-{static[0]}-{calibrator}"
@@ -180,11 +187,19 @@ def _static(bare: Rung, scheme: str, calibrator: str, name: str) -> Rung:
     return replace(_with_tail(bare, name, scheme, tail), calibrator=calibrator)
 
 
-def _few_bits(bare: Rung, scheme: str, bits: int) -> Rung:
+def _few_bits(bare: Rung, scheme: str, bits: int, effort: str) -> Rung:
     """Int8 with fewer levels for the weights: as fast, and half the transfer."""
-    tail = (QuantizeStatic(scheme=scheme), Reconstruct(bits=bits), BiasCorrect())
+    few = Reconstruct(bits=bits, rounding="gptq" if effort == "quick" else "both")
+    tail = (QuantizeStatic(scheme=scheme), few, BiasCorrect())
     name = f"int8-{scheme}-w{bits}{bare.pruned}"
     return replace(_with_tail(bare, name, scheme, tail), calibrator="minmax", weight_bits=bits)
+
+
+def _sparse(bare: Rung, scheme: str) -> Rung:
+    """Zeros for the transfer's sake, of a network that cannot or need not be trained."""
+    zeros = Sparsify(sparsity=SPARSITY, method="sparsegpt", scope="global", refit=True)
+    tail = (zeros, QuantizeStatic(scheme=scheme), BiasCorrect())
+    return _with_tail(bare, f"int8-{scheme}-sparse{round(SPARSITY * 100)}", scheme, tail)
 
 
 def _thorough(bare: Rung, scheme: str, plan: Plan) -> Iterable[Rung]:
