@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from agent import durable, orders
+from agent import orders
 from agent.desk import Desk
 from agent.domain import plan, verdict
 from agent.domain.events import Event
@@ -96,11 +96,27 @@ def classify(record: DeploymentRecord, failure: WorkerFailure, *, timed_out: boo
 
 
 def _fetch(desk: Desk, record: DeploymentRecord) -> Next:
-    return Job(worker="fetch", job=orders.fetch(desk, record.assignment.bundle))
+    bundle = record.assignment.bundle
+    return Job(worker="fetch", job=orders.fetch(desk, bundle, _delta_base(desk, record)))
 
 
-def _fetched(_desk: Desk, _record: DeploymentRecord, result: FetchResult) -> Next:
-    return Answer(event=Event.DONE, changes={"fetched_bytes": result.total_bytes})
+def _delta_base(desk: Desk, record: DeploymentRecord) -> SlotFacts | None:
+    """What a delta may build on: the committed files, unless they or a delta failed before."""
+    facts = desk.journal.slot(record.assignment.slot)
+    if record.refetched or record.mends or facts.damaged:
+        return None
+    other = facts.variant not in ("", record.assignment.bundle.variant)
+    return facts if other and facts.last_good else None
+
+
+def _fetched(_desk: Desk, record: DeploymentRecord, result: FetchResult) -> Next:
+    before = record.fetched_bytes if record.refetched else 0
+    fetched = {
+        "fetched_bytes": before + (result.wire_bytes or result.total_bytes),
+        "delta_base": result.delta_base,
+    }
+    reasons = (f"fetching: {result.note}",) if result.note else ()
+    return Answer(event=Event.DONE, reasons=reasons, changes=fetched)
 
 
 def _verify(desk: Desk, record: DeploymentRecord) -> Next:
@@ -317,7 +333,7 @@ ACTIONS: Final[Mapping[State, Action]] = {
 
 def finish(desk: Desk, record: DeploymentRecord) -> DeploymentRecord:
     """Clean up after a deployment that has just reached its end; returns the record to store."""
-    durable.remove(desk.folders.archive(record.assignment.bundle))
+    orders.forget(desk, record.assignment.bundle)
     device_side = record.failed_in not in (None, State.IDLE, State.FETCHING, State.VERIFYING)
     failed = record.outcome in (Outcome.FAILED, Outcome.ROLLED_BACK, Outcome.TIMED_OUT)
     order = record.assignment

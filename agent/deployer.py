@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from agent import durable
+from agent import orders
 from agent.actions import ACTIONS, Again, Answer, Job, Next, classify, finish, skip_calibration
 from agent.desk import Desk
 from agent.domain import transitions
@@ -202,7 +202,7 @@ class Deployer:
         elif event is Event.BUSY and record.waits:
             answer = replace(answer, reasons=())  # said when the outage began
         elif event is Event.REFETCH:
-            durable.remove(desk.folders.archive(record.assignment.bundle))
+            orders.forget(desk, record.assignment.bundle)
         self._apply(desk, answer, retry_after_s=failure.retry_after_s or 0.0)
         return event is not Event.BUSY or not record.waits
 

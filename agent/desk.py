@@ -61,6 +61,14 @@ class Folders:
         """Where a transport file is received; the same file for the same bytes."""
         return self.work / "archives" / f"{digest.hex_of(bundle.archive)}.tar.xz"
 
+    def rebuilt(self, bundle: BundleRef) -> Path:
+        """Where a transport file's tar is rebuilt from a delta; it is there only when whole."""
+        return self.work / "archives" / f"{digest.hex_of(bundle.archive)}.tar"
+
+    def delta(self, bundle: BundleRef) -> Path:
+        """Where a delta for a transport file is received."""
+        return self.work / "archives" / f"{digest.hex_of(bundle.archive)}.delta"
+
     def study(self, study: str) -> Path:
         """Where a study's bundle is unpacked."""
         return self.work / "studies" / study

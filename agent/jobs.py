@@ -81,6 +81,10 @@ class FetchJob:
     archive: str  # digest
     archive_bytes: int
     target: str  # part file; complete when it has archive_bytes
+    base: str = ""  # variant that this device has; empty: ask for no delta
+    base_folder: str = ""  # where its files are
+    delta: str = ""  # part file of a delta
+    rebuilt: str = ""  # the transport file's tar, when it was rebuilt from a delta
     min_rate_bytes_s: float = 1024.0
     stall_window_s: float = 30.0
     limits: Limits = field(default_factory=Limits)
@@ -90,9 +94,12 @@ class FetchJob:
 class FetchResult:
     """How the transfer went."""
 
-    total_bytes: int
+    total_bytes: int  # of the transport file, whatever way it came
     resumed_from: int
     seconds: float
+    wire_bytes: int = 0  # of what was transferred, over all tries
+    delta_base: str = ""  # variant it was rebuilt from; empty: it came whole
+    note: str = ""  # why a delta was not used after all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +115,7 @@ class VerifyJob:
     director_key: str  # file with the director's raw public key, hex
     trusted_root: str  # file with the TUF root of enrolment
     metadata_dir: str  # where TUF keeps what it trusts
+    rebuilt: bool = False  # ``archive_path`` is a tar that was rebuilt from a delta
     lowest_counter: int = 0  # of this slot; a release below it is refused
     now_unix: float | None = None  # floor of trusted time when the clock is behind it
     limits: Limits = field(default_factory=Limits)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from agent import durable
 from agent.desk import Desk
+from agent.domain.record import SlotFacts
 from agent.jobs import FetchJob, StageJob, VerifyJob
 from fitment.core.deployment import BundleRef, SignedPayload
 
 
-def fetch(desk: Desk, bundle: BundleRef) -> FetchJob:
-    """Receive a transport file, going on where the part file ends."""
+def fetch(desk: Desk, bundle: BundleRef, base: SlotFacts | None = None) -> FetchJob:
+    """Receive a transport file, going on where the part file ends; or a delta against ``base``."""
     target = desk.folders.archive(bundle)
     durable.make_folder(target.parent, mode=0o700)
     return FetchJob(
@@ -20,21 +21,40 @@ def fetch(desk: Desk, bundle: BundleRef) -> FetchJob:
         archive=bundle.archive,
         archive_bytes=bundle.archive_bytes,
         target=str(target),
+        base=base.variant if base else "",
+        base_folder=str(desk.slots.folder(base.slot, base.last_good)) if base else "",
+        delta=str(desk.folders.delta(bundle)),
+        rebuilt=str(desk.folders.rebuilt(bundle)),
     )
+
+
+def received(desk: Desk, bundle: BundleRef) -> Path:
+    """What was received: the transport file, or its tar when that was rebuilt."""
+    rebuilt = desk.folders.rebuilt(bundle)
+    return rebuilt if rebuilt.exists() else desk.folders.archive(bundle)
+
+
+def forget(desk: Desk, bundle: BundleRef) -> None:
+    """Take away all that was received of a bundle."""
+    folders = desk.folders
+    part = folders.rebuilt(bundle).with_suffix(".tar.part")
+    for path in (folders.archive(bundle), folders.delta(bundle), folders.rebuilt(bundle), part):
+        durable.remove(path)
 
 
 def verify(
     desk: Desk, order: SignedPayload, bundle: BundleRef, *, kind: str, lowest_counter: int = 0
 ) -> VerifyJob:
     """Check an order and its transport file."""
-    keys = desk.folders.keys
+    keys, path = desk.folders.keys, received(desk, bundle)
     return VerifyJob(
         result="",
         connection=desk.connection,
         order=order,
         kind=kind,
         device=desk.device,
-        archive_path=str(desk.folders.archive(bundle)),
+        archive_path=str(path),
+        rebuilt=path == desk.folders.rebuilt(bundle),
         director_key=str(keys / "director.pub"),
         trusted_root=str(keys / "tuf_root.json"),
         metadata_dir=str(desk.folders.metadata),
@@ -47,7 +67,7 @@ def stage(desk: Desk, bundle: BundleRef, folder: Path) -> StageJob:
     """Unpack a verified transport file."""
     return StageJob(
         result="",
-        archive_path=str(desk.folders.archive(bundle)),
+        archive_path=str(received(desk, bundle)),
         folder=str(folder),
         variant=bundle.variant,
         runtimes=desk.runtimes,

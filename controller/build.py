@@ -19,6 +19,7 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from controller.artifacts.blobs import FolderBlobs
+from controller.artifacts.deltas import Deltas
 from controller.config import ANY_HOSTS, Settings
 from controller.dashboard import serving
 from controller.errors import Conflict
@@ -167,6 +168,11 @@ async def _serve(
         blobs=base.controller.context.blobs,
         read_metadata=trust.repository.read,
         ca_pem=trust.ca.certificate_pem,
+        deltas=Deltas(
+            settings.data_dir.resolve() / "deltas",
+            base.controller.context.blobs,
+            trust.repository.archive_of,
+        ),
     )
     await servers.start(base.engine, base.controller, enroll=enroll, gateway=gateway)
     api = Api(

@@ -51,7 +51,8 @@ class DeploymentRecord:
     stopped: bool = False  # the agent was asked to stop; going on after that is no resume
     refetched: bool = False
     failed_in: DeploymentState | None = None
-    fetched_bytes: int = 0
+    fetched_bytes: int = 0  # over the wire
+    delta_base: str = ""  # variant that it was rebuilt from
     folder: str = ""  # "a" or "b": where it is staged
     checked: Checked | None = None
     measurement: Measurement | None = None
@@ -82,6 +83,7 @@ class DeploymentRecord:
             reasons=self.reasons,
             attempts=self.attempts,
             fetched_bytes=self.fetched_bytes,
+            delta_base=self.delta_base,
             measurement=self.measurement,
             calibration=self.calibration,
         )

@@ -2,6 +2,9 @@
 
 What has arrived is synced every few MiB, so a power cut costs little. Only the digest says
 that the file is whole; a file that has the length but not the digest is thrown away.
+
+Where the device has another variant of the model, the controller is asked for a delta against
+it first. A delta that will not do, for whatever reason, costs its bytes and nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,9 @@ import grpc
 
 from agent import durable
 from agent.jobs import FetchJob, FetchResult
-from agent.workers import child, gateway_client
+from agent.workers import child, gateway_client, rebuild
 from agent.workers.child import JobError
+from agent.workers.rebuild import Unusable
 from fitment.core import digest as digests
 from fitment.v1 import gateway_pb2
 
@@ -29,6 +34,11 @@ _SYNC_BYTES = 4 * 1024 * 1024  # between syncs: rare enough for flash, small eno
 _SPARE_BYTES = 8 * 1024 * 1024  # left free for the journal and the system
 _READ_BYTES = 1024 * 1024
 _WATCHES_PER_WINDOW = 10
+_AWAY = (
+    grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED,
+)  # fmt: skip
+"""Answers that the whole file would get as well."""
 
 
 def handle(job: FetchJob) -> FetchResult:
@@ -39,24 +49,101 @@ def handle(job: FetchJob) -> FetchResult:
             `gateway_client.job_error`.
     """
     started = time.monotonic()
-    target = Path(job.target)
-    resumed_from = _usable_bytes(target, job.archive_bytes)
-    _check_disk(target.parent, job.archive_bytes - resumed_from)
-    if resumed_from < job.archive_bytes:
-        with _disk_errors(target):
-            _receive(job, target, resumed_from)
-    _check_digest(target, job.archive)
+    note, wasted = "", 0
+    if job.base:
+        try:
+            came = _by_delta(job)
+        except Unusable as error:
+            wasted = error.wire_bytes or _size(Path(job.delta))
+            note = f"{error}; the whole file was fetched instead of a delta"
+        else:
+            if came is not None:
+                return replace(came, seconds=time.monotonic() - started)
+    _drop(job)
+    resumed_from = _receive(job, Path(job.target), job.archive, job.archive_bytes)
     return FetchResult(
         total_bytes=job.archive_bytes,
         resumed_from=resumed_from,
         seconds=time.monotonic() - started,
+        wire_bytes=job.archive_bytes + wasted,
+        note=note,
     )
+
+
+def _by_delta(job: FetchJob) -> FetchResult | None:
+    """Rebuild the transport file's tar from a delta; None when there is none that saves bytes.
+
+    Raises:
+        Unusable: there is one, and it cannot be used.
+        JobError: as `handle`; what came is kept, and the next try goes on from there.
+    """
+    target, path = Path(job.rebuilt), Path(job.delta)
+    resumed_from = size = _size(path)
+    if not target.exists():
+        found = _find_delta(job)
+        left = job.archive_bytes - _size(Path(job.target))
+        if not found.delta or found.delta_bytes - resumed_from >= left:
+            return None
+        with rebuild.opened(Path(job.base_folder), job.base) as image:
+            size = found.delta_bytes
+            resumed_from = _receive_delta(job, path, found)
+            _check_disk(path.parent, rebuild.target_bytes(path))
+            rebuild.rebuild(path, image, job.base, target)
+    return FetchResult(
+        total_bytes=job.archive_bytes, resumed_from=resumed_from, seconds=0.0, wire_bytes=size,
+        delta_base=job.base,
+    )  # fmt: skip
+
+
+def _find_delta(job: FetchJob) -> Any:
+    """The gateway's answer; an empty one of a controller that knows no deltas, or has trouble."""
+    request = gateway_pb2.FindDeltaRequest(archive=job.archive, base=job.base)
+    with gateway_client.gateway(job.connection) as stub:
+        try:
+            return stub.FindDelta(request, timeout=gateway_client.CALL_TIMEOUT_S)
+        except grpc.RpcError as error:
+            if error.code() in _AWAY:
+                raise gateway_client.job_error(error, "asking for a delta") from error
+            return gateway_pb2.FindDeltaResponse()
+
+
+def _receive_delta(job: FetchJob, path: Path, found: Any) -> int:
+    try:
+        return _receive(job, path, found.delta, found.delta_bytes)
+    except JobError as error:
+        if error.code in ("digest", "length", "not_found"):
+            wire_bytes = found.delta_bytes if error.code == "digest" else 0
+            why = f"the delta was not received: {error.message}"
+            raise Unusable(why, wire_bytes=wire_bytes) from error
+        raise
+
+
+def _drop(job: FetchJob) -> None:
+    """Take away what was received of a delta, so that nothing takes its result for the file."""
+    for path in (job.rebuilt, job.delta):
+        if path:
+            durable.remove(Path(path))
+
+
+def _receive(job: FetchJob, target: Path, digest: str, total: int) -> int:
+    """Complete a file, and check it; returns where it went on."""
+    resumed_from = _usable_bytes(target, total)
+    _check_disk(target.parent, total - resumed_from)
+    if resumed_from < total:
+        with _disk_errors(target):
+            _transfer(job, target, digest, resumed_from, total - resumed_from)
+    _check_digest(target, digest)
+    return resumed_from
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _usable_bytes(target: Path, archive_bytes: int) -> int:
     """Bytes of the part file to go on from; one that is too long is deleted."""
     durable.make_folder(target.parent)
-    have = target.stat().st_size if target.exists() else 0
+    have = _size(target)
     if have > archive_bytes:
         durable.remove(target)
         return 0
@@ -85,14 +172,14 @@ def _disk_errors(target: Path) -> Iterator[None]:
         raise JobError("disk", f"cannot write {target}: {error.strerror}") from error
 
 
-def _receive(job: FetchJob, target: Path, offset: int) -> None:
-    request = gateway_pb2.FetchArtifactRequest(archive=job.archive, offset=offset)
+def _transfer(job: FetchJob, target: Path, digest: str, offset: int, missing: int) -> None:
+    request = gateway_pb2.FetchArtifactRequest(archive=digest, offset=offset)
     with gateway_client.gateway(job.connection) as stub:
         call = stub.FetchArtifact(request)
         watch = _Watch(call, job.min_rate_bytes_s, job.stall_window_s)
         try:
             with watch.running(), durable.open_file(target, "ab") as file:
-                _append(call, file, watch, missing=job.archive_bytes - offset)
+                _append(call, file, watch, missing=missing)
         except grpc.RpcError as error:
             if watch.stalled:
                 raise JobError("stalled", watch.reason()) from error

@@ -5,7 +5,8 @@ In this order, each step trusting only the ones before:
 1. the order carries the pinned director's signature;
 2. it decodes, and names this device;
 3. the signed metadata lists the bundle with the order's digest and length;
-4. the file on disk has them;
+4. the file on disk has them; what was rebuilt from a delta cannot, and holds exactly the files
+   that the variant's digest covers, which the order and the release sign;
 5. for an assignment: the signed release names this variant for this slot, with the order's
    counter, and the counter is not below the slot's lowest.
 
@@ -25,7 +26,7 @@ from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import TargetFile
 
 from agent.jobs import VerifyJob, VerifyResult
-from agent.workers import child, gateway_client
+from agent.workers import child, gateway_client, stage
 from agent.workers.child import JobError
 from agent.workers.metadata import SignedMetadata
 from fitment.core import digest as digests
@@ -58,7 +59,12 @@ def handle(job: VerifyJob) -> VerifyResult:
             root=gateway_client.read_key_file(job.trusted_root),
             floor_unix=job.now_unix,
         )
-        _check_bundle(order.bundle, metadata.target(order.bundle.target), job.archive_path)
+        listed = metadata.target(order.bundle.target)
+        _check_listed(order.bundle, listed)
+        if job.rebuilt:
+            stage.check_contents(job.archive_path, order.bundle.variant)
+        else:
+            _check_file(listed, job.archive_path)
         if isinstance(order, Assignment):
             _check_release(order, metadata.small_target(order.release_target))
         signed_at = metadata.signed_at_unix()
@@ -125,7 +131,7 @@ def _decode(kind: type[T], data: bytes, code: str) -> T:
         raise JobError(code, f"not a {kind.__name__}: {error}", permanent=True) from error
 
 
-def _check_bundle(bundle: BundleRef, listed: TargetFile, archive_path: str) -> None:
+def _check_listed(bundle: BundleRef, listed: TargetFile) -> None:
     signed = "sha256:" + listed.hashes.get("sha256", "")
     if (signed, listed.length) != (bundle.archive, bundle.archive_bytes):
         raise JobError(
@@ -134,6 +140,9 @@ def _check_bundle(bundle: BundleRef, listed: TargetFile, archive_path: str) -> N
             f"is {digests.short(signed)}",
             permanent=True,
         )
+
+
+def _check_file(listed: TargetFile, archive_path: str) -> None:
     try:
         with Path(archive_path).open("rb") as file:
             listed.verify_length_and_hashes(file)

@@ -331,6 +331,8 @@ class Deployment:
     cohort: Cohort | None = None  # of the device when it was admitted
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
     energy_before_mj: float | None = None  # of one inference of what ran there, if it was measured
+    fetched_bytes: int = 0  # that came over the wire, as the device says
+    delta_base: str = ""  # variant that the device rebuilt it from; empty: it came whole
 
 
 class TriggerKind(enum.Enum):

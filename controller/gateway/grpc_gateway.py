@@ -13,7 +13,7 @@ import grpc
 from controller.errors import NotFound, Temporary, UserError
 from controller.gateway.grpc_calls import Behaviour, Call
 from controller.gateway.link import field_of
-from controller.gateway.ports import Blobs, Engine, Fleet, ask
+from controller.gateway.ports import Blobs, Delta, Deltas, Engine, Fleet, ask
 from controller.gateway.session import Session, SessionLink
 from fitment.core.deployment import CalibrationReport
 from fitment.core.kernels import KernelTable
@@ -29,6 +29,8 @@ CHUNK_BYTES = 256 * 1024
 FETCHES_MAX = 32
 """Transfers at a time; each holds a file and about two chunks."""
 FETCH_RETRY_S = 2.0
+DELTA_WAIT_S = 15.0
+"""A device waits this long for a delta that is being made; those after it find it made."""
 HELLO_WAIT_S = 15.0
 """A session that stays silent this long is not one."""
 
@@ -48,6 +50,7 @@ class GatewayService:
         read_metadata: ReadMetadata,
         ca_pem: bytes,
         fetches_max: int = FETCHES_MAX,
+        deltas: Deltas | None = None,
     ) -> None:
         self._engine = engine
         self._fleet = fleet
@@ -56,6 +59,7 @@ class GatewayService:
         self._read_metadata = read_metadata
         self._ca_pem = ca_pem
         self._fetches_left = fetches_max
+        self._deltas = deltas
 
     def table(self) -> dict[str, Behaviour]:
         """A behaviour for each method."""
@@ -63,6 +67,7 @@ class GatewayService:
             "Session": self._session,
             "RenewCertificate": self._renew,
             "FetchArtifact": self._fetch_artifact,
+            "FindDelta": self._find_delta,
             "FetchMetadata": self._fetch_metadata,
             "SubmitMeasurement": self._submit_measurement,
             "SubmitCalibration": self._submit_calibration,
@@ -131,6 +136,18 @@ class GatewayService:
                     await call.send(part)
                     if left <= 0 or not data:
                         break
+
+    async def _find_delta(self, request: Any, _call: Call) -> Any:
+        if self._deltas is None:
+            return gateway_pb2.FindDeltaResponse()
+        asked = await asyncio.to_thread(self._deltas.ask, request.archive, request.base)
+        making = asyncio.wrap_future(asked)
+        # Not `wait_for`: others wait for the same delta, so it is not given up with this call.
+        done, _ = await asyncio.wait({making}, timeout=DELTA_WAIT_S)
+        found: Delta | None = making.result() if done else None
+        if found is None:
+            return gateway_pb2.FindDeltaResponse()
+        return gateway_pb2.FindDeltaResponse(delta=found.delta, delta_bytes=found.delta_bytes)
 
     @contextlib.contextmanager
     def _fetch_place(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from fitment.core.deployment import CalibrationReport
 from fitment.core.kernels import KernelTable
@@ -64,6 +64,28 @@ class Blobs(Protocol):
 
     def size(self, digest: str) -> int: ...
     def open(self, digest: str) -> BinaryIO: ...
+
+
+class Delta(Protocol):
+    """A delta file among the blobs."""
+
+    @property
+    def delta(self) -> str:
+        """Its digest."""
+        ...
+
+    @property
+    def delta_bytes(self) -> int:
+        """Its length."""
+        ...
+
+
+class Deltas(Protocol):
+    """Deltas between transport files, made on demand."""
+
+    def ask(self, archive: str, base: str) -> concurrent.futures.Future[Any]:
+        """The `Delta` once it is made, or None when there is none."""
+        ...
 
 
 async def ask(engine: Engine, fn: Callable[[], T]) -> T:

@@ -131,6 +131,8 @@ def _deployment(context: Context, name: str, report: DeploymentReport) -> None:
         reasons=report.reasons or known.reasons,
         measurement=report.measurement or known.measurement,
         calibration=report.calibration or known.calibration,
+        fetched_bytes=report.fetched_bytes or known.fetched_bytes,
+        delta_base=report.delta_base or known.delta_base,
     )
     if changed == known:
         return

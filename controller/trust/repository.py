@@ -110,6 +110,12 @@ class MetadataRepository:
                 listed.update(new)
                 self._publish(Role.COMPRESSOR, self._signers[Role.COMPRESSOR])
 
+    def archive_of(self, variant: str) -> str | None:
+        """Digest of the transport file that is listed for a variant, or None."""
+        path = f"bundles/{digest.hex_of(variant)}.tar.xz"
+        listed = self._targets(Role.COMPRESSOR).targets.get(path)
+        return f"sha256:{listed.hashes['sha256']}" if listed is not None else None
+
     def approve(self, release: ReleaseManifest) -> str:
         """Sign a release with the offline key and return its target path. Idempotent.
 

@@ -201,7 +201,10 @@ def test_from_a_token_to_a_committed_variant_and_its_successor(
     state = place.reported[-1]
     (slot,) = state.slots
     assert (slot.variant, slot.counter, slot.serving) == (second.bundle.variant, 2, True)
-    measured = next(r.measurement for r in state.deployments if r.deployment == "d-2")
+    report = next(r for r in state.deployments if r.deployment == "d-2")
+    assert report.delta_base == first.bundle.variant, report.reasons
+    assert 0 < report.fetched_bytes < second.bundle.archive_bytes
+    measured = report.measurement
     assert measured is not None
     assert measured.latency is not None
     assert measured.baseline == first.bundle.variant

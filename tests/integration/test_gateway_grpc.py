@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
+from controller.artifacts import deltas
 from controller.artifacts.memory import MemoryBlobs
+from controller.artifacts.packing import PackedBundle, pack_into
 from controller.errors import Temporary, UserError
+from controller.gateway import grpc_gateway
 from controller.gateway.grpc import GrpcServers
 from controller.gateway.grpc_enroll import EnrollService, Welcome
 from controller.gateway.grpc_gateway import CHUNK_BYTES, GatewayService
@@ -34,6 +38,7 @@ from tests.integration.gateway_peers import (
     key_and_csr,
     wait_for,
 )
+from tests.integration.trust_server import make_bundle
 
 WELCOME = Welcome(
     ca_pem=b"ca", tuf_root=b"root", director_public_key=b"d" * 32, director_key_id="sha256:k",
@@ -50,6 +55,7 @@ class Stage:
     enroll_port: int
     gateway_port: int
     admitted: list[bool]
+    listed: dict[str, str]  # variant -> archive
 
     def gateway(self, name: str = "device-a") -> gateway_pb2_grpc.GatewayStub:
         self._channel = self.papers.channel(name, self.gateway_port)
@@ -58,16 +64,18 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    papers = Papers.make(tmp_path_factory.mktemp("papers"))
+    folder = tmp_path_factory.mktemp("papers")
+    papers = Papers.make(folder)
     for name in ("device-a", "device-b"):
         papers.device(name)
     engine, loop = TwinEngine(), LoopThread()
     fleet, blobs = TwinFleet(papers=papers), MemoryBlobs()
     admitted: list[bool] = []
+    listed: dict[str, str] = {}
     enroll = EnrollService(engine, fleet, welcome=WELCOME, let_in=lambda: admitted.append(True))
     gateway = GatewayService(
         engine, fleet, sessions=None, blobs=blobs, read_metadata=METADATA.get, ca_pem=b"ca",
-        fetches_max=2,
+        fetches_max=2, deltas=deltas.Deltas(folder / "deltas", blobs, listed.get),
     )  # fmt: skip
 
     async def begin() -> GrpcServers:
@@ -77,7 +85,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         return servers
 
     servers = loop.run(begin())
-    yield Stage(papers, fleet, blobs, servers.enroll_port, servers.gateway_port, admitted)
+    yield Stage(papers, fleet, blobs, servers.enroll_port, servers.gateway_port, admitted, listed)
     loop.run(servers.stop())
     loop.stop()
     engine.stop()
@@ -215,6 +223,60 @@ def test_too_many_transfers_are_told_when_to_come_again(stage: Stage) -> None:
     for transfer in held:
         transfer.cancel()
     assert wait_for(lambda: fetched(stub, request) == 64 * CHUNK_BYTES)
+
+
+def test_a_delta_is_named_once_it_is_made(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first to ask does not wait for ever; whoever comes later finds it made."""
+    old, new = (packed(stage, tmp_path, text * 3000) for text in (b"weights", b"weighty"))
+    go = threading.Event()
+    real = deltas.make
+
+    def slow(*arguments: Any) -> Any:
+        assert go.wait(10)
+        return real(*arguments)
+
+    monkeypatch.setattr(deltas, "make", slow)
+    monkeypatch.setattr(grpc_gateway, "DELTA_WAIT_S", 0.2)
+    stub = stage.gateway()
+    request = gateway_pb2.FindDeltaRequest(archive=new.archive, base=old.variant)
+    assert stub.FindDelta(request, timeout=5) == gateway_pb2.FindDeltaResponse()
+    go.set()
+    assert wait_for(lambda: bool(stub.FindDelta(request, timeout=5).delta))
+    named = stub.FindDelta(request, timeout=5)
+    assert named.delta_bytes == stage.blobs.size(named.delta) < new.archive_bytes
+    unknown = gateway_pb2.FindDeltaRequest(archive=new.archive, base="sha256:" + "0" * 64)
+    assert stub.FindDelta(unknown, timeout=5) == gateway_pb2.FindDeltaResponse()
+    itself = gateway_pb2.FindDeltaRequest(archive=new.archive, base=new.variant)
+    assert stub.FindDelta(itself, timeout=5) == gateway_pb2.FindDeltaResponse()
+
+
+@pytest.mark.parametrize(
+    ("archive", "base", "status"),
+    [
+        ("sha256:" + "0" * 64, "sha256:" + "0" * 64, grpc.StatusCode.NOT_FOUND),
+        ("../../etc", "sha256:" + "0" * 64, grpc.StatusCode.INVALID_ARGUMENT),
+        (digest.digest_bytes(b"small"), "../x", grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+def test_a_wrong_question_for_a_delta_is_refused(
+    stage: Stage, archive: str, base: str, status: grpc.StatusCode
+) -> None:
+    stage.blobs.put_bytes(b"small")
+    with pytest.raises(grpc.RpcError) as refused:
+        stage.gateway().FindDelta(
+            gateway_pb2.FindDeltaRequest(archive=archive, base=base), timeout=5
+        )
+    assert refusal(refused)[0] is status
+
+
+def packed(stage: Stage, folder: Path, content: bytes) -> PackedBundle:
+    """A bundle among the blobs, listed as ours."""
+    bundle = make_bundle(folder / digest.short(digest.digest_bytes(content)), content=content)
+    made = pack_into(bundle, stage.blobs, folder)
+    stage.listed[made.variant] = made.archive
+    return made
 
 
 def fetched(stub: Any, request: Any) -> int | None:

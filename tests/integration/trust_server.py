@@ -18,6 +18,7 @@ import grpc
 
 from agent.jobs import Connection
 from controller.artifacts.blobs import FolderBlobs
+from controller.artifacts.deltas import Delta, Deltas
 from controller.artifacts.packing import PackedBundle, bundle_ref, pack_into
 from controller.errors import FitmentError, NotFound, TrustError
 from controller.trust import Trust
@@ -38,6 +39,8 @@ class Faults:
     chunks: Callable[[Iterator[bytes]], Iterator[bytes]] | None = None
     busy_s: float | None = None
     status: grpc.StatusCode | None = None
+    knows_deltas: bool = True
+    delta: Delta | None = None  # what it names, whatever was asked for
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Book:
     tokens: dict[str, str] = field(default_factory=dict)  # hash -> "", "used" or "expired"
     names: set[str] = field(default_factory=set)
     offsets: list[int] = field(default_factory=list)  # asked of FetchArtifact
+    sent_bytes: int = 0  # by FetchArtifact
     submitted: list[Any] = field(default_factory=list)
 
 
@@ -58,6 +62,7 @@ class Controller:
         self.folder = folder
         self.trust = Trust.create(folder / "trust", folder / "offline", ["127.0.0.1"], **more)
         self.blobs = FolderBlobs(folder / "blobs")
+        self.deltas = Deltas(folder / "deltas", self.blobs, self.trust.repository.archive_of)
         self.faults = Faults()
         self.book = Book()
         self.days = 30.0  # of the certificates it issues
@@ -205,7 +210,19 @@ class _Gateway(gateway_pb2_grpc.GatewayServicer):
             size = c.blobs.size(request.archive)
         chunks = self._chunks(request.archive, request.offset)
         for data in c.faults.chunks(chunks) if c.faults.chunks else chunks:
+            c.book.sent_bytes += len(data)
             yield gateway_pb2.FetchArtifactResponse(data=data, total_bytes=size)
+
+    def FindDelta(self, request: Any, context: Any) -> Any:
+        c = self._controller
+        self._fail(context)
+        if not c.faults.knows_deltas:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        with _catalogue(context):
+            found = c.faults.delta or c.deltas.ask(request.archive, request.base).result(20)
+        if found is None:
+            return gateway_pb2.FindDeltaResponse()
+        return gateway_pb2.FindDeltaResponse(delta=found.delta, delta_bytes=found.delta_bytes)
 
     def FetchMetadata(self, request: Any, context: Any) -> Any:
         c = self._controller

@@ -32,12 +32,13 @@ from agent.jobs import BenchmarkJob, BenchmarkResult, CheckJob, CheckResult
 from agent.runner import ProcessRunner
 from agent.testing import measurement
 from agent.workers import benchmark, check, child, fetch, gateway_client
+from controller.artifacts import deltas, differ
 from controller.artifacts.blobs import FolderBlobs
 from controller.artifacts.packing import bundle_ref, pack_into
 from controller.trust import Trust
 from fitment.core import digest
 from fitment.core.bundle import MANIFEST_NAME, BundleManifest, ReleaseManifest
-from fitment.core.deployment import Assignment, DesiredState, SignedPayload
+from fitment.core.deployment import Assignment, BundleRef, DesiredState, SignedPayload
 from fitment.core.link import Downlink
 from fitment.core.plain import from_plain
 from fitment.v1 import gateway_pb2
@@ -60,6 +61,8 @@ class Centre:
         dark = 0.3 * worker_models.pictures(96, seed=21)
         np.save(self.samples / "dark.npy", dark.astype(np.float32))
         self.variants: dict[str, str] = {}
+        self.deltas: dict[tuple[str, str], tuple[str, int]] = {}
+        self._before: BundleRef | None = None
         self._folder = folder
 
     def order(self, name: str, *, counter: int, **changes: Any) -> Assignment:
@@ -77,12 +80,25 @@ class Centre:
             release=f"r{counter}", model="m", version="1", slot=SLOT, counter=counter,
             variants={"x86": variant},
         )  # fmt: skip
+        self._make_delta(ref)
         self.variants[name] = variant
         return Assignment(
             device="dev-1", deployment=f"d-{counter}", rollout="ro", release=release.release,
             release_target=repository.approve(release), slot=SLOT, counter=counter, bundle=ref,
             trial_s=0.0, **changes,
         )  # fmt: skip
+
+    def _make_delta(self, ref: BundleRef) -> None:
+        """For a device that has what was ordered before."""
+        with self.blobs.open(ref.archive) as file:
+            target, here = deltas.tar(file), self.blobs.path(ref.archive)
+        if self._before is not None and self._before.variant != ref.variant:
+            with self.blobs.open(self._before.archive) as file:
+                _, data = differ.make(deltas.image(file), target)
+            assert len(data) < here.stat().st_size
+            self.deltas[ref.archive, self._before.variant] = self.blobs.put_bytes(data), len(data)
+        if ref.name == "v1":
+            self._before = ref
 
     def enrol(self, folder: Path) -> None:
         """The keys folder that an enrolment leaves."""
@@ -121,6 +137,10 @@ class _Stub:
     def FetchArtifact(self, request: Any) -> _Call:
         path = self._centre.blobs.path(request.archive)
         return _Call(path.read_bytes()[request.offset :])
+
+    def FindDelta(self, request: Any, timeout: float) -> Any:
+        named, size = self._centre.deltas.get((request.archive, request.base), ("", 0))
+        return gateway_pb2.FindDeltaResponse(delta=named, delta_bytes=size)
 
     def FetchMetadata(self, request: Any, timeout: float) -> Any:
         data = self._centre.trust.repository.read(request.path)

@@ -82,6 +82,11 @@ class BundleManifest:
     lineage: Mapping[str, str] = field(default_factory=dict)
 
 
+def image_order(manifest: BundleManifest) -> tuple[str, ...]:
+    """The files of a bundle's *image*: their bytes in this order, which deltas take as base."""
+    return (MANIFEST_NAME, *sorted(entry.path for entry in manifest.files))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeGraph:
     """One tiny graph of a probe bundle."""

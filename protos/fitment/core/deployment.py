@@ -197,9 +197,10 @@ class DeploymentReport:
     outcome: Outcome | None = None
     reasons: tuple[str, ...] = ()
     attempts: int = 0
-    fetched_bytes: int = 0
+    fetched_bytes: int = 0  # that came over the wire, of whatever form
     measurement: Measurement | None = None
     calibration: CalibrationReport | None = None
+    delta_base: str = ""  # variant it was rebuilt from; empty: it came whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

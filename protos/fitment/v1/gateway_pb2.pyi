@@ -221,6 +221,45 @@ class FetchArtifactResponse(google.protobuf.message.Message):
 global___FetchArtifactResponse = FetchArtifactResponse
 
 @typing.final
+class FindDeltaRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ARCHIVE_FIELD_NUMBER: builtins.int
+    BASE_FIELD_NUMBER: builtins.int
+    archive: builtins.str
+    """digest of the wanted transport file"""
+    base: builtins.str
+    """variant whose files the caller has"""
+    def __init__(
+        self,
+        *,
+        archive: builtins.str = ...,
+        base: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["archive", b"archive", "base", b"base"]) -> None: ...
+
+global___FindDeltaRequest = FindDeltaRequest
+
+@typing.final
+class FindDeltaResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DELTA_FIELD_NUMBER: builtins.int
+    DELTA_BYTES_FIELD_NUMBER: builtins.int
+    delta: builtins.str
+    """digest of the delta file; empty: fetch the transport file"""
+    delta_bytes: builtins.int
+    def __init__(
+        self,
+        *,
+        delta: builtins.str = ...,
+        delta_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delta", b"delta", "delta_bytes", b"delta_bytes"]) -> None: ...
+
+global___FindDeltaResponse = FindDeltaResponse
+
+@typing.final
 class FetchMetadataRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

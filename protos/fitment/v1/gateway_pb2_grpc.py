@@ -170,6 +170,11 @@ class GatewayStub(object):
                 request_serializer=fitment_dot_v1_dot_gateway__pb2.FetchArtifactRequest.SerializeToString,
                 response_deserializer=fitment_dot_v1_dot_gateway__pb2.FetchArtifactResponse.FromString,
                 _registered_method=True)
+        self.FindDelta = channel.unary_unary(
+                '/fitment.v1.Gateway/FindDelta',
+                request_serializer=fitment_dot_v1_dot_gateway__pb2.FindDeltaRequest.SerializeToString,
+                response_deserializer=fitment_dot_v1_dot_gateway__pb2.FindDeltaResponse.FromString,
+                _registered_method=True)
         self.FetchMetadata = channel.unary_unary(
                 '/fitment.v1.Gateway/FetchMetadata',
                 request_serializer=fitment_dot_v1_dot_gateway__pb2.FetchMetadataRequest.SerializeToString,
@@ -211,6 +216,15 @@ class GatewayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindDelta(self, request, context):
+        """Whether a transport file can be had as a delta against what the caller has. The delta is then
+        fetched as an artifact of its own. Making one may take longer than a caller waits: then there
+        is none yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FetchMetadata(self, request, context):
         """One file of the signed metadata, or a small target such as a release manifest.
         """
@@ -247,6 +261,11 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.FetchArtifact,
                     request_deserializer=fitment_dot_v1_dot_gateway__pb2.FetchArtifactRequest.FromString,
                     response_serializer=fitment_dot_v1_dot_gateway__pb2.FetchArtifactResponse.SerializeToString,
+            ),
+            'FindDelta': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindDelta,
+                    request_deserializer=fitment_dot_v1_dot_gateway__pb2.FindDeltaRequest.FromString,
+                    response_serializer=fitment_dot_v1_dot_gateway__pb2.FindDeltaResponse.SerializeToString,
             ),
             'FetchMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.FetchMetadata,
@@ -346,6 +365,33 @@ class Gateway(object):
             '/fitment.v1.Gateway/FetchArtifact',
             fitment_dot_v1_dot_gateway__pb2.FetchArtifactRequest.SerializeToString,
             fitment_dot_v1_dot_gateway__pb2.FetchArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindDelta(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fitment.v1.Gateway/FindDelta',
+            fitment_dot_v1_dot_gateway__pb2.FindDeltaRequest.SerializeToString,
+            fitment_dot_v1_dot_gateway__pb2.FindDeltaResponse.FromString,
             options,
             channel_credentials,
             insecure,
