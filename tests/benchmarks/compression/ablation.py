@@ -150,9 +150,7 @@ def _choice(members: Any, scored: Any) -> dict[str, Any]:
         variant.bundle.variant: measurement(variant, scored[name]["latency"])
         for name, (variant, _) in members.items()
     }
-    choice = choose(
-        [v for v, _ in members.values()], plain.from_plain(Budget, BUDGET), measured
-    )
+    choice = choose([v for v, _ in members.values()], plain.from_plain(Budget, BUDGET), measured)
     name = next((n for n, (v, _) in members.items() if v.bundle.variant == choice.chosen), "")
     return {"chosen": name, "reason": choice.reason, "members": list(members)}
 

@@ -59,7 +59,9 @@ def _one(work: Path, size: int) -> dict[str, Any]:
         "parameters": parameters,
         "cpu_s": record["cpu_s"],
         "wall_s": record["wall_s"],
-        "rungs": {p["name"]: {"cpu_s": p["cpu_s"], "wall_s": p["wall_s"]} for p in record["points"]},
+        "rungs": {
+            p["name"]: {"cpu_s": p["cpu_s"], "wall_s": p["wall_s"]} for p in record["points"]
+        },
     }
 
 
@@ -70,12 +72,11 @@ def svg(found: list[dict[str, Any]]) -> str:
     straight = [times[0] * row["parameters"] / found[0]["parameters"] for row in found]
     y = _axis([*times, *straight], HEIGHT - EDGE, 20)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">',
+        "<style>text{font:12px sans-serif}</style>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">parameters</text>',
-        f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" '
-        f'transform="rotate(-90 14 {HEIGHT / 2})">CPU seconds of a quick fit</text>',
+        _turned("CPU seconds of a quick fit"),
     ]
     for values, colour, dashes in ((straight, "#999", "4 4"), (times, "#1f6f8b", "none")):
         points = " ".join(
@@ -95,6 +96,11 @@ def svg(found: list[dict[str, Any]]) -> str:
             f"{row['parameters']:,}</text>"
         )
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _turned(words: str) -> str:
+    at = f'x="14" y="{HEIGHT / 2}" transform="rotate(-90 14 {HEIGHT / 2})"'
+    return f'<text {at} text-anchor="middle">{words}</text>'
 
 
 def _axis(values: list[float], low: float, high: float) -> Any:

@@ -25,12 +25,13 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--net", choices=NETS, default=NETS[0])
     parser.add_argument("--only", nargs="*", default=(), help="names of tools; Fitment always runs")
+    parser.add_argument("--leagues", nargs="*", default=("post-training", "training allowed"))
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     from tests.benchmarks.compression.peers import report
 
     work = arguments.work.absolute()
-    found = _measure(work, arguments.net, tuple(arguments.only))
+    found = _measure(work, arguments.net, tuple(arguments.only), tuple(arguments.leagues))
     path = work / f"peers-{arguments.net}.json"
     path.write_text(json.dumps(found, indent=2) + "\n")
     print(report.text(found))
@@ -42,7 +43,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _measure(work: Path, net: str, only: tuple[str, ...]) -> dict[str, Any]:
+def _measure(
+    work: Path, net: str, only: tuple[str, ...], leagues: tuple[str, ...]
+) -> dict[str, Any]:
     import torch
 
     from tests.benchmarks.compression import score
@@ -54,7 +57,7 @@ def _measure(work: Path, net: str, only: tuple[str, ...]) -> dict[str, Any]:
     records: dict[str, dict[str, Any]] = {}
     budget: float | None = None
     for tool in tools.TOOLS:
-        if only and tool.name not in (*only, tools.OURS):
+        if tool.league not in leagues or (only and tool.name not in (*only, tools.OURS)):
             continue
         record = tools.run(tool, subject, work, say, budget)
         records[f"{tool.league}/{tool.name}"] = record

@@ -7,6 +7,7 @@ which no peer does.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -47,7 +48,7 @@ def main() -> int:
     )
     taken = {
         step: (after[1] - wall, after[2] - cpu)
-        for (step, wall, cpu), after in zip(marks, marks[1:], strict=False)
+        for (step, wall, cpu), after in itertools.pairwise(marks)
     }
     points = []
     for variant in found.variants:

@@ -41,9 +41,7 @@ TOOLS = (
     Tool(name="ai-edge-quantizer", league=POST, environment="litert", script="ai_edge.py"),
     Tool(name="olive", league=POST, environment="olive", script="olive_auto.py"),
     Tool(name=OURS, league=TRAINING),
-    Tool(
-        name="torch-pruning", league=TRAINING, environment="torch", script="torch_pruning_ft.py"
-    ),
+    Tool(name="torch-pruning", league=TRAINING, environment="torch", script="torch_pruning_ft.py"),
     Tool(name="torchao", league=TRAINING, environment="torch", script="torchao_qat.py"),
 )
 

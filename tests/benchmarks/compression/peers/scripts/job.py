@@ -39,7 +39,7 @@ class Job:
     def point(
         self, name: str, *, labels: bool = False, runtime: str = "onnx", note: str = ""
     ) -> Iterator[Path]:
-        """Time one point; the body writes the file. What fails is recorded, and the rest goes on."""
+        """Time one point; the body writes the file. A failure is recorded, and the rest goes on."""
         path = self.out / f"{name}.{'tflite' if runtime == 'litert' else 'onnx'}"
         wall, cpu = time.perf_counter(), time.process_time()
         try:

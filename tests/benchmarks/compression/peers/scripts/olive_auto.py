@@ -12,7 +12,7 @@ from job import Job
 
 job = Job("olive-ai", "onnxruntime", "onnx")
 command = Path(sys.executable).with_name("olive")
-DATA = '''
+DATA = """
 import numpy as np
 from olive.data.registry import Registry
 
@@ -20,7 +20,7 @@ from olive.data.registry import Registry
 def subject_dataset(*args, **kwargs):
     inputs = np.load({path!r})["inputs"]
     return [({{"images": row}}, 0) for row in inputs]
-'''
+"""
 
 
 def found(folder: Path) -> Path:
@@ -71,6 +71,11 @@ with job.point("static-default", note="its static pass, its own defaults") as pa
 with job.point("static-u8s8", note="its static pass: u8 activations, s8 per channel, QDQ") as path:
     workflow(
         job.out / "u8s8",
-        {"precision": "int8", "activation_type": "uint8", "per_channel": True, "quant_format": "QDQ"},
+        {
+            "precision": "int8",
+            "activation_type": "uint8",
+            "per_channel": True,
+            "quant_format": "QDQ",
+        },
     )
     shutil.copyfile(found(job.out / "u8s8"), path)
