@@ -69,7 +69,9 @@ def _measure(work: Path, net: str) -> dict[str, Any]:
     rows, files, failed = _rows(maker, out)
     files["fp32"] = score.File(path=subject.peer / "model.onnx", runtime="onnx")
     stored, labels = subject.test()
-    scored, _ = score.score(files, "fp32", (stored * np.float32(1 / 255), labels), say)
+    scored, _ = score.score(
+        files, "fp32", (stored * np.float32(1 / 255), labels), say, work / "answers"
+    )
     return {
         "net": net,
         "budget": BUDGET,

@@ -81,7 +81,9 @@ def _measure(work: Path, net: str) -> dict[str, Any]:
         files[name] = score.File(path=path, runtime="onnx")
     stored, labels = subject.test()
     test = (stored * np.float32(1 / 255), labels)
-    scored, _ = score.score(files, "fp32", test, lambda text: print(text, file=sys.stderr))
+    scored, _ = score.score(
+        files, "fp32", test, lambda text: print(text, file=sys.stderr), work / "answers"
+    )
     return {"net": net, "ratio": RATIO, "scheme": SCHEME, "cpu_s": taken, "scored": scored}
 
 

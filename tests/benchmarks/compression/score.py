@@ -6,6 +6,7 @@ own input and output types ask for (int8, channels last) is done outside of the 
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import math
 import subprocess
@@ -81,8 +82,6 @@ class _Onnx:
 
 
 class _Litert:
-    free = False  # resized, some of its kernels are chosen anew
-
     def __init__(self, path: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
@@ -90,10 +89,12 @@ class _Litert:
         self._interpreter.allocate_tensors()
         self._source = self._interpreter.get_input_details()[0]
         self._target = self._interpreter.get_output_details()[0]
+        self.free = int(self._source["shape_signature"][0]) < 0
+        self._size = int(self._source["shape"][0])
 
     def feed(self, image: Array) -> Any:
-        shape = tuple(int(n) for n in self._source["shape"])
-        laid = image if image.shape == shape else np.moveaxis(image, 1, -1)
+        shape = tuple(int(n) for n in self._source["shape"][1:])
+        laid = image if image.shape[1:] == shape else np.moveaxis(image, 1, -1)
         if self._source["dtype"] == np.float32:
             return np.ascontiguousarray(laid, np.float32)
         scale, zero = self._source["quantization"]
@@ -102,6 +103,10 @@ class _Litert:
         return np.ascontiguousarray(stored, self._source["dtype"])
 
     def invoke(self, feed: Any) -> Any:
+        if len(feed) != self._size:
+            self._interpreter.resize_tensor_input(self._source["index"], feed.shape)
+            self._interpreter.allocate_tensors()
+            self._size = len(feed)
         self._interpreter.set_tensor(self._source["index"], feed)
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._target["index"])
@@ -114,7 +119,11 @@ class _Litert:
 
 
 def score(
-    files: Mapping[str, File], fp32: str, test: tuple[Array, Array], say: Callable[[str], None]
+    files: Mapping[str, File],
+    fp32: str,
+    test: tuple[Array, Array],
+    say: Callable[[str], None],
+    cache: Path | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Array]]:
     """Measure all files; ``fp32`` names the one that the others are compared with.
 
@@ -125,13 +134,14 @@ def score(
         fp32: name of the reference.
         test: real inputs float32 [N, …] and labels [N].
         say: progress.
+        cache: folder that keeps what a file answers, so that a run goes on where it was.
     """
     inputs, labels = test
     runners = {name: Runner(file) for name, file in files.items()}
     right: dict[str, Array] = {}
     for name, runner in runners.items():
         say(f"accuracy: {name}")
-        right[name] = runner.answers(inputs).argmax(axis=1) == labels
+        right[name] = _kept(cache, files[name], lambda r=runner: r.answers(inputs)) == labels
     say(f"latency: {len(files)} files, interleaved")
     feeds = inputs[: variants.RUNS]
     timed = variants._interleave({n: r.contender(feeds) for n, r in runners.items()})
@@ -154,6 +164,19 @@ def score(
     for entry in found.values():
         del entry["round_ms"]
     return found, right
+
+
+def _kept(cache: Path | None, file: File, answers: Callable[[], Array]) -> Array:
+    """The class [N] that a file gives to every test input; run once for the same bytes."""
+    held = hashlib.sha256(file.path.read_bytes()).hexdigest()
+    path = None if cache is None else cache / f"{held}.npy"
+    if path is not None and path.is_file():
+        return np.load(path, allow_pickle=False)
+    found = answers().argmax(axis=1)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, found, allow_pickle=False)
+    return found
 
 
 def accuracy(right: Array, reference: Array) -> dict[str, Any]:

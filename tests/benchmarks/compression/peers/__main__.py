@@ -69,7 +69,7 @@ def _measure(
             path = Path(record["folder"]) / point["file"]
             files[f"{key}/{point['name']}"] = score.File(path=path, runtime=point["runtime"])
     stored, labels = subject.test()
-    scored, right = score.score(files, "fp32", (stored * _scale(), labels), say)
+    scored, right = score.score(files, "fp32", (stored * _scale(), labels), say, work / "answers")
     found = {
         "net": net,
         "machine": platform.machine(),
