@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 NETS = ("fashion_mnist", "depthwise")
-BUDGET = {"accuracy_drop_max": 0.01}
+BUDGET = {"accuracy_drop_max": 0.03}  # the example's own
 FAMILIES = (
     "nothing",
     "distillation",

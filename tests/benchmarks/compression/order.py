@@ -81,10 +81,21 @@ def _measure(work: Path, net: str) -> dict[str, Any]:
         files[name] = score.File(path=path, runtime="onnx")
     stored, labels = subject.test()
     test = (stored * np.float32(1 / 255), labels)
-    scored, _ = score.score(
+    scored, right = score.score(
         files, "fp32", test, lambda text: print(text, file=sys.stderr), work / "answers"
     )
-    return {"net": net, "ratio": RATIO, "scheme": SCHEME, "cpu_s": taken, "scored": scored}
+    against = {name: score.accuracy(right[name], right[OURS]) for name in makers}
+    return {
+        "net": net,
+        "ratio": RATIO,
+        "scheme": SCHEME,
+        "cpu_s": taken,
+        "scored": scored,
+        "against_ours": {
+            name: {key: found[key] for key in ("change", "change_interval")}
+            for name, found in against.items()
+        },
+    }
 
 
 def _context(subject: Any) -> Any:
