@@ -8,6 +8,8 @@ LOCK := deploy/locks/main.txt
 STAMP := $(VENV)/.fitment-installed
 # Extra arguments for installing torch, for machines whose index has a CPU build elsewhere.
 TORCH_ARGS ?=
+# Tests wait for real processes more than they compute; each file's tests stay together.
+TEST_WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export OMP_NUM_THREADS ?= 2
@@ -53,7 +55,7 @@ lint: $(STAMP)
 	@echo "== generated code"; $(BIN)/python protos/generate.py --check
 
 test: setup lint
-	@echo "== tests"; $(BIN)/python -m pytest
+	@echo "== tests"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 lock: $(VENV)/bin/python
 	@echo "== Locking what is installed now"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from agent import durable
+from agent import durable, served
 from agent import identity as identities
 from agent.clock import EARLIEST_UNIX, SystemClock
 from agent.config import Settings
@@ -59,6 +59,7 @@ def supervisor(load: Callable[[], Settings], *, file: Path | None = None) -> Ite
         slots = Slots(folders.slots)
         journal = open_journal(folders.journal)
         restore_slots(journal, slots)
+        sockets = settings.sockets or folders.serving
         yield Supervisor(
             Parts(
                 clock=SystemClock(),
@@ -72,7 +73,7 @@ def supervisor(load: Callable[[], Settings], *, file: Path | None = None) -> Ite
                 fingerprint=FingerprintWatch(fingerprint_of),
                 boot_id=boot_id,
                 jitter=random.random,
-                sample=sample_device,
+                sample=lambda root: {**sample_device(root), **served.columns(sockets)},
                 floor_unix=EARLIEST_UNIX,
             )
         )

@@ -74,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[common], help="be the agent, until SIGTERM")
     run.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     run.set_defaults(command=_run)
+    serve = commands.add_parser(
+        "serve", parents=[common], help="answer with a slot's model on local sockets, until SIGTERM"
+    )
+    serve.add_argument("--slot", required=True, help="whose model; its switches are followed")
+    serve.add_argument("--port", type=int, help="listen on this port of 127.0.0.1 as well")
+    serve.set_defaults(command=_serve)
     status = commands.add_parser(
         "status", parents=[common], help="what the slots hold and how deployments ended"
     )
@@ -152,6 +158,25 @@ def _run(arguments: argparse.Namespace, settings: config.Settings) -> int:
     with build.supervisor(lambda: _settings(arguments), file=arguments.config) as supervisor:
         logging.getLogger(__name__).info("action=start data_dir=%s", settings.data_dir)
         supervisor.run(stop)
+    return 0
+
+
+def _serve(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    """Until SIGTERM or SIGINT, or the worker's own end."""
+    from agent import serving
+    from agent.desk import Folders
+
+    if arguments.port is not None:
+        settings = config.with_port(settings, arguments.port)
+    served = serving.start(Folders(data_dir=settings.data_dir.absolute()), settings, arguments.slot)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: served.end())
+    served.wait_until_ready()
+    _answer(arguments, plain.to_plain(served.place), serving.render(served.place))
+    sys.stdout.flush()
+    result = served.wait()
+    words = f"Answered {result.requests} requests, refused or failed {result.errors}."
+    _answer(arguments, plain.to_plain(result), words)
     return 0
 
 

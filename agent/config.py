@@ -9,13 +9,13 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import ConfigError
 from agent.hardware import HardwareSettings
-from agent.jobs import RuntimeOptions
+from agent.jobs import RuntimeOptions, ServingOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,6 +41,8 @@ class Settings:
     enabled: tuple[str, ...] | None = None  # runtimes that may be used; None: all installed
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    serving: ServingOptions = field(default_factory=ServingOptions)
+    sockets: Path | None = None  # folder of serving's sockets; None: ``serve`` in the data folder
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder of .npy files
 
 
@@ -69,6 +71,16 @@ _TABLES: Final[Mapping[str, Mapping[str, _Kind]]] = {
         "disabled_optimizers": _Kind.TEXTS,
     },
     "hardware": {"root": _Kind.TEXT, "emulates": _Kind.TEXT},
+    "serving": {
+        "sockets": _Kind.TEXT,
+        "port": _Kind.WHOLE,
+        "max_batch": _Kind.WHOLE,
+        "max_delay_ms": _Kind.NUMBER,
+        "p99_limit_ms": _Kind.NUMBER,
+        "max_waiting": _Kind.WHOLE,
+        "max_message_bytes": _Kind.WHOLE,
+        "input_statistics_every": _Kind.WHOLE,
+    },
 }
 _SAMPLES: Final = "samples"
 
@@ -99,6 +111,17 @@ def load(
     samples = _samples(document.pop(_SAMPLES, {}), source)
     merged = {name: {**document.get(name, {}), **spoken[name]} for name in _TABLES}
     return _settings(merged, samples=samples, data_dir=data_dir, folder=folder)
+
+
+def with_port(settings: Settings, port: int) -> Settings:
+    """The same, with the serving port that a flag asks for.
+
+    Raises:
+        ConfigError: it is no port.
+    """
+    changed = replace(settings, serving=replace(settings.serving, port=port))
+    _check(changed)
+    return changed
 
 
 def _from_file(path: Path) -> Document:
@@ -177,6 +200,8 @@ def _settings(
     document: Document, *, samples: Mapping[str, Path], data_dir: Path | None, folder: Path
 ) -> Settings:
     agent, runtime, hardware = document["agent"], document["runtime"], document["hardware"]
+    serving = dict(document["serving"])
+    sockets = serving.pop("sockets", "")
     enabled = runtime.get("enabled")
     settings = Settings(
         data_dir=data_dir or Path(agent.get("data_dir", folder)),
@@ -194,6 +219,8 @@ def _settings(
         hardware=HardwareSettings(
             root=hardware.get("root", "/"), emulates=hardware.get("emulates", "")
         ),
+        serving=ServingOptions(**serving),
+        sockets=Path(sockets) if sockets else None,
         samples=samples,
     )
     _check(settings)
@@ -207,5 +234,20 @@ def _check(settings: Settings) -> None:
         raise ConfigError("fingerprint_interval_s must be more than 0")
     if settings.options.threads < 1:
         raise ConfigError("[runtime] threads must be at least 1")
+    _check_serving(settings.serving)
     if settings.memory_bytes is not None and settings.memory_bytes < 1:
         raise ConfigError("memory_bytes must be more than 0; leave it out for no limit")
+
+
+def _check_serving(serving: ServingOptions) -> None:
+    for name in ("max_batch", "max_waiting", "max_message_bytes"):
+        if getattr(serving, name) < 1:
+            raise ConfigError(f"[serving] {name} must be at least 1")
+    if serving.max_delay_ms < 0 or serving.input_statistics_every < 0:
+        raise ConfigError("[serving] max_delay_ms and input_statistics_every cannot be below 0")
+    if serving.port is not None and not 0 < serving.port < 1 << 16:
+        raise ConfigError(
+            "[serving] port must be from 1 to 65535; leave it out for the socket alone"
+        )
+    if serving.p99_limit_ms is not None and not serving.p99_limit_ms > 0:
+        raise ConfigError("[serving] p99_limit_ms must be more than 0; leave it out for no limit")

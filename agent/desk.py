@@ -45,6 +45,11 @@ class Folders:
         return self.data_dir / "logs"
 
     @property
+    def serving(self) -> Path:
+        """The sockets of slots that are served."""
+        return self.data_dir / "serve"
+
+    @property
     def work(self) -> Path:
         return self.data_dir / "work"
 

@@ -304,6 +304,20 @@ class RenewResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """How the Open Inference Protocol is offered, and how requests share the model."""
+
+    grpc_socket: str = ""  # path, at most 100 bytes; empty: the protocol is not offered
+    port: int | None = None  # of 127.0.0.1, beside the socket; 0: any free one; None: no
+    max_batch: int = 8  # samples in one run
+    max_delay_ms: float = 0.0  # that a request may wait for company
+    p99_limit_ms: float | None = None  # batches stay small enough for it
+    max_waiting: int = 32  # requests beyond these are refused
+    max_message_bytes: int = 16 * 2**20
+    input_statistics_every: int = 8  # runs; 0: never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeJob:
     """Keep one bundle loaded and answer on a Unix socket until SIGTERM.
 
@@ -312,9 +326,12 @@ class ServeJob:
     """
 
     result: str
-    folder: str
+    folder: str  # of the bundle; with ``follow``, the slot's link, whose changes are followed
     socket: str  # path, at most 100 bytes
     overlay: str = ""
+    name: str = ""  # of the slot: the model answers to it, and to its own name
+    follow: bool = False  # swap when the link leads elsewhere; its overlay is the file beside it
+    serving: ServingOptions = field(default_factory=ServingOptions)
     setting: Setting = field(default_factory=Setting)
     limits: Limits = field(default_factory=Limits)
 

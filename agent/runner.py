@@ -24,7 +24,7 @@ from agent.jobs import JOBS, PARENT_VARIABLE, WorkerFailure
 from fitment.core import plain
 
 _TAIL_BYTES: Final = 2048
-_PACKAGE_PARENT: Final = Path(agent.__file__).resolve().parent.parent
+PACKAGE_PARENT: Final = Path(agent.__file__).resolve().parent.parent
 """Working folder of workers: ``python -m`` searches it first, and there is only ours in it."""
 
 
@@ -84,7 +84,7 @@ class ProcessRunner:
                 process = subprocess.Popen(
                     [self._python, "-m", f"agent.workers.{worker}", str(files.job)],
                     stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
-                    env=_environment(threads), cwd=_PACKAGE_PARENT, start_new_session=True,
+                    env=environment(threads), cwd=PACKAGE_PARENT, start_new_session=True,
                 )  # fmt: skip
         except OSError as error:  # a full disk, mostly
             files.remove()
@@ -169,7 +169,7 @@ class _Process:
         return " | ".join(line.strip() for line in text.splitlines()[-3:] if line.strip())
 
 
-def _environment(threads: int) -> Mapping[str, str]:
+def environment(threads: int) -> Mapping[str, str]:
     """Thread variables must be set before a library is imported, hence here."""
     parent = {PARENT_VARIABLE: str(os.getpid())}
     count = str(threads)

@@ -1,4 +1,4 @@
-"""Compile ``protos/fitment/v1/*.proto`` with the pinned, deliberately old generator.
+"""Compile ``protos/fitment/*/*.proto`` with the pinned, deliberately old generator.
 
     python protos/generate.py           write the generated code
     python protos/generate.py --check   fail when the committed code is stale
@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 GENERATOR = ("grpcio-tools==1.71.2", "protobuf==5.29.6", "mypy-protobuf==3.6.0", "setuptools<81")
+SERVICES = ("fitment/v1/gateway.proto", "fitment/oip/open_inference.proto")
 
 
 def environment() -> Path:
@@ -38,20 +39,20 @@ def environment() -> Path:
 
 def compile_into(target: Path) -> None:
     """Run the generator over all files, writing below ``target``."""
-    sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("fitment/v1/*.proto"))
+    sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("fitment/*/*.proto"))
     python = environment()
     plugin = python.parent / "protoc-gen-mypy"
     command = [str(python), "-m", "grpc_tools.protoc", f"-I{ROOT}", f"--python_out={target}"]
     command += [f"--plugin=protoc-gen-mypy={plugin}", f"--mypy_out=quiet:{target}"]
     subprocess.run([*command, *sources], check=True, cwd=ROOT)
-    gateway = [str(python), "-m", "grpc_tools.protoc", f"-I{ROOT}", f"--grpc_python_out={target}"]
-    subprocess.run([*gateway, "fitment/v1/gateway.proto"], check=True, cwd=ROOT)
+    services = [str(python), "-m", "grpc_tools.protoc", f"-I{ROOT}", f"--grpc_python_out={target}"]
+    subprocess.run([*services, *SERVICES], check=True, cwd=ROOT)
 
 
 def stale(target: Path) -> list[str]:
     """Generated files whose committed form differs from what is in ``target``."""
     fresh = {p.relative_to(target): p.read_bytes() for p in target.rglob("*_pb2*") if p.is_file()}
-    committed = {p.relative_to(ROOT) for p in ROOT.glob("fitment/v1/*_pb2*")}
+    committed = {p.relative_to(ROOT) for p in ROOT.glob("fitment/*/*_pb2*")}
     different = [
         str(path)
         for path, data in fresh.items()

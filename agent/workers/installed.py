@@ -16,6 +16,8 @@ from agent.workers.runtimes import registry
 from agent.workers.runtimes.base import Array, Float, Model, Session
 from fitment.core import digest, plain
 from fitment.core.bundle import MANIFEST_NAME, BundleManifest, GoldenSpec
+from fitment.core.histogram import Histogram
+from fitment.core.patch import PatchManifest
 
 _READ_BYTES = 256 * 1024
 
@@ -137,6 +139,17 @@ def goldens(bundle: Bundle) -> Goldens:
             permanent=True,
         )
     return Goldens(inputs=inputs, outputs=outputs, reference=reference, tolerance=spec.tolerance)
+
+
+def input_reference(bundle: Bundle) -> Histogram | None:
+    """The histogram of the inputs that the variant was made for; None where none is shipped."""
+    if not bundle.manifest.calibration:
+        return None
+    try:
+        content = (bundle.folder / bundle.manifest.calibration).read_bytes()
+        return plain.from_plain(PatchManifest, json.loads(content)).input_reference
+    except (OSError, ValueError):
+        return None  # calibration would say what is wrong with it; serving does without
 
 
 def scaled(stored: Array, golden: GoldenSpec | None) -> Float:

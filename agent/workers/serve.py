@@ -1,66 +1,55 @@
 """Serve: keep one model loaded, answer on a Unix socket, swap models without closing it.
 
-Requests of all connections take turns at the model: one stream, as it was measured. The wire is
-described in the charter of this room, so that C, Kotlin and Swift can speak it.
+Requests of all connections share one stream to the model, as it was measured. Two wires lead to
+it: frames, described in the charter of this room so that C, Kotlin and Swift can speak them, and
+where it is asked for the Open Inference Protocol.
 """
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import os
 import signal
 import socketserver
+import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from agent import durable
-from agent.jobs import RuntimeOptions, ServeJob, ServeResult
-from agent.workers import child, frames, goldens, installed, io_check, statistics
+from agent.jobs import ServeJob, ServeResult, ServingOptions
+from agent.workers import child, frames, io_check
 from agent.workers.child import JobError
 from agent.workers.frames import Frame
-from agent.workers.goldens import Answer
-from agent.workers.installed import Loaded
-from agent.workers.runtimes.base import Array
+from agent.workers.runtimes.base import Array, Tensor
+from agent.workers.serving import follow
+from agent.workers.serving.service import Service
 
-_REMEMBERED = 1024  # latencies, for the statistics
 _SOCKET_PATH_MAX = 100  # bytes; the kernel takes 107
 _POLL_S = 0.1  # until a signal is noticed
+_STACK_BYTES = 1024 * 1024  # of a thread that handles a request; the limit on memory counts it
+_SWITCH_S = 0.0005  # the model's thread must not wait 5 ms for a handler to let go of Python
 
 Reply = tuple[Mapping[str, Any], list[Array]]
 
 
-class Service:
-    """The loaded model and what its requests cost; every method may be called by any thread."""
+class Framed:
+    """What the frames of the socket ask of the service."""
 
-    def __init__(self, folder: str, overlay: str, options: RuntimeOptions) -> None:
-        """Load and check.
-
-        Raises:
-            JobError: the bundle cannot be loaded, or ``golden_failed``.
-        """
-        self._options = options
-        self._lock = threading.Lock()  # over the session and the counters
-        self._latencies_ns: collections.deque[int] = collections.deque(maxlen=_REMEMBERED)
-        self.requests = 0
-        self.errors = 0
-        self.swaps = 0
-        self._loaded = self._load(folder, overlay)
+    def __init__(self, service: Service) -> None:
+        self._service = service
         self._ops: Mapping[str, Callable[[Frame], Reply]] = {
             "infer": self._infer,
             "io": self._io,
             "check": self._check,
             "stats": self._stats,
             "swap": self._swap,
+            "shadow": self._shadow,
         }
-
-    @property
-    def loaded(self) -> Loaded:
-        """What answers now."""
-        return self._loaded
 
     def answer(self, frame: Frame) -> Reply:
         """Do what a frame asks; a failure becomes an answer, so that the connection lives on."""
@@ -68,42 +57,36 @@ class Service:
         try:
             header, tensors = operation(frame)
         except JobError as error:
-            with self._lock:
-                self.errors += 1
+            self._service.failed(error.code)
             return {"ok": False, "code": error.code, "message": error.message}, []
-        return {"ok": True, "variant": self._loaded.bundle.variant, **header}, tensors
+        return {"ok": True, "variant": self._service.loaded.bundle.variant, **header}, tensors
 
     def _unknown(self, frame: Frame) -> Reply:
         known = ", ".join(self._ops)
         raise JobError("op_unknown", f"no operation {frame.header.get('op')!r}; there are {known}")
 
     def _infer(self, frame: Frame) -> Reply:
-        with self._lock:
-            started = time.perf_counter_ns()
-            io_check.require(frame.header.get("expects"), self._loaded)  # a swap may have come
-            session = self._loaded.session
-            if len(frame.tensors) != len(session.inputs):
+        with self._service.bound() as served:
+            io_check.require(frame.header.get("expects"), served.loaded)  # a swap may have come
+            if len(frame.tensors) != len(served.inputs):
                 raise JobError(
                     "input_mismatch",
-                    f"{len(frame.tensors)} tensors, the model takes {len(session.inputs)}",
+                    f"{len(frame.tensors)} tensors, the model takes {len(served.inputs)}",
                 )
-            outputs: list[Array] = [*session.run(frame.tensors)]
-            self._latencies_ns.append(time.perf_counter_ns() - started)
-            self.requests += 1
-            latency_ms = self._latencies_ns[-1] / 1e6
-            variant = self._loaded.bundle.variant  # a swap may come before the answer is sent
-        return {"latency_ms": latency_ms, "variant": variant}, outputs
+            pairs = zip(served.inputs, frame.tensors, strict=True)
+            done, outputs = self._service.infer(served, [_real(t, values) for t, values in pairs])
+            header = {"latency_ms": done.run_ns / 1e6, "variant": served.loaded.bundle.variant}
+        return header, [np.asarray(values, dtype=np.float32) for values in outputs]
 
     def _io(self, frame: Frame) -> Reply:
-        with self._lock:
-            loaded = self._loaded
-        io_check.require(frame.header.get("expects"), loaded)
-        return {"io": io_check.describe(loaded), "variant": loaded.bundle.variant}, []
+        with self._service.bound() as served:
+            io_check.require(frame.header.get("expects"), served.loaded)
+            variant = served.loaded.bundle.variant
+            return {"io": io_check.describe(served.loaded), "variant": variant}, []
 
     def _check(self, frame: Frame) -> Reply:
         del frame
-        with self._lock:
-            answer = self._answer_goldens(self._loaded)
+        answer = self._service.check()
         return {
             "golden_ok": answer.golden_ok,
             "worst_error": answer.worst_error,
@@ -112,50 +95,39 @@ class Service:
 
     def _stats(self, frame: Frame) -> Reply:
         del frame
-        with self._lock:
-            latencies, loaded = sorted(self._latencies_ns), self._loaded
-            header: dict[str, Any] = {
-                "name": loaded.bundle.manifest.name,
-                "overlay": loaded.overlay,
-                "runtime": loaded.runtime,
-                "requests": self.requests,
-                "errors": self.errors,
-                "swaps": self.swaps,
-                "latency": None,
-            }
-        if latencies:
-            found = statistics.summarise(latencies)
-            header["latency"] = {
-                "count": found.count,
-                "p50_ms": found.p50_ms,
-                "p95_ms": found.p95_ms,
-                "max_ms": latencies[-1] / 1e6,
-            }
-        return header, []
+        service = self._service
+        with service.bound() as served:
+            return {
+                "name": served.loaded.bundle.manifest.name,
+                "overlay": served.loaded.overlay,
+                "runtime": served.loaded.runtime,
+                "requests": service.requests,
+                "errors": service.errors,
+                "swaps": service.swaps,
+                "latency": served.meter.latency(),
+                "serving": service.report(),
+            }, []
 
     def _swap(self, frame: Frame) -> Reply:
-        """Load beside the running model, check, then switch: a bad bundle changes nothing."""
-        folder, overlay = frame.header.get("folder"), frame.header.get("overlay", "")
-        if not isinstance(folder, str) or not isinstance(overlay, str):
-            raise JobError("invalid", "swap needs 'folder', and 'overlay' as a path or empty")
-        loaded = self._load(folder, overlay)
-        with self._lock:
-            before, self._loaded = self._loaded, loaded
-            self._latencies_ns.clear()
-            self.swaps += 1
-        before.session.close()
-        return {"overlay": loaded.overlay}, []
+        served = self._service.swap(*_bundle_of(frame))
+        return {"overlay": served.loaded.overlay, "variant": served.loaded.bundle.variant}, []
 
-    def _load(self, folder: str, overlay: str) -> Loaded:
-        loaded = installed.load(installed.read(folder), self._options, overlay=overlay)
-        answer = self._answer_goldens(loaded)
-        if not answer.golden_ok:
-            raise JobError("golden_failed", f"{folder} answers wrong: {answer.reason}")
-        return loaded
+    def _shadow(self, frame: Frame) -> Reply:
+        candidate = self._service.shadow(*_bundle_of(frame))
+        return {"shadow": candidate.loaded.bundle.variant if candidate is not None else ""}, []
 
-    def _answer_goldens(self, loaded: Loaded) -> Answer:
-        known = installed.goldens(loaded.bundle)
-        return goldens.evaluate_pristine(loaded, known, self._options)
+
+def _real(tensor: Tensor, values: Array) -> Array:
+    """Frames carry real values, so integers for a quantized input are no stored ones."""
+    return values if tensor.scale is None else np.asarray(values, dtype=np.float32)
+
+
+def _bundle_of(frame: Frame) -> tuple[str, str]:
+    folder, overlay = frame.header.get("folder"), frame.header.get("overlay", "")
+    if not isinstance(folder, str) or not isinstance(overlay, str):
+        what = frame.header.get("op")
+        raise JobError("invalid", f"{what} needs 'folder', and 'overlay' as a path or empty")
+    return folder, overlay
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -167,7 +139,7 @@ class _Handler(socketserver.StreamRequestHandler):
         """Answer frames until the other side closes or breaks the framing."""
         try:
             while (frame := frames.read(self.rfile)) is not None:
-                frames.write(self.wfile, *self.server.service.answer(frame))
+                frames.write(self.wfile, *self.server.framed.answer(frame))
         except frames.FrameError as error:
             frames.write(self.wfile, {"ok": False, "code": "frame", "message": str(error)})
         except ConnectionError:
@@ -181,14 +153,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     block_on_close = False  # an idle application must not hold up our end
 
     def __init__(self, path: Path, service: Service) -> None:
-        if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-            raise JobError(
-                "socket_path",
-                f"the socket's path {path} is longer than {_SOCKET_PATH_MAX} bytes: "
-                "choose a shorter data directory",
-                permanent=True,
-            )
-        self.service = service
+        check_path(path)
+        self.framed = Framed(service)
         self._path = path
         temporary = path.with_name(path.name + ".new")
         durable.remove(temporary)
@@ -202,6 +168,21 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         durable.remove(self._path)
 
 
+def check_path(path: Path) -> None:
+    """Refuse a path that the kernel would.
+
+    Raises:
+        JobError: ``socket_path``.
+    """
+    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        raise JobError(
+            "socket_path",
+            f"the socket's path {path} is longer than {_SOCKET_PATH_MAX} bytes: "
+            "choose a shorter data directory",
+            permanent=True,
+        )
+
+
 def handle(job: ServeJob) -> ServeResult:
     """Serve until SIGTERM or SIGINT."""
     stopping = threading.Event()
@@ -211,13 +192,20 @@ def handle(job: ServeJob) -> ServeResult:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    service = Service(job.folder, job.overlay, job.setting.options)
-    with Server(Path(job.socket), service) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), daemon=True)
-        thread.start()
+    sys.setswitchinterval(_SWITCH_S)
+    at = follow.resolve(job.folder) if job.follow else follow.Place(job.folder, job.overlay)
+    service = Service(
+        at.folder, at.overlay, job.setting.options, name=job.name, serving_options=job.serving
+    )
+    threading.stack_size(_STACK_BYTES)  # from here on; the model's own thread has started
+    with contextlib.ExitStack() as stack:
+        stack.callback(service.close)
+        if job.serving.grpc_socket:
+            stack.callback(_open_inference(service, job.serving).close)
+        stack.enter_context(_framed(Path(job.socket), service))
+        if job.follow:
+            follow.until(stopping, service, job.folder, at)
         stopping.wait()
-        server.shutdown()
-        thread.join()
     return ServeResult(
         variant=service.loaded.bundle.variant,
         overlay=service.loaded.overlay,
@@ -225,6 +213,27 @@ def handle(job: ServeJob) -> ServeResult:
         errors=service.errors,
         swaps=service.swaps,
     )
+
+
+def _open_inference(service: Service, options: ServingOptions) -> Any:
+    """Loads gRPC for those who ask for it."""
+    check_path(Path(options.grpc_socket))
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log has lines for every stranger's slip
+    from agent.workers.serving import open_inference
+
+    return open_inference.Server(service, options)
+
+
+@contextlib.contextmanager
+def _framed(path: Path, service: Service) -> Iterator[None]:
+    with Server(path, service) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 if __name__ == "__main__":

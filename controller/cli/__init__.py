@@ -19,6 +19,7 @@ from controller.cli import (
     releases,
     rollouts,
     serve,
+    simulate,
     trust,
     watching,
 )
@@ -48,6 +49,7 @@ def build_app() -> typer.Typer:
     app.add_typer(releases.app, name="release")
     app.add_typer(rollouts.app, name="rollout")
     app.add_typer(watching.triggers, name="trigger")
+    app.command("simulate")(simulate.simulate)
     app.command("audit")(watching.audit)
     app.add_typer(profiles.app, name="profile")
     app.add_typer(trust.app, name="trust")

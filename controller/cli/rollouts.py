@@ -20,6 +20,7 @@ from controller.cli.common import (
     when,
 )
 from controller.domain import fleet
+from controller.domain.judgement import Exposure, GateReport, TooFew
 from controller.errors import UserError
 from controller.gateway.views import RolloutView
 from fitment.core import digest
@@ -38,6 +39,14 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     device: Annotated[list[str] | None, typer.Option(help="A device; repeatable.")] = None,
     soak: Annotated[str, typer.Option(help="Pause after each wave.")] = "0s",
     deadline: Annotated[str, typer.Option(help="For each device.")] = "1h",
+    failures: Annotated[str, typer.Option(help="Share of devices that may fail.")] = "0",
+    slower: Annotated[str, typer.Option(help="Times the own latency; 'any' asks nothing.")] = "1.1",
+    agreement: Annotated[str, typer.Option(help="Least share of answers like fp32's.")] = "",
+    energy: Annotated[str, typer.Option(help="Times the energy of before.")] = "",
+    false_halts: Annotated[str, typer.Option(help="Chance to halt a good release.")] = "0.05",
+    min_sample: Annotated[int, typer.Option(help="Devices before a cohort is judged.")] = 1,
+    cluster: Annotated[str, typer.Option(help="Label of devices that fail together.")] = "",
+    ask: Annotated[bool, typer.Option("--ask", help="Pause where too few can tell.")] = False,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
@@ -49,6 +58,16 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         "devices": list(device or []),
         "soak_s": duration_s(soak),
         "deadline_s": duration_s(deadline),
+        "gate": {
+            "max_failure_share": share(failures, "--failures"),
+            "latency_ratio_max": None if slower == "any" else share(slower, "--slower"),
+            "agreement_min": share(agreement, "--agreement") if agreement else None,
+            "energy_ratio_max": share(energy, "--energy") if energy else None,
+            "false_halt_rate": share(false_halts, "--false-halts"),
+            "min_sample": min_sample,
+            "cluster": cluster,
+            "too_few": (TooFew.ASK if ask else TooFew.PROCEED).value,
+        },
     }
     with connect(server, data_dir) as client:
         view = client.create_rollout(release, **plan)
@@ -139,12 +158,25 @@ def shares(text: str) -> list[float]:
         UserError: one is no number.
     """
     try:
-        return [
-            float(part.rstrip("%")) / (100 if part.endswith("%") else 1)
-            for part in (piece.strip() for piece in text.split(","))
-        ]
+        return [_part(piece.strip()) for piece in text.split(",")]
     except ValueError as error:
         raise UserError(f"--waves takes shares such as 0.1,0.5,1, not '{text}'") from error
+
+
+def share(text: str, option: str) -> float:
+    """``0.02`` or ``2%`` as a number.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return _part(text.strip())
+    except ValueError as error:
+        raise UserError(f"{option} takes a number such as 0.02 or 2%, not '{text}'") from error
+
+
+def _part(text: str) -> float:
+    return float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
 
 
 def _change(rollout: str, act: str, *, server: str, data_dir: DataDir, as_json: bool) -> None:
@@ -166,15 +198,51 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
             "wave": _wave(rollout),
             "created": when(rollout.created_at),
             "because": "; ".join(rollout.reasons),
+            "asks": f"{rollout.asks}; answer: fitment rollout resume" if rollout.asks else "",
+            "admitted": _exposed(view.exposure),
             "goes back to": rollout.revert_release,
         }
     )
+    if view.gates:
+        gate_columns = (
+            "cohort",
+            "gate",
+            "stands",
+            "estimate",
+            "bounds",
+            "bet",
+            "devices",
+            "because",
+        )
+        print_table(gate_columns, [_gate(report) for report in view.gates], empty="")
     rows = [
         (d.device, str(d.wave + 1), digest.short(d.variant), _progress(d), _latency(d))
         for d in view.deployments
     ]
     columns = ("device", "wave", "variant", "state", "p50")
     print_table(columns, rows, empty="No device was admitted yet.")
+
+
+def _gate(report: GateReport) -> tuple[str, ...]:
+    bet = "-"
+    if report.e_value is not None and report.e_needed is not None:
+        bet = f"{report.e_value:.3g} of {report.e_needed:.4g}"
+    return (
+        report.cohort, report.gate, report.verdict.value, _number(report.estimate),
+        f"{_number(report.low)} to {_number(report.high)}", bet,
+        f"{report.samples} (+{report.waiting}, {report.missing} silent)", report.reason,
+    )  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _exposed(found: Exposure) -> str:
+    likely = "" if found.likely_bound is None else (
+        f"; {found.likely_bound} of a cohort, with 95 % confidence, if {found.detects:.0%} fail"
+    )  # fmt: skip
+    return f"{found.admitted}, at most {found.bound} in this wave{likely}"
 
 
 def _wave(rollout: fleet.Rollout) -> str:

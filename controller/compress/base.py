@@ -39,7 +39,10 @@ class Property(enum.Enum):
 
     FOLDED = "folded"  # no batch normalization follows a convolution
     PRUNED = "pruned"  # channels were removed, so accuracy must be recovered
+    SHORTENED = "shortened"  # layers were removed, so accuracy must be recovered
     RECOVERED = "recovered"  # distilled after pruning
+    SLIMMABLE = "slimmable"  # one network for several widths, or a width of one
+    SPARSE = "sparse"  # has zeros among its weights, which later passes must keep
     STATIC = "static"  # weights and activations have int8 ranges
     DYNAMIC = "dynamic"  # int8 weights, activation ranges found at run time
 
@@ -52,6 +55,7 @@ class PassEvidence:
     seconds: float
     numbers: Numbers = field(default_factory=dict)
     kept: bool = True
+    notes: tuple[str, ...] = ()  # what was left alone and why, a line each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +97,8 @@ class Applied:
 
     payload: Any
     numbers: Numbers = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    fp32: Any = None  # of a pass that trains while it quantizes: the float model with its weights
 
 
 class Pass(abc.ABC):
@@ -142,6 +148,7 @@ class Pass(abc.ABC):
             seconds=time.perf_counter() - started,
             numbers=_finite({**applied.numbers, **proof, **judged}),
             kept=kept,
+            notes=applied.notes,
         )
         record = (*candidate.evidence, evidence)
         if not kept:
@@ -151,7 +158,7 @@ class Pass(abc.ABC):
             form=self.gives,
             payload=applied.payload,
             properties=candidate.properties | self.ensures,
-            fp32=candidate.payload if quantizes else candidate.fp32,
+            fp32=(applied.fp32 or candidate.payload) if quantizes else candidate.fp32,
             evidence=record,
         )
 

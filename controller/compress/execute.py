@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -255,8 +255,17 @@ def _onnx_heavy(artifact: bytes) -> list[bool]:
         except graphs.refusals() as error:
             raise FitError(f"onnxruntime cannot load the variant: {error}") from error
         optimized = onnx.load(target)
-    found = (node.op_type for node in optimized.graph.node)
+    found = (node.op_type for node in _nodes(optimized.graph))
     return [graphs.HEAVY[op] for op in found if op in graphs.HEAVY]
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of both branches of an ``If`` included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
 
 
 def _litert_heavy(artifact: bytes) -> list[bool]:

@@ -47,6 +47,32 @@ def predict(layers: Sequence[LayerShape], table: KernelTable, scheme: str) -> Co
     Raises:
         FitError: the table holds nothing in that scheme, or there are no layers.
     """
+    fixed_ms, each, alike = _parts(layers, table, scheme)
+    measured = alike and not table.emulated and table.verdict is Verdict.VALID
+    return Cost(
+        value=fixed_ms + sum(each),
+        unit="ms",
+        kind=CostKind.INTERPOLATED if measured else CostKind.ESTIMATED,
+        verdict=table.verdict,
+    )
+
+
+def by_layer(
+    layers: Sequence[LayerShape], table: KernelTable, scheme: str
+) -> tuple[float, tuple[float, ...]]:
+    """What a run costs before any layer, and what each layer adds, in milliseconds.
+
+    Raises:
+        FitError: the table holds nothing in that scheme, or there are no layers.
+    """
+    fixed_ms, each, _ = _parts(layers, table, scheme)
+    return fixed_ms, each
+
+
+def _parts(
+    layers: Sequence[LayerShape], table: KernelTable, scheme: str
+) -> tuple[float, tuple[float, ...], bool]:
+    """Fixed and added milliseconds, and whether every layer found a kernel of its very kind."""
     timings = [t for t in table.timings if t.scheme == scheme and t.macs > 0 and t.p50_us > 0]
     if not timings:
         raise FitError(
@@ -57,18 +83,11 @@ def predict(layers: Sequence[LayerShape], table: KernelTable, scheme: str) -> Co
         raise FitError("the model has no heavy layers to predict")
     small = [t.p50_us for t in timings if t.macs <= _NEARLY_NOTHING_MACS]
     fixed_us = min(small, default=0.0)
-    total_us, alike = fixed_us, True
-    for layer in layers:
-        chosen, same = _alike(timings, layer)
-        total_us += _time_us(chosen, layer.macs, fixed_us) + _OPERATOR_SHARE * fixed_us
-        alike = alike and same
-    measured = alike and not table.emulated and table.verdict is Verdict.VALID
-    return Cost(
-        value=total_us / 1000.0,
-        unit="ms",
-        kind=CostKind.INTERPOLATED if measured else CostKind.ESTIMATED,
-        verdict=table.verdict,
-    )
+    found = [(_alike(timings, layer), layer.macs) for layer in layers]
+    each = [
+        _time_us(chosen, macs, fixed_us) + _OPERATOR_SHARE * fixed_us for (chosen, _), macs in found
+    ]
+    return fixed_us / 1e3, tuple(us / 1e3 for us in each), all(same for (_, same), _ in found)
 
 
 def _alike(timings: Iterable[KernelTiming], layer: LayerShape) -> tuple[list[KernelTiming], bool]:

@@ -20,6 +20,7 @@ from controller.compress.base import Candidate, Context, Form
 from controller.compress.cache import FitCache, fit_key, tool_versions
 from controller.compress.graph import model as graph_model
 from controller.compress.passes.export import load_onnx
+from controller.compress.passes.slimmable import family_of
 from controller.compress.recipe import Recipe
 from controller.compress.search.ladder import Rung
 from controller.compress.search.scheme import STATIC
@@ -137,7 +138,8 @@ class RungMaker:
         key = self._rung_key(rung)
 
         def write(into: Path) -> None:
-            self._write(into, rung, _Finished(content, finished, fp32, found, facts))
+            base = finished.fp32 or fp32
+            self._write(into, rung, _Finished(content, finished, base, found, facts))
 
         return self._read(self._cache.put("rungs", key, write), cached=False)
 
@@ -208,7 +210,9 @@ class RungMaker:
         )
 
     def _lineage(self, rung: Rung) -> Mapping[str, str]:
+        family = family_of(rung.recipe)
         return {
+            **({"family": family} if family else {}),
             "source": self._source_digest,
             "recipe": rung.recipe.digest,
             "steps": " > ".join(rung.recipe.text),

@@ -174,8 +174,11 @@ class Desk:
         made = found(store.rollouts.get(key), "rollout", key, "fitment rollout list")
         deployments = store.deployments.find(rollout=key)
         devices = [store.devices.get(d.device) for d in deployments]
+        gates, exposure = self._api.controller.judged(key)
         return RolloutRecords(
             rollout=made,
+            gates=gates,
+            exposure=exposure,
             release=store.releases.get(made.release),
             deployments=deployments,
             devices={device.name: device for device in devices if device is not None},

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from controller.domain.judgement import TooFew
 from fitment.core import digest
 from fitment.core.deployment import (
     BundleRef,
@@ -268,12 +269,19 @@ class RolloutState(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What must hold before the next wave."""
+    """What must hold before the next wave. Null means not asked."""
 
-    max_failure_share: float = 0.0  # of ended deployments, per cohort
-    latency_ratio_max: float | None = 1.1  # to the device's own baseline, interleaved
+    max_failure_share: float = 0.0  # of devices of a cohort; of those below agreement_min, too
+    latency_ratio_max: float | None = 1.1  # p50 to the device's own baseline, interleaved
+    latency_p95_ratio_max: float | None = None  # the same for p95, where both have one
+    energy_ratio_max: float | None = None  # to what the device's last release took of it
     agreement_min: float | None = None
+    above_share: float = 0.5  # of devices that may exceed a ratio; a half: the median is judged
     min_sample: int = 1
+    false_halt_rate: float = 0.05  # of the whole rollout, over its gates, waves and cohorts
+    too_few: TooFew = TooFew.PROCEED
+    open_most: int = 30  # admitted and not ended in a cohort, until as many have ended
+    cluster: str = ""  # label whose devices fail together, such as "site"; empty: each by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +305,8 @@ class Rollout:
     trigger: str = ""
     pending: tuple[str, ...] = ()  # offline when it completed; admitted when they come back
     acknowledged: tuple[str, ...] = ()  # deployments whose failure an operator has accepted
+    asks: str = ""  # what an operator is asked; empty: nothing
+    answered: int = -1  # the last wave that an operator let pass without statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +330,7 @@ class Deployment:
     overlay: str = ""  # blob digest of the overlay that the device submitted
     cohort: Cohort | None = None  # of the device when it was admitted
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
+    energy_before_mj: float | None = None  # of one inference of what ran there, if it was measured
     fetched_bytes: int = 0  # that came over the wire, as the device says
     delta_base: str = ""  # variant that the device rebuilt it from; empty: it came whole
 

@@ -2,7 +2,9 @@
 
 A wave is a share of each cohort: so many of its devices may be admitted, at least one. The
 first one of a cohort is its canary: until it has ended well, the cohort stays at the first
-wave's share, also when the cohort turns up late. Which devices fill the share is decided by who
+wave's share, also when the cohort turns up late. Within its share a cohort has no more devices
+under way than have ended in it (or `Gate.open_most`), so that a bad variant is seen before it has
+reached the whole share. Which devices fill the share is decided by who
 is online, in admission order; so offline devices neither hold up a wave nor count as success,
 and late joiners enter the wave that runs. Those that are still away at the end are named, stay
 pending, and are admitted when they come back.
@@ -14,8 +16,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from controller.domain import gates
-from controller.domain.fleet import Deployment, Device, Rollout, RolloutState
+from controller.domain import gates, sequential
+from controller.domain.fleet import Deployment, Device, Gate, Release, Rollout, RolloutState
+from controller.domain.judgement import Exposure, GateReport, TooFew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,14 @@ class Complete:
     pending: tuple[str, ...] = ()
 
 
-Step = Admit | TimeOut | NextWave | Halt | Complete
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Statistics say nothing of this wave; an operator must."""
+
+    reason: str
+
+
+Step = Admit | TimeOut | NextWave | Halt | Complete | Ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +98,28 @@ def selects(selector: Mapping[str, str], device: Device) -> bool:
     return not device.revoked and all(facts.get(key) == value for key, value in selector.items())
 
 
+def is_target(rollout: Rollout, release: Release, device: Device) -> bool:
+    """Whether a rollout is for a device: selected, with a variant, and not ahead of it."""
+    chosen = device.name in rollout.devices if rollout.devices else selects(
+        rollout.selector, device
+    )  # fmt: skip
+    return chosen and not device.revoked and bool(variant_for(release, device)) and not is_ahead(
+        device, release
+    )  # fmt: skip
+
+
+def is_ahead(device: Device, release: Release) -> bool:
+    """Whether a device runs a later release of the slot; it would refuse an older one."""
+    slots = device.reported.slots if device.reported else ()
+    return any(s.slot == release.slot and s.counter > release.counter for s in slots)
+
+
+def variant_for(release: Release, device: Device) -> str:
+    """Digest of what the release has for a device: its cohort's, else its profile's."""
+    cohort = device.cohort.key if device.cohort else ""
+    return release.variants.get(cohort) or release.variants.get(device.profile, "")
+
+
 def steps(view: View) -> tuple[Step, ...]:
     """What to do now; empty when there is nothing to do but to wait."""
     state = view.rollout.state
@@ -97,7 +129,7 @@ def steps(view: View) -> tuple[Step, ...]:
         return _silent(view)
     if not view.targets and not view.deployments:
         return (Complete(reason="no device of the selection is left"),)
-    failed = _failed_gate(view, view.rollout.gate.min_sample)
+    failed = gates.failed(reports(view))
     if failed:
         return (Halt(reason=failed),)
     return _silent(view) or _admissions(view) or _advance(view)
@@ -134,6 +166,7 @@ def _admissions(view: View) -> tuple[Step, ...]:
     for members in cohorts:
         taken = _taken(view.of(members))
         free = quota(len(members), view.rollout.waves[_reach(view, view.of(members))]) - taken
+        free = min(free, _room(view.of(members), view.rollout.gate))
         waiting = [d for d in members if d.online and d.name not in view.deployments]
         chosen = waiting[: max(0, free)]
         if chosen and not taken:
@@ -146,6 +179,13 @@ def _admissions(view: View) -> tuple[Step, ...]:
 
 def _taken(deployments: Iterable[Deployment]) -> int:
     return sum(not gates.is_void(d) for d in deployments)
+
+
+def _room(deployments: Iterable[Deployment], gate: Gate) -> int:
+    """How many more may be under way: as many as have ended, at least `Gate.open_most`."""
+    real = [d for d in deployments if not gates.is_void(d)]
+    ended = sum(d.outcome is not None for d in real)
+    return max(gate.open_most, ended) - (len(real) - ended)
 
 
 def quota(members: int, share: float) -> int:
@@ -171,10 +211,14 @@ def _advance(view: View) -> tuple[Step, ...]:
         return ()  # not even a canary was there yet
     if real and view.now - max(d.ended_at for d in real) < rollout.soak_s:
         return ()
-    failed = _failed_gate(view, 1)  # small samples are judged too, at the end of their wave
+    found = reports(view, final=True)  # small samples are judged too, at the end of their wave
+    failed = gates.failed(found)
     if failed:
         return (Halt(reason=failed),)
-    words = gates.summary(real, rollout)
+    unsure = gates.unsure(found)
+    if unsure and rollout.gate.too_few is TooFew.ASK and rollout.answered < rollout.wave:
+        return (Ask(reason=f"wave {rollout.wave + 1} is over; no statistics say go on: {unsure}"),)
+    words = gates.summary(real, rollout, found)
     if rollout.wave < len(rollout.waves) - 1:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
     if away:
@@ -182,18 +226,53 @@ def _advance(view: View) -> tuple[Step, ...]:
     return (Complete(reason=words, pending=away),)
 
 
-def _failed_gate(view: View, least: int) -> str:
-    """The first cohort's gate that does not hold, in words; empty when all do.
+def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
+    """How each gate of each cohort stands.
 
     A deployment is judged with the cohort that it was admitted in, wherever its device went.
     """
-    now_in = {d.name: key for key, members in view.cohorts().items() for d in members}
+    cohorts = view.cohorts()
+    now_in = {d.name: key for key, members in cohorts.items() for d in members}
     judged: dict[str, list[Deployment]] = {}
-    for name, deployment in view.deployments.items():
+    for deployment in sorted(view.deployments.values(), key=lambda d: (d.created_at, d.device)):
+        name = deployment.device
         key = deployment.cohort.key if deployment.cohort else now_in.get(name, f"device {name}")
         judged.setdefault(key, []).append(deployment)
-    for cohort, deployments in judged.items():
-        failed = gates.failure(deployments, view.rollout, least=least)
-        if failed:
-            return f"cohort {cohort}: {failed}"
-    return ""
+    devices = {d.name: d for d in view.targets}
+    found = [
+        gates.Cohort(
+            key=key, deployments=of_cohort, devices=devices, place=place,
+            members=max(len(cohorts.get(key, ())), len(of_cohort)),
+        )
+        for place, (key, of_cohort) in enumerate(judged.items())
+    ]  # fmt: skip
+    return gates.judge(found, view.rollout, now=view.now, final=final)
+
+
+def exposure(view: View) -> Exposure:
+    """How many devices the release has reached, and how many it can before the wave's gate.
+
+    ``bound`` is what shares allow in this wave, for whatever variant. ``likely_bound`` is for one
+    cohort of the first admitted, when devices end in about the order in which they began: a
+    variant that fails on ``detects`` of them has then been halted, with 95 % confidence.
+    """
+    gate, share = view.rollout.gate, view.rollout.waves[view.rollout.wave]
+    cohorts = [(_taken(view.of(m)), quota(len(m), share)) for m in view.cohorts().values()]
+    begun = [max(pair) for pair in cohorts if pair[0]]
+    rest = sorted((allowed for taken, allowed in cohorts if not taken), reverse=True)
+    openings = max(0, quota(len(cohorts), share) - len(begun)) if cohorts else 0
+    names = {d.name for d in view.targets}
+    gone = [d for d in view.deployments.values() if d.device not in names]
+    detects = min(1.0, gate.max_failure_share + DETECTS)
+    needed = 1 / (gates.part(0, gates.asked(gate)) * gate.false_halt_rate)
+    seen_after = sequential.stops_after(gate.max_failure_share, detects, needed)
+    likely = None if seen_after is None else seen_after + max(gate.open_most, seen_after)
+    return Exposure(
+        admitted=_taken(view.deployments.values()),
+        bound=sum(begun) + sum(rest[:openings]) + _taken(gone),
+        detects=detects, likely_bound=likely,
+    )  # fmt: skip
+
+
+DETECTS = 0.1
+"""The bound that is likely is for a variant that fails this much more often than is allowed."""

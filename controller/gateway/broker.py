@@ -22,6 +22,7 @@ from pathlib import Path
 
 from controller.config import ANY_HOSTS
 from controller.errors import FitmentError, Temporary
+from controller.gateway import leash
 from controller.gateway.broker_files import BrokerFiles, acl_text, config_text
 
 log = logging.getLogger(__name__)
@@ -180,17 +181,12 @@ class Broker:
         return self._child.wait()
 
     def _command(self) -> list[str]:
-        command = [self._program, "-c", str(self.files.config)]
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            return command
-        prefix = [setpriv, "--pdeathsig", "TERM"]
-        user = self._user()
-        if user == SERVICE_USER:
+        owner = None
+        if self._user() == SERVICE_USER:
             # mosquitto's own change of user would clear the parent-death signal.
-            group = str(pwd.getpwnam(user).pw_gid)
-            prefix += ["--reuid", user, "--regid", group, "--clear-groups"]
-        return [*prefix, *command]
+            known = pwd.getpwnam(SERVICE_USER)
+            owner = known.pw_uid, known.pw_gid
+        return leash.command([self._program, "-c", str(self.files.config)], owner=owner)
 
     def _user(self) -> str:
         """Whom the broker runs as: empty when we are not root and there is no choice."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain import fleet
+from controller.domain.judgement import Exposure, GateReport
 from controller.domain.telemetry import Rollup
 
 FACT_HEADER = "x-fitment-"
@@ -58,6 +59,8 @@ class RolloutView:
 
     rollout: fleet.Rollout
     deployments: tuple[fleet.Deployment, ...] = ()
+    gates: tuple[GateReport, ...] = ()  # of each cohort, as they stand now
+    exposure: Exposure = field(default_factory=Exposure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

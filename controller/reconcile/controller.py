@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from controller.domain import fleet
+from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
     desired,
@@ -25,6 +26,7 @@ from controller.reconcile import (
 )
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
+from controller.reconcile.looking import Looks
 from controller.reconcile.rolling import RolloutPlan
 from fitment.core.deployment import CalibrationReport
 from fitment.core.kernels import KernelTable
@@ -44,7 +46,7 @@ class Controller:
         self.store = context.store
         self._refreshed_at = 0.0
         self._look: set[str] = set()  # devices that said something since the last tick
-        self._asked: set[str] = set()  # devices that were asked for something at the last tick
+        self._looks = Looks.of(self.store)
         self._keeping = keeping.Round()
         self._resume()
 
@@ -53,7 +55,6 @@ class Controller:
         with self.store.transaction():
             for device in self.store.devices.find():
                 self._look.add(device.name)
-                self._asked.add(device.name)
                 if device.online:
                     ingest.offline(self.context, device.name)
 
@@ -179,6 +180,9 @@ class Controller:
     def create_rollout(self, release_id: str, plan: RolloutPlan) -> fleet.Rollout:
         return rolling.create(self.context, release_id, plan)
 
+    def judged(self, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
+        return rolling.judged(self.context, rollout_id)
+
     def pause(self, rollout_id: str) -> fleet.Rollout:
         return rolling.pause(self.context, rollout_id)
 
@@ -199,8 +203,8 @@ class Controller:
         self._look = {name for name in sorted(self._look) if self._changed(name)}
         unfinished = fitting.advance(self.context)
         optimising.advance(self.context)
-        rolling.advance(self.context)
-        self._asked = desired.publish_all(self.context, self._asked)
+        rolling.advance(self.context, self._looks)
+        desired.publish_all(self.context, self._looks)
         self._keeping = keeping.advance(self.context, self._keeping)
         return 0.2 if unfinished else 0.5
 

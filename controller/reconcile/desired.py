@@ -6,12 +6,11 @@ desired state is published again whenever a device comes back.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from controller.domain import fleet, plan
 from controller.reconcile.context import Context
+from controller.reconcile.looking import Looks
 from fitment.core.deployment import (
     Assignment,
     BenchmarkPlan,
@@ -29,37 +28,30 @@ PROBE_PLAN = replace(STUDY_PLAN, min_seconds=0.05)  # for each of its tiny graph
 DEPLOY_PLAN = BenchmarkPlan(min_runs=300, min_seconds=0.8, max_seconds=8.0, warmup_max_seconds=2.0)
 
 
-def publish(context: Context, name: str, *, again: bool = False) -> None:
-    """Bring one device's desired state up to date and send it when it changed."""
+def publish(context: Context, name: str, *, again: bool = False, lazily: bool = False) -> None:
+    """Bring one device's desired state up to date and send it when it changed.
+
+    ``lazily``: a device that was never asked for anything is not told that it still is not.
+    """
     device = context.store.devices.get(name)
     if device is None or device.revoked:
         return
     deployments = context.store.deployments.find(device=name, outcome=None)
     studies = context.store.studies.find(device=name, done_at=0.0)
+    if lazily and not (deployments or studies or device.desired_key):
+        return
     _publish(context, device, plan.wish(device, deployments, studies), again=again)
 
 
-def publish_all(context: Context, before: AbstractSet[str]) -> set[str]:
-    """`publish` for every device that is asked for something, or was ``before``.
+def publish_all(context: Context, looks: Looks) -> None:
+    """`publish` for every device of which something was written since the last tick.
 
-    The others need no look: what they should be changes only with what they say.
-
-    Returns:
-        The devices that are asked for something now.
+    The others need no look: what they are asked for follows from their records.
     """
-    deployments: dict[str, list[fleet.Deployment]] = defaultdict(list)
-    for deployment in context.store.deployments.find(outcome=None):
-        deployments[deployment.device].append(deployment)
-    studies: dict[str, list[fleet.StudyRecord]] = defaultdict(list)
-    for study in context.store.studies.find(done_at=0.0):
-        studies[study.device].append(study)
-    asked = {*deployments, *studies}
-    for name in sorted(asked | before):
-        device = context.store.devices.get(name)
-        if device is not None and not device.revoked:
-            wish = plan.wish(device, deployments.get(name, ()), studies.get(name, ()))
-            _publish(context, device, wish)
-    return asked
+    looks.read()
+    names, looks.asked = sorted(looks.asked), set()
+    for name in names:
+        publish(context, name, lazily=True)
 
 
 def _publish(

@@ -82,6 +82,9 @@ def _tags(device: fleet.Device, said: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _reported(context: Context, device: fleet.Device, reported: ReportedState) -> None:
+    if _is_stale(device.reported, reported):
+        log.info("action=stale_report_dropped device=%s", device.name)
+        return
     before = device.reported.fingerprint if device.reported else None
     updated = replace(device, reported=reported, online=True, last_seen=context.clock())
     if before is None or not device.profile or before.hardware != reported.fingerprint.hardware:
@@ -90,6 +93,16 @@ def _reported(context: Context, device: fleet.Device, reported: ReportedState) -
     for report in reported.deployments:
         _deployment(context, device.name, report)
     _studies(context, device.name, reported.studies_done)
+
+
+def _is_stale(known: ReportedState | None, said: ReportedState) -> bool:
+    """Whether a report was overtaken by a later one: it had seen less of what is desired.
+
+    Within one boot a device never goes back behind a desired state that it has seen.
+    """
+    if known is None or known.boot_id != said.boot_id:
+        return False
+    return said.observed_generation < known.observed_generation
 
 
 def _matched(context: Context, device: fleet.Device, seen_now: Fingerprint) -> fleet.Device:

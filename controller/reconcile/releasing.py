@@ -17,7 +17,7 @@ _AGREEMENT = 0.95
 """Least agreement with fp32 on the device, where no budget says otherwise."""
 _AGREEMENT_SLACK = 0.05
 """The golden inputs are few: a variant that is known to agree less may miss its figure by this."""
-_LATENCY_RATIO = 1.5
+DEVICE_RATIO_MAX = 1.5
 """A device refuses what is half again as slow as what it runs; the rollout's gate is finer."""
 
 
@@ -82,7 +82,7 @@ def _gates(budget: fleet.Budget, variant: fleet.Variant, *, trigger: bool) -> De
     known = min(_AGREEMENT, max(0.0, variant.guard_agreement - _AGREEMENT_SLACK))
     return DeviceGates(
         latency_p95_max_ms=budget.latency_p95_max_ms,
-        latency_ratio_max=None if trigger else _LATENCY_RATIO,
+        latency_ratio_max=None if trigger else DEVICE_RATIO_MAX,
         agreement_min=known if budget.agreement_min is None else budget.agreement_min,
         peak_memory_max_bytes=budget.peak_memory_max_bytes,
         energy_max_mj=budget.energy_max_mj,

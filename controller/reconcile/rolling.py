@@ -9,9 +9,11 @@ from typing import Any
 
 from controller.domain import fleet, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
+from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile import releasing
 from controller.reconcile.context import Context
+from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
 
 REVERT = "revert:"
@@ -43,6 +45,7 @@ def create(
     if release is None:
         raise NotFound(f"no release '{release_id}'; see: fitment release list")
     _check_waves(asked.waves)
+    _check_gate(asked.gate)
     approved = bool(release.approved_at)
     made = fleet.Rollout(
         id=context.new_id(), release=release_id, created_at=context.clock(),
@@ -72,6 +75,24 @@ def _check_waves(waves: Sequence[float]) -> None:
         )
 
 
+def _check_gate(gate: fleet.Gate) -> None:
+    """Refuse what no rollout could be judged by.
+
+    Raises:
+        UserError: saying which number is wrong.
+    """
+    bounds = (
+        ("the share that may fail", gate.max_failure_share, 0 <= gate.max_failure_share <= 1),
+        ("the false-halt rate", gate.false_halt_rate, 0 < gate.false_halt_rate < 1),
+        ("the share above a ratio", gate.above_share, 0 <= gate.above_share < 1),
+        ("the devices under way at once", gate.open_most, gate.open_most >= 1),
+        ("the minimum sample", gate.min_sample, gate.min_sample >= 1),
+    )
+    for name, value, fits in bounds:
+        if not fits:
+            raise UserError(f"{name} cannot be {value:g}; shares are from 0 to 1, counts from 1 on")
+
+
 def targets(
     context: Context, made: fleet.Rollout, release: fleet.Release
 ) -> tuple[fleet.Device, ...]:
@@ -85,50 +106,67 @@ def targets(
     else:
         every = context.store.devices.find(revoked=False)
         chosen = [d for d in every if rollout.selects(made.selector, d)]
-    return tuple(d for d in chosen if variant_for(release, d) and not _is_ahead(d, release))
+    return tuple(
+        d for d in chosen if rollout.variant_for(release, d) and not rollout.is_ahead(d, release)
+    )
 
 
-def _is_ahead(device: fleet.Device, release: fleet.Release) -> bool:
-    """Whether a device runs a later release of the slot; it would refuse an older one."""
-    slots = device.reported.slots if device.reported else ()
-    return any(s.slot == release.slot and s.counter > release.counter for s in slots)
-
-
-def variant_for(release: fleet.Release, device: fleet.Device) -> str:
-    """Digest of what the release has for a device: its cohort's, else its profile's."""
-    cohort = device.cohort.key if device.cohort else ""
-    return release.variants.get(cohort) or release.variants.get(device.profile, "")
-
-
-def advance(context: Context) -> None:
+def advance(context: Context, looks: Looks) -> None:
     """Take every step that is due in every rollout that is not quite over."""
+    looks.read()
     due = {made.id: made for made in context.store.rollouts.find(state=RolloutState.RUNNING)}
     for made in context.store.rollouts.find(state=RolloutState.COMPLETED):
         if made.pending:
             due[made.id] = made
-    for deployment in context.store.deployments.find(outcome=None):  # deadlines hold in any state
-        open_in = context.store.rollouts.get(deployment.rollout)
+    for key in sorted({d.rollout for d in looks.open.values()} - set(due)):
+        open_in = context.store.rollouts.get(key)  # deadlines hold in any state
         if open_in is not None:
-            due.setdefault(open_in.id, open_in)
+            due[key] = open_in
     for made in due.values():
-        _advance_one(context, made)
+        _advance_one(context, made, looks)
+    looks.drop(set(due))
     for made in context.store.rollouts.find(state=RolloutState.REVERTING):
         _finish_revert(context, made)
 
 
-def _advance_one(context: Context, made: fleet.Rollout) -> None:
+def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     release = context.store.releases.get(made.release)
     if release is None:
         return
-    view = rollout.View(
+    now = context.clock()
+    held = looks.due(made, release, now)
+    if held is None:
+        return
+    steps = rollout.steps(held.view(now))
+    with context.store.transaction():
+        for step in steps:
+            EXECUTORS[type(step)](context, made, release, step)
+    if not steps:
+        held.rest(now)
+
+
+def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> rollout.View:
+    return rollout.View(
         rollout=made,
         targets=targets(context, made, release),
         deployments={d.device: d for d in context.store.deployments.find(rollout=made.id)},
         now=context.clock(),
     )
-    with context.store.transaction():
-        for step in rollout.steps(view):
-            EXECUTORS[type(step)](context, made, release, step)
+
+
+def judged(context: Context, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
+    """How each gate of a rollout stands now, and how many devices its release has reached.
+
+    Raises:
+        NotFound: there is no such rollout.
+    """
+    made = get(context, rollout_id)
+    release = context.store.releases.get(made.release)
+    if release is None:
+        return (), Exposure()
+    view = _view(context, made, release)
+    over = made.state is RolloutState.COMPLETED
+    return rollout.reports(view, final=over), rollout.exposure(view)
 
 
 def _admit(
@@ -147,13 +185,23 @@ def _admit(
         _end(context, older, Outcome.SUPERSEDED, words)
     deployment = fleet.Deployment(
         id=context.new_id(), rollout=made.id, release=release.id, device=device.name,
-        slot=release.slot, variant=variant_for(release, device), wave=step.wave,
+        slot=release.slot, variant=rollout.variant_for(release, device), wave=step.wave,
         created_at=context.clock(), cohort=device.cohort,
         fingerprint=device.reported.fingerprint if device.reported else None,
+        energy_before_mj=_energy_before(context, made.gate, device.name, release.slot),
     )  # fmt: skip
     context.store.deployments.add(deployment)
     details = {"device": device.name, "wave": str(step.wave), "rollout": made.id}
     context.record("controller", "admitted_to_wave", deployment.id, details)
+
+
+def _energy_before(context: Context, gate: fleet.Gate, device: str, slot: str) -> float | None:
+    """What an inference of the running variant took, as its own deployment measured it."""
+    if gate.energy_ratio_max is None:
+        return None
+    before = plan.running(context.store.deployments.find(device=device)).get(slot)
+    taken = before.measurement if before is not None else None
+    return taken.energy.value_mj if taken is not None else None
 
 
 def _time_out(
@@ -185,12 +233,17 @@ def _complete(
     _to(context, replace(made, pending=step.pending), RolloutState.COMPLETED, step.reason)
 
 
+def _ask(context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.Ask) -> None:
+    _to(context, replace(made, asks=step.reason), RolloutState.PAUSED, step.reason)
+
+
 EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], None]] = {
     rollout.Admit: _admit,
     rollout.TimeOut: _time_out,
     rollout.NextWave: _next_wave,
     rollout.Halt: _halt,
     rollout.Complete: _complete,
+    rollout.Ask: _ask,
 }
 """Every step and what runs it; a test holds the keys to the union."""
 
@@ -245,9 +298,12 @@ def pause(context: Context, rollout_id: str) -> fleet.Rollout:
 def resume(context: Context, rollout_id: str) -> fleet.Rollout:
     """Go on. After a halt the failures so far are acknowledged: they are judged no more.
 
-    A halt for latency or agreement acknowledges those deployments all the same.
+    A halt for latency or agreement acknowledges those deployments all the same, and the stated
+    rate of false halts then holds from here on. A rollout that asked goes on without statistics.
     """
     made = get(context, rollout_id)
+    if made.asks:
+        made = replace(made, asks="", answered=made.wave)
     if made.state is RolloutState.HALTED:
         ended = context.store.deployments.find(rollout=rollout_id)
         accepted = tuple(d.id for d in ended if d.outcome is not None)
@@ -327,7 +383,7 @@ def check_drift(context: Context, name: str) -> bool:
         fresh |= now - committed.ended_at < plan.SETTLE_S
         why = plan.drifted(device, committed, every, now=now)
         release = context.store.releases.get(committed.release) if why else None
-        if release is not None and not _is_ahead(device, release):
+        if release is not None and not rollout.is_ahead(device, release):
             reopen(context, device, committed, why)
     return fresh
 

@@ -14,7 +14,7 @@ Implementations (`memory`, `sql`) pass one contract suite. Constraints they keep
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
@@ -35,6 +35,13 @@ class Collection(Protocol, Generic[R]):
     def add(self, record: R) -> None: ...
     def find(self, **equal: object) -> tuple[R, ...]: ...
     def delete(self, key: str) -> bool: ...
+
+    def watch(self, told: Callable[[str], None]) -> None:
+        """Have the key of every record told that is put, added or deleted here from now on.
+
+        What a transaction took back may have been told: it is a reason to look, no news.
+        """
+        ...
 
     def page(
         self, limit: int, *, after: int = 0, newest: bool = False, **equal: object

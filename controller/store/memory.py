@@ -10,20 +10,23 @@ from typing import Generic, TypeVar
 
 from controller.domain import fleet
 from controller.errors import Conflict
-from controller.store.base import KEYS, as_text, check_filters
+from controller.store.base import INDEXED, KEYS, as_text, check_filters
 from controller.store.telemetry_memory import MemoryTelemetry
 
 R = TypeVar("R")
 
 
 class MemoryCollection(Generic[R]):
-    """Records of one type in a dictionary, in insertion order."""
+    """Records of one type in a dictionary, in insertion order; indexed fields have their own."""
 
     def __init__(self, kind: type[R]) -> None:
         self._kind = kind
         self._records: dict[str, R] = {}
         self._places: dict[str, int] = {}
         self._last = 0
+        self._index: dict[str, dict[object, set[str]]] = {name: {} for name in INDEXED[kind]}
+        self._before: dict[str, R | None] | None = None  # what a transaction changed
+        self._told: list[Callable[[str], None]] = []
 
     def get(self, key: str) -> R | None:
         return self._records.get(key)
@@ -39,14 +42,18 @@ class MemoryCollection(Generic[R]):
 
     def find(self, **equal: object) -> tuple[R, ...]:
         check_filters(self._kind, equal)
-        return tuple(
-            record
-            for record in self._records.values()
-            if all(getattr(record, name) == value for name, value in equal.items())
-        )
+        if not equal:
+            return tuple(self._records.values())
+        found = [self._index[name].get(value, set()) for name, value in equal.items()]
+        keys = set.intersection(*sorted(found, key=len))
+        return tuple(self._records[key] for key in sorted(keys, key=self._places.__getitem__))
 
     def delete(self, key: str) -> bool:
-        return self._records.pop(key, None) is not None
+        if key not in self._records:
+            return False
+        self._note(key)
+        self._forget(key)
+        return True
 
     def page(
         self, limit: int, *, after: int = 0, newest: bool = False, **equal: object
@@ -64,22 +71,58 @@ class MemoryCollection(Generic[R]):
         return Counter(tuple(as_text(getattr(record, name)) for name in by) for record in found)
 
     def _keep(self, key: str, record: R) -> None:
-        if key not in self._records:
+        self._note(key)
+        self._replace(key, record)
+
+    def _replace(self, key: str, record: R, *, put_back: bool = False) -> None:
+        known = self._records.get(key)
+        if known is None and not put_back:
             self._last += 1
             self._places[key] = self._last
+        for name, index in self._index.items():
+            value = getattr(record, name)
+            if known is not None:
+                index[getattr(known, name)].discard(key)
+            index.setdefault(value, set()).add(key)
         self._records[key] = record
+
+    def _forget(self, key: str) -> None:
+        known = self._records.pop(key)
+        for name, index in self._index.items():
+            index[getattr(known, name)].discard(key)
+
+    def watch(self, told: Callable[[str], None]) -> None:
+        self._told.append(told)
+
+    def _note(self, key: str) -> None:
+        for told in self._told:
+            told(key)
+        if self._before is not None:
+            self._before.setdefault(key, self._records.get(key))
 
     def _key(self, record: R) -> str:
         return str(getattr(record, KEYS[self._kind]))
 
-    def undo(self) -> Callable[[], None]:
-        """What puts everything back as it is now."""
-        records, places, last = dict(self._records), dict(self._places), self._last
+    def begin(self) -> None:
+        """Note from here on what `undo` would need: what changes, not all there is."""
+        self._before = {}
 
-        def put_back() -> None:
-            self._records, self._places, self._last = records, places, last
+    def end(self) -> None:
+        """What was changed stands."""
+        self._before = None
 
-        return put_back
+    def undo(self) -> None:
+        """Put everything back as it was at `begin`."""
+        before, self._before, lost = self._before or {}, None, False
+        for key, record in before.items():
+            if record is not None:
+                lost |= key not in self._records
+                self._replace(key, record, put_back=True)
+            elif key in self._records:
+                self._forget(key)
+        if lost:  # what was deleted and is back stands where it stood
+            placed = sorted(self._records, key=self._places.__getitem__)
+            self._records = {key: self._records[key] for key in placed}
 
 
 class MemoryStore:
@@ -110,7 +153,8 @@ class MemoryStore:
         parts = [
             v for v in vars(self).values() if isinstance(v, MemoryCollection | MemoryTelemetry)
         ]
-        undo = [part.undo() for part in parts]
+        for part in parts:
+            part.begin()
         settings = dict(self._settings)
         self._depth, done = 1, False
         try:
@@ -120,8 +164,8 @@ class MemoryStore:
             self._depth = 0
             if not done:
                 self._settings = settings
-                for put_back in undo:
-                    put_back()
+            for part in parts:
+                (part.end if done else part.undo)()
 
     def setting(self, key: str) -> str | None:
         return self._settings.get(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -37,6 +37,7 @@ class SqlCollection(Generic[R]):
         self._kind = kind
         self._table = SQLModel.metadata.tables[str(ROWS[kind].__tablename__)]
         self._mine = self._table.c.tenant == tenant
+        self._told: list[Callable[[str], None]] = []
 
     def get(self, key: str) -> R | None:
         query = select(self._table.c.document).where(self._mine, self._table.c.key == key)
@@ -46,6 +47,7 @@ class SqlCollection(Generic[R]):
 
     def put(self, record: R) -> None:
         values = self._values(record)
+        self._tell(values["key"])
         same = (self._mine, self._table.c.key == values["key"])
         with self._session.transaction() as connection:
             changed = connection.execute(update(self._table).where(*same).values(**values))
@@ -54,6 +56,7 @@ class SqlCollection(Generic[R]):
 
     def add(self, record: R) -> None:
         values = self._values(record)
+        self._tell(values["key"])
         with self._session.transaction() as connection:
             if self.get(str(values["key"])) is not None:
                 raise Conflict(f"{self._kind.__name__} '{values['key']}' is there already")
@@ -65,7 +68,15 @@ class SqlCollection(Generic[R]):
             rows = connection.execute(query.order_by(self._table.c.position)).all()
         return tuple(self._read(row[0]) for row in rows)
 
+    def watch(self, told: Callable[[str], None]) -> None:
+        self._told.append(told)
+
+    def _tell(self, key: str) -> None:
+        for told in self._told:
+            told(key)
+
     def delete(self, key: str) -> bool:
+        self._tell(key)
         gone = delete(self._table).where(self._mine, self._table.c.key == key)
         with self._session.transaction() as connection:
             return connection.execute(gone).rowcount > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from controller.domain.telemetry import (
@@ -46,6 +46,9 @@ class _Outbox:
     batches: dict[int, _Kept] = field(default_factory=dict)
 
 
+_Before = tuple[dict[tuple[str, str], _Outbox], dict[Period, dict[object, Rollup]], int]
+
+
 class MemoryTelemetry:
     """Batches by (device, outbox, sequence), rollups by what they tell of."""
 
@@ -53,8 +56,11 @@ class MemoryTelemetry:
         self._outboxes: dict[tuple[str, str], _Outbox] = {}
         self._rollups: dict[Period, dict[object, Rollup]] = {period: {} for period in Period}
         self._rows_ever = 0
+        self._armed = False
+        self._before: _Before | None = None
 
     def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
+        self._change()
         if any(len(c.values) != len(batch.wall_unix_ns) for c in batch.columns.values()):
             raise ValueError("a telemetry batch has columns of different lengths")
         held = self._outboxes.get((device, batch.outbox), _Outbox())
@@ -85,6 +91,7 @@ class MemoryTelemetry:
         return sum(kept.rows for kept in self._kept() if kept.device == device)
 
     def roll_up(self, at: str, rows: int) -> str | None:
+        self._change()
         waiting = [kept for kept in self._kept() if not kept.rolled and kept.device >= at]
         done = 0
         for kept in sorted(waiting, key=lambda kept: kept.device):
@@ -109,6 +116,7 @@ class MemoryTelemetry:
                     rollups[key] = added(rollups[key], more) if key in rollups else more
 
     def forget(self, what: Keep, before_s: float, keep: int, limit: int) -> int:
+        self._change()
         if what is Keep.RAW:
             return self._forget_raw(before_s, keep, limit)
         rollups = self._rollups[_PERIODS[what]]
@@ -155,16 +163,25 @@ class MemoryTelemetry:
     def _kept(self) -> Iterable[_Kept]:
         return [kept for outbox in self._outboxes.values() for kept in outbox.batches.values()]
 
-    def undo(self) -> Callable[[], None]:
-        """What puts everything back as it is now."""
-        outboxes = {k: replace(o, batches=dict(o.batches)) for k, o in self._outboxes.items()}
-        rollups = {period: dict(kept) for period, kept in self._rollups.items()}
-        ever = self._rows_ever
+    def begin(self) -> None:
+        """From here on the first change keeps what was before it, for `undo`."""
+        self._armed, self._before = True, None
 
-        def put_back() -> None:
-            self._outboxes, self._rollups, self._rows_ever = outboxes, rollups, ever
+    def end(self) -> None:
+        """What was changed stands."""
+        self._armed, self._before = False, None
 
-        return put_back
+    def undo(self) -> None:
+        """Put everything back as it was at `begin`."""
+        if self._before is not None:
+            self._outboxes, self._rollups, self._rows_ever = self._before
+        self.end()
+
+    def _change(self) -> None:
+        if self._armed and self._before is None:
+            outboxes = {k: replace(o, batches=dict(o.batches)) for k, o in self._outboxes.items()}
+            rollups = {period: dict(kept) for period, kept in self._rollups.items()}
+            self._before = outboxes, rollups, self._rows_ever
 
 
 def _without_empty(outbox: _Outbox) -> _Outbox:

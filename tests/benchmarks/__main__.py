@@ -15,24 +15,47 @@ def main() -> int:
     """Measure all, or one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parser.add_argument("--only", choices=("variants", "loop"))
+    parser.add_argument("--only", choices=("variants", "loop", "serving", "calibration", "fleet"))
+    parser.add_argument("--images", type=int, default=10_000, help="test images for calibration")
+    parser.add_argument("--rollouts", type=int, default=1000, help="of each story, for fleet")
     parser.add_argument("--link", choices=("auto", "mqtt", "grpc"), default="auto")
     arguments = parser.parse_args()
     # Before any library starts its threads.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
-    from tests.benchmarks import loop, variants
+    from tests.benchmarks import calibration, loop, serving, variants
 
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
-    if arguments.only != "loop":
+    if arguments.only == "fleet":  # asked for alone: it takes minutes, and no device
+        found["fleet"] = _fleet(arguments.rollouts)
+        (out / "fleet.json").write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps(found["fleet"], indent=2))
+        return 0
+    if arguments.only in (None, "variants"):
         found["variants"] = variants.measure(out, say)
-    if arguments.only != "variants":
+    if arguments.only in (None, "loop"):
         found["loop"] = loop.measure(out, say, arguments.link)
+    if arguments.only in (None, "serving"):
+        found["serving"] = serving.measure(out, say)
+    if arguments.only in (None, "calibration"):
+        bundles = serving.bundles(out, say)
+        found["calibration"] = calibration.measure(out, bundles, say, images=arguments.images)
     (out / "bench.json").write_text(json.dumps(found, indent=2) + "\n")
     show(found)
     print(f"\nAll of it: {out / 'bench.json'}")
     return 0
+
+
+def _fleet(rollouts: int) -> dict[str, Any]:
+    from tests.benchmarks.fleet import rollouts as statistics
+    from tests.benchmarks.fleet import ticks
+
+    return {
+        "rollouts": statistics.measure(rollouts, say),
+        "tick_memory": ticks.measure((100, 1000, 10_000), say, "memory"),
+        "tick_sqlite": ticks.measure((100, 1000), say),
+    }
 
 
 def say(text: str) -> None:
@@ -46,6 +69,10 @@ def show(found: dict[str, Any]) -> None:
         _show_variants(found["variants"])
     if "loop" in found:
         _show_loop(found["loop"])
+    if "serving" in found:
+        _show_serving(found["serving"])
+    if "calibration" in found:
+        _show_calibration(found["calibration"])
 
 
 def _show_variants(found: dict[str, Any]) -> None:
@@ -82,6 +109,54 @@ def _show_loop(found: dict[str, Any]) -> None:
                 f"  supervisor of {name:<12} PSS {memory['pss'] / 2**20:.1f} MiB,"
                 f" anonymous {memory['anonymous'] / 2**20:.1f} MiB"
             )
+
+
+def _show_serving(found: dict[str, Any]) -> None:
+    print(
+        f"\nServing to {found['client']} over a Unix socket, p99 limit {found['p99_limit_ms']} ms"
+    )
+    for name, variant in found["variants"].items():
+        for row in variant["throughput"]["table"]:
+            print(
+                f"  {name:<10} {row['mode']:<10} {row['callers']:>2} callers"
+                f" {row['requests_s']:7.0f} requests/s, p50 {row['p50_ms']:.2f} ms,"
+                f" p99 {row['p99_ms']:.2f} ms, {row['verdict']}"
+            )
+        for callers, ratio in variant["throughput"]["ratios"].items():
+            print(
+                f"  {name:<10} batched over one by one, {callers:>2} callers:"
+                f" {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+            )
+        gain = variant["throughput"]["gain"]
+        shown = "none within the limit" if gain is None else f"{gain:.2f} times one by one"
+        print(f"  {name:<10} batched, at the limit: {shown}")
+        for way, entry in variant["overhead"].items():
+            print(f"  {name:<10} {way:<15} p50 {entry['p50_ms']:.3f} ms")
+    swaps = found["swaps"]
+    print(
+        f"  {swaps['swaps']} swaps under {swaps['callers']} callers:"
+        f" {swaps['requests']} requests, {swaps['failed']} failed, p99 {swaps['p99_ms']:.1f} ms"
+        f" (without swaps {swaps['p99_ms_without_swaps']:.1f} ms)"
+    )
+
+
+def _show_calibration(found: dict[str, Any]) -> None:
+    print(f"\nCalibrating on {found['test_images']} test images, {found['seeds']} seeds, % right")
+    print("  sensor            samples            fp32  shipped  range  moments  gated  applied")
+    for row in found["table"]:
+        base = found["base"][row["sensor"]]
+        numbers = (
+            base["fp32"], base["as_shipped"], row["range_always"]["mean"],
+            row["moments_always"]["mean"], row["moments_gated"]["mean"],
+        )  # fmt: skip
+        shown = "  ".join(f"{100 * number:6.2f}" for number in numbers)
+        print(f"  {row['sensor']:<16}  {row['samples']:<16}  {shown}  {row['moments_applied']}")
+    for mode, gate in found["gate"].items():
+        print(
+            f"  gate, {mode}: {gate['harmful_accepted']} of {gate['harmful']} harmful accepted,"
+            f" {gate['helpful_refused']} of {gate['helpful']} helpful refused,"
+            f" worst change {100 * gate['worst_change']:+.2f} points"
+        )
 
 
 if __name__ == "__main__":

@@ -380,3 +380,31 @@ def test_rolling_up_is_all_or_nothing(store: Store) -> None:
     roll_all(store)
     (hour,) = store.telemetry.rollups(Query(quantity="x_ms"))
     assert hour.count == 1
+
+
+def test_a_watcher_is_told_what_was_written(store: Store) -> None:
+    told: list[str] = []
+    store.devices.add(DEVICE)
+    store.devices.watch(told.append)
+    store.devices.put(replace(DEVICE, online=True))
+    store.devices.add(replace(DEVICE, name="other"))
+    store.devices.delete("other")
+    store.devices.find()
+    assert told == ["k", "other", "other"]
+
+
+def test_what_a_failed_transaction_deleted_stands_where_it_stood(store: Store) -> None:
+    for name in "abc":
+        store.devices.add(replace(DEVICE, name=name))
+
+    def fails() -> None:
+        with store.transaction():
+            store.devices.delete("b")
+            store.devices.put(replace(DEVICE, name="d", profile="else"))
+            store.devices.put(replace(DEVICE, name="a", profile="else"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert [d.name for d in store.devices.find()] == ["a", "b", "c"]
+    assert [d.name for d in store.devices.find(profile="pi5")] == ["a", "b", "c"]

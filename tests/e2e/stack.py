@@ -127,7 +127,7 @@ class Stack:
             "fit-worker": ("controller", "controller.compress.worker"),
         }[who]
         below = children(self._processes[parent].pid)
-        return [pid for pid, line in below.items() if words in line and "setpriv" not in line]
+        return [pid for pid, line in below.items() if words in line and "leash.py" not in line]
 
     def left_over(self) -> dict[int, str]:
         """Processes that still work on our folders."""
@@ -183,10 +183,10 @@ class Stack:
         rollouts = [self.client.rollout(made.id) for made in self.client.rollouts()]
         return [deployment for view in rollouts for deployment in view.deployments]
 
-    def on_device(self) -> DeploymentState | None:
-        """Where the newest deployment stands, as the agent's journal has it."""
+    def on_device(self) -> tuple[int, DeploymentState]:
+        """How many deployments the agent's journal has, and where the newest stands."""
         found = status.read(Folders(data_dir=self.edge)).deployments
-        return found[0].state if found else None
+        return len(found), found[0].state if found else DeploymentState.IDLE
 
     def counter_on_device(self) -> int:
         """Of the release that the journal says is committed."""

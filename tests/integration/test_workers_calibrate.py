@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
-from agent.jobs import CalibrateJob
-from agent.workers import calibrate, installed, overlay
+from agent.jobs import CalibrateJob, RuntimeOptions
+from agent.workers import calibrate, installed, moments, overlay
 from agent.workers.child import JobError
+from agent.workers.runtimes import registry
+from agent.workers.shift import Shift
 from fitment.core.deployment import CalibrationMode, CalibrationPlan, CalibrationReport
+from fitment.core.histogram import Histogram
+from fitment.core.patch import PatchManifest
 from tests.integration import worker_models as models
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -60,7 +66,9 @@ SHIFTS: list[tuple[str, Change, float, float]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "gain", "offset"), SHIFTS, ids=lambda v: str(v)[:24])
+@pytest.mark.parametrize(
+    ("name", "change", "gain", "offset"), SHIFTS, ids=[row[0] for row in SHIFTS]
+)
 def test_an_affine_shift_is_corrected(
     bundle: Path, name: str, change: Change, gain: float, offset: float
 ) -> None:
@@ -134,7 +142,7 @@ REFUSED: list[tuple[str, Change, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "reason"), REFUSED, ids=lambda v: str(v)[:24])
+@pytest.mark.parametrize(("name", "change", "reason"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_what_must_not_be_corrected(bundle: Path, name: str, change: Change, reason: str) -> None:
     samples = change(models.pictures(128, seed=21)).astype(np.float32)
     report = calibrated(job_for(bundle, samples))
@@ -200,3 +208,40 @@ def test_an_overlay_is_bound_to_its_file(bundle: Path) -> None:
     assert loaded.overlay == made.id
     picture = models.pictures(1, seed=9)
     assert np.array_equal(models.run(into.read_bytes(), picture), loaded.session.run([picture])[0])
+
+
+# --- padding --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_first_layer_that_pads_is_told_from_its_answers(padding: int) -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2, 1, 3, 3], [0.5] * 9 + [-1.0] * 9)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[padding] * 4)
+    inputs = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 8, 8])
+    outputs = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2, None, None])
+    graph = helper.make_graph([node], "stem", [inputs], [outputs], [weight])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    probe = registry.get("onnx").load(made.SerializeToString(), RuntimeOptions())
+    assert moments.pads(probe) is bool(padding)
+
+
+@pytest.mark.parametrize(
+    ("gain", "offset", "pads", "refused"),
+    [
+        (4.0, 0.0, True, False),
+        (1.0, 0.3, True, False),
+        (0.3, 0.35, True, True),  # contrast: black lies 1.2 ranges beside zero
+        (0.3, 0.6, True, True),  # fog
+        (0.3, -0.6, True, True),
+        (0.3, 0.6, False, False),  # nothing is padded, so all of it is undone
+    ],
+)
+def test_a_black_beside_zero_is_refused_where_padding_stays(
+    gain: float, offset: float, *, pads: bool, refused: bool
+) -> None:
+    found = Shift(drift=0.3, gain=gain, offset=offset, unexplained=0.05, inverted=False)
+    reference = Histogram(low=0.0, high=1.0, counts=(1, 1))
+    patch = PatchManifest(artifact_sha256="", input_reference=reference)
+    expected = pytest.raises(calibrate._Refused, match="pads with zeros")
+    with expected if refused else contextlib.nullcontext():
+        calibrate._check_black(found, patch, pads=pads)

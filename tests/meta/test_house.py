@@ -99,7 +99,8 @@ def test_every_module_with_code_says_why_it_exists(root: Path) -> None:
         "agent", "agent/hardware", "agent/sensors", "agent/workers", "controller",
         "controller/artifacts", "controller/catalog", "controller/compress", "controller/dashboard",
         "controller/domain",
-        "controller/gateway", "controller/reconcile", "controller/store", "controller/trust",
+        "controller/gateway", "controller/reconcile", "controller/simulator", "controller/store",
+        "controller/trust",
         "deploy", "profiles", "protos",
     ],
 )  # fmt: skip

@@ -236,6 +236,8 @@ def words(step: rules.Step) -> str:
         case rules.Complete():
             away = step.reason.partition("; ")[2]
             return f"Complete {away}".strip()
+        case rules.Ask():
+            return "Ask"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -1,17 +1,19 @@
 """Which layers share which channels: the dependency tracer of structured pruning.
 
 A *space* is a set of channels that must be cut together. The tracer walks the `torch.fx` graph
-with one space per value: a convolution or linear layer opens a new one, normalizations,
-activations and pooling keep it, an addition joins two. Whatever the tracer does not know
-freezes the spaces it touches, so that an unknown operation costs compression, never correctness.
+with the spaces of every value: a convolution or linear layer opens a new one, normalizations,
+activations and pooling keep it, an addition joins two, a concatenation puts several in a row.
+Whatever the tracer does not know freezes the spaces it touches, so that an unknown operation
+costs compression, never correctness.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from controller.errors import FitError
 
@@ -20,22 +22,42 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
 
+OUTPUT = "the model's output"  # why its channels stay
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a module holds a space's channels: ``factor`` features each, from ``offset`` on."""
+
+    name: str
+    factor: int = 1  # more than one once an image was flattened
+    offset: int = 0  # behind what else was concatenated
+
+
 @dataclass(slots=True, kw_only=True)
 class Space:
     """Channels that live and die together, and the modules that hold a slice of them."""
 
     size: int
     producers: list[str] = field(default_factory=list)  # their output channels
-    norms: list[str] = field(default_factory=list)
-    depthwise: list[str] = field(default_factory=list)  # one filter for each channel
-    consumers: list[tuple[str, int]] = field(default_factory=list)  # (module, features a channel)
+    norms: list[Slot] = field(default_factory=list)
+    depthwise: list[Slot] = field(default_factory=list)  # one filter for each channel
+    consumers: list[Slot] = field(default_factory=list)  # their input channels or features
     frozen: str = ""  # why it may not be cut
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Every place that holds a slice of the channels, beside the layers that make them."""
+        return [*self.norms, *self.depthwise, *self.consumers]
 
 
 @dataclass(frozen=True, slots=True)
-class _Value:
+class _Part:
     space: int
-    factor: int = 1  # features for each channel, once flattened
+    factor: int = 1
+
+
+_Value: TypeAlias = tuple[_Part, ...]  # spaces in a row along the channel axis
 
 
 class ChannelTracer:
@@ -81,34 +103,47 @@ class ChannelTracer:
     def _new(self, size: int, frozen: str = "") -> _Value:
         self._spaces.append(Space(size=size, frozen=frozen))
         self._parent.append(len(self._parent))
-        return _Value(len(self._spaces) - 1)
+        return (_Part(len(self._spaces) - 1),)
 
     def _find(self, index: int) -> int:
         while self._parent[index] != index:
             index = self._parent[index]
         return index
 
-    def _space(self, value: _Value) -> Space:
-        return self._spaces[self._find(value.space)]
+    def _space(self, part: _Part) -> Space:
+        return self._spaces[self._find(part.space)]
+
+    def _slots(self, name: str, value: _Value) -> Iterator[tuple[Space, Slot]]:
+        """The spaces of a value, and where a module that reads it holds each."""
+        offset = 0
+        for part in value:
+            space = self._space(part)
+            yield space, Slot(name, part.factor, offset)
+            offset += space.size * part.factor
 
     def _join(self, one: _Value, other: _Value) -> _Value:
-        a, b = self._find(one.space), self._find(other.space)
-        if a == b:
-            return one
-        kept, gone = self._spaces[a], self._spaces[b]
-        if kept.size != gone.size or one.factor != other.factor:
+        forms = [[(self._space(p).size, p.factor) for p in value] for value in (one, other)]
+        if forms[0] != forms[1]:
             self._freeze(one, "added to a tensor with other channels")
             self._freeze(other, "added to a tensor with other channels")
             return one
-        for part in ("producers", "norms", "depthwise", "consumers"):
+        for left, right in zip(one, other, strict=True):
+            self._unite(self._find(left.space), self._find(right.space))
+        return one
+
+    def _unite(self, a: int, b: int) -> None:
+        if a == b:
+            return
+        kept, gone = self._spaces[a], self._spaces[b]
+        kept.producers.extend(gone.producers)
+        for part in ("norms", "depthwise", "consumers"):
             getattr(kept, part).extend(getattr(gone, part))
         kept.frozen = kept.frozen or gone.frozen
         self._parent[b] = a
-        return one
 
     def _freeze(self, value: _Value | None, reason: str) -> None:
-        if value is not None:
-            space = self._space(value)
+        for part in value or ():
+            space = self._space(part)
             space.frozen = space.frozen or reason
 
     # One visit for each kind of node.
@@ -119,7 +154,7 @@ class ChannelTracer:
             return self._new(shape[1] if len(shape) > 1 else 0, frozen="the model's input")
         if node.op == "output":
             for value in self._inputs(node):
-                self._freeze(value, "the model's output")
+                self._freeze(value, OUTPUT)
             return None
         if node.op == "get_attr":
             return None
@@ -142,21 +177,21 @@ class ChannelTracer:
             return self._visit_conv(name, module, value)
         if isinstance(module, nn.Linear):
             return self._visit_linear(node, name, module, value)
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and value.factor == 1:
-            self._space(value).norms.append(name)
+        plain = all(part.factor == 1 for part in value)
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and plain:
+            for space, slot in self._slots(name, value):
+                space.norms.append(slot)
             return value
-        if isinstance(module, (nn.Flatten, *_channelwise_modules())):
+        if isinstance(module, (nn.Flatten, *channelwise_modules())):
             return self._flatten(node, value) if isinstance(module, nn.Flatten) else value
         return self._unknown(node, f"'{name}' is a {type(module).__name__}")
 
     def _visit_conv(self, name: str, module: nn.Conv1d | nn.Conv2d, value: _Value) -> _Value:
         if module.groups == 1:
-            self._space(value).consumers.append((name, 1))
-            made = self._new(module.out_channels)
-            self._space(made).producers.append(name)
-            return made
+            return self._produced(name, module.out_channels, value)
         if module.groups == module.in_channels == module.out_channels:
-            self._space(value).depthwise.append(name)
+            for space, slot in self._slots(name, value):
+                space.depthwise.append(slot)
             return value
         self._freeze(value, f"'{name}' is a grouped convolution")
         return self._new(module.out_channels, frozen=f"'{name}' is a grouped convolution")
@@ -166,9 +201,14 @@ class ChannelTracer:
     ) -> _Value | None:
         if len(self._shapes.get(node.name, ())) != 2:
             return self._unknown(node, f"'{name}' acts on more than two axes")
-        self._space(value).consumers.append((name, value.factor))
-        made = self._new(module.out_features)
-        self._space(made).producers.append(name)
+        return self._produced(name, module.out_features, value)
+
+    def _produced(self, name: str, size: int, value: _Value) -> _Value:
+        """What a layer gives that reads ``value`` and opens a space of ``size`` channels."""
+        for space, slot in self._slots(name, value):
+            space.consumers.append(slot)
+        made = self._new(size)
+        self._space(made[0]).producers.append(name)
         return made
 
     def _visit_call(self, node: fx.Node) -> _Value | None:
@@ -177,6 +217,8 @@ class ChannelTracer:
             return None
         if kind in _JOINS and len(inputs) == 2 and len(node.args) >= 2:
             return self._join(inputs[0], inputs[1])
+        if kind in _CONCATENATES:
+            return self._concatenated(node)
         if len(inputs) != 1:
             return self._unknown(node, f"'{kind}' is not known to the tracer")
         value = inputs[0]
@@ -185,6 +227,18 @@ class ChannelTracer:
         if kind in {"flatten", "view", "reshape"}:
             return self._flatten(node, value)
         return self._unknown(node, f"'{kind}' is not known to the tracer")
+
+    def _concatenated(self, node: fx.Node) -> _Value | None:
+        listed = node.args[0] if node.args else node.kwargs.get("tensors")
+        axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        rank = len(self._shapes.get(node.name, ()))
+        parts: Any = listed if isinstance(listed, list | tuple) else ()
+        values = [self._values.get(getattr(part, "name", "")) for part in parts]
+        known = [value for value in values if value is not None]
+        along_channels = isinstance(axis, int) and rank > 1 and axis % rank == 1
+        if not along_channels or not parts or len(known) != len(parts):
+            return self._unknown(node, "it is concatenated with something else, or not by channel")
+        return tuple(part for value in known for part in value)
 
     def _spatial_mean(self, node: fx.Node) -> bool:
         axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
@@ -198,7 +252,8 @@ class ChannelTracer:
         whole = len(before) >= 2 and after == (before[0], math.prod(before[1:]))
         if not whole:
             return self._unknown(node, "it is reshaped")
-        return _Value(value.space, value.factor * math.prod(before[2:]))
+        size = math.prod(before[2:])
+        return tuple(_Part(part.space, part.factor * size) for part in value)
 
     def _unknown(self, node: fx.Node, reason: str) -> _Value | None:
         for value in self._inputs(node):
@@ -208,6 +263,7 @@ class ChannelTracer:
 
 
 _SIZES = {"size", "getattr", "getitem", "dim"}
+_CONCATENATES = {"cat", "concat", "concatenate"}
 _JOINS = {"add", "iadd", "sub", "mul", "add_", "mul_"}
 _CHANNELWISE = {
     "relu", "relu_", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid",
@@ -217,7 +273,8 @@ _CHANNELWISE = {
 }  # fmt: skip
 
 
-def _channelwise_modules() -> tuple[type, ...]:
+def channelwise_modules() -> tuple[type, ...]:
+    """Modules that treat each channel by itself and hold nothing of it."""
     from torch import nn
 
     return (
@@ -226,6 +283,11 @@ def _channelwise_modules() -> tuple[type, ...]:
         nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
         nn.AdaptiveMaxPool2d, nn.Upsample,
     )  # fmt: skip
+
+
+def is_channelwise(node: fx.Node) -> bool:
+    """Whether a call of a function or method treats each channel by itself."""
+    return node.op in ("call_function", "call_method") and _call_name(node) in _CHANNELWISE
 
 
 def _call_name(node: fx.Node) -> str:

@@ -10,29 +10,34 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
+from controller.catalog.workload import TRAIN
 from controller.compress.base import Applied, Candidate, Context, Form, Numbers, Pass, Property
-from controller.compress.passes.channels import ChannelTracer, Space
+from controller.compress.passes.channels import OUTPUT, ChannelTracer, Space
+from controller.compress.prune.criteria import CRITERIA, Criterion, Material
+from controller.compress.prune.surgery import parameters, remove
 from controller.errors import FitError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-CRITERIA = ("l1", "bn_scale", "fpgm")
+SAMPLES = 512  # inputs for criteria that look at some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneStructured(Pass):
     """Cut ``ratio`` of the channels of every free space.
 
-    ``criterion``: ``l1``, the sum of a filter's magnitudes; ``bn_scale``, the batch
-    normalization's |γ| (l1 where there is none); ``fpgm``, the distance from the layer's
-    geometric median (He et al. 2019): what other filters can replace goes first.
+    ``criterion``: which go, by name (`controller.compress.prune.criteria`). The ratio is of the
+    channels that the user's own network has, so that rounds of pruning need not know each other.
     """
 
     name: ClassVar[str] = "prune_structured"
+    version: ClassVar[int] = 2
     takes: ClassVar[Form] = Form.TORCH
     gives: ClassVar[Form] = Form.TORCH
     refuses: ClassVar[frozenset[Property]] = frozenset({Property.FOLDED, Property.PRUNED})
@@ -42,6 +47,8 @@ class PruneStructured(Pass):
     multiple_of: int = 8
     criterion: str = "l1"
 
+    one_of_many: ClassVar[bool] = False  # a step that may have nothing to do
+
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1 or self.multiple_of < 1 or self.criterion not in CRITERIA:
             raise FitError(
@@ -50,29 +57,31 @@ class PruneStructured(Pass):
             )
 
     def apply(self, candidate: Candidate, context: Context) -> Applied:
-        import torch
-
         module = copy.deepcopy(candidate.payload).eval()
-        example = torch.from_numpy(context.calibration[:2].copy())
-        before = _parameters(module)
-        spaces = [s for s in ChannelTracer(module, example).spaces() if s.producers]
-        free = [s for s in spaces if not s.frozen]
-        cut = [s for s in free if self.kept(s.size) < s.size]
-        if not cut:
+        example = example_of(context)
+        spaces = cuttable(module, example)
+        whole = self._whole_sizes(spaces, context, example)
+        widths = {
+            index: min(space.size, self.kept(whole[index]))
+            for index, space in enumerate(spaces)
+            if not space.frozen
+        }
+        cut = {i: width for i, width in widths.items() if width < spaces[i].size}
+        if not cut and not (self.one_of_many and widths):
             reasons = "; ".join(sorted({s.frozen for s in spaces if s.frozen}))
             raise FitError(f"no channels can be removed: {reasons or 'there are too few'}")
-        for space in cut:
-            order = importance(module, space, self.criterion).argsort(descending=True, stable=True)
-            remove(module, space, order[: self.kept(space.size)].sort().values)
+        before = parameters(module)
+        narrow(module, cut, CRITERIA[self.criterion], material(self.criterion, context))
         return Applied(
             payload=module,
             numbers={
                 "channels_before": sum(s.size for s in spaces),
-                "channels_removed": sum(s.size - self.kept(s.size) for s in cut),
-                "spaces_frozen": len(spaces) - len(free),
+                "channels_removed": sum(spaces[i].size - width for i, width in cut.items()),
+                "spaces_frozen": sum(bool(s.frozen) for s in spaces),
                 "parameters_before": before,
-                "parameters_after": _parameters(module),
+                "parameters_after": parameters(module),
             },
+            notes=left_alone(spaces),
         )
 
     def kept(self, size: int) -> int:
@@ -81,79 +90,118 @@ class PruneStructured(Pass):
         return min(size, max(1, math.ceil(exact - 1e-9)) * self.multiple_of)
 
     def check(self, before: Candidate, after: Applied, context: Context) -> Numbers:
-        import torch
+        return same_shape(before, after, context)
 
-        inputs = torch.from_numpy(context.calibration[:2].copy())
-        with torch.inference_mode():
-            expected, found = before.payload(inputs), after.payload(inputs)
-        if expected.shape != found.shape or not bool(torch.isfinite(found).all()):
-            raise FitError(
-                f"the pruned network answers with shape {tuple(found.shape)} instead of "
-                f"{tuple(expected.shape)}, or not with finite numbers"
-            )
-        return {}
+    def _whole_sizes(
+        self, spaces: list[Space], context: Context, example: torch.Tensor
+    ) -> list[int]:
+        """Channels of each space in the user's own network; as they are where that is not known."""
+        own = None if context.teacher is None else cuttable(context.teacher, example)
+        if own is None or [s.producers for s in own] != [s.producers for s in spaces]:
+            return [space.size for space in spaces]
+        return [space.size for space in own]
 
 
-def importance(module: nn.Module, space: Space, criterion: str) -> torch.Tensor:
-    """Score [channels] of one space: the mean over its holders, each scaled to mean 1.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneRound(PruneStructured):
+    """One of several rounds of pruning, with recovery between them.
 
-    The scaling keeps a layer with large weights from deciding for the others.
+    Rounding to the multiple may leave a round with nothing to do.
+    """
+
+    name: ClassVar[str] = "prune_round"
+    refuses: ClassVar[frozenset[Property]] = frozenset({Property.FOLDED})
+    one_of_many: ClassVar[bool] = True
+
+
+def cuttable(module: nn.Module, example: torch.Tensor) -> list[Space]:
+    """All spaces that some layer makes, in the order of the graph; frozen ones among them."""
+    return [space for space in ChannelTracer(module, example).spaces() if space.producers]
+
+
+def narrow(
+    module: nn.Module,
+    widths: dict[int, int],
+    criterion: Criterion,
+    seen: Material,
+) -> None:
+    """Cut spaces (by index) to ``widths`` in place, one after the other.
+
+    Each is judged in the network that the cuts before it left.
+    """
+    if seen.inputs is None:
+        raise FitError("two inputs are needed to trace the network")
+    for index, width in widths.items():
+        space = cuttable(module, seen.inputs[:2])[index]  # places move when a neighbour is cut
+        scores = criterion.scores(module, space, seen)
+        kept = scores.argsort(descending=True, stable=True)[:width].sort().values
+        criterion.mend(module, space, kept, seen)
+        remove(module, space, kept)
+
+
+def material(criterion: str, context: Context) -> Material:
+    """What a criterion looks at.
+
+    Training data with its labels, or else calibration inputs with the user's network's answers.
+    Criteria that look at weights alone get two inputs, for tracing.
     """
     import torch
 
-    scores: list[torch.Tensor] = []
-    if criterion == "bn_scale":
-        weights = [module.get_submodule(name).weight for name in space.norms]
-        scores = [w.detach().abs() for w in weights if isinstance(w, torch.Tensor)]
-    if not scores:
-        filters = [_weight(module, name).flatten(1) for name in space.producers]
-        if criterion == "fpgm":
-            scores = [torch.cdist(f, f).sum(dim=1) for f in filters]
-        else:
-            scores = [f.abs().sum(dim=1) for f in filters]
-    return torch.stack([s / s.mean().clamp_min(1e-12) for s in scores]).mean(dim=0)
+    if not CRITERIA[criterion].needs_inputs:
+        return Material(inputs=example_of(context), seed=context.seed)
+    split = context.training
+    chosen = np.random.default_rng(context.seed).permutation(len(split))[:SAMPLES]
+    inputs = torch.from_numpy(context.workload.real(split.inputs[chosen]).copy())
+    labels = split.labels[chosen] if TRAIN in context.splits else None
+    return Material(inputs=inputs, labels=_classes(inputs, labels, context), seed=context.seed)
 
 
-def remove(module: nn.Module, space: Space, kept: torch.Tensor) -> None:
-    """Keep only the channels ``kept`` (sorted indices) of one space, in place."""
+def example_of(context: Context) -> torch.Tensor:
+    """Two real inputs, for tracing."""
     import torch
 
-    count = len(kept)
-    for name in space.producers:
-        layer: Any = module.get_submodule(name)
-        _slice(layer, ("weight", "bias"), kept)
-        setattr(layer, "out_channels" if hasattr(layer, "out_channels") else "out_features", count)
-    for name in space.norms:
-        layer = module.get_submodule(name)
-        _slice(layer, ("weight", "bias", "running_mean", "running_var"), kept)
-        layer.num_features = count
-    for name in space.depthwise:
-        layer = module.get_submodule(name)
-        _slice(layer, ("weight", "bias"), kept)
-        layer.in_channels = layer.out_channels = layer.groups = count
-    for name, factor in space.consumers:
-        layer = module.get_submodule(name)
-        wanted = (kept[:, None] * factor + torch.arange(factor)).flatten()
-        layer.weight = torch.nn.Parameter(layer.weight.detach()[:, wanted].clone())
-        size = "in_channels" if hasattr(layer, "in_channels") else "in_features"
-        setattr(layer, size, len(wanted))
+    return torch.from_numpy(context.calibration[:2].copy())
 
 
-def _slice(layer: Any, names: tuple[str, ...], kept: torch.Tensor) -> None:
-    from torch import nn
+def same_shape(before: Candidate, after: Applied, context: Context) -> Numbers:
+    """Check that a pruned network answers, in the shape in which it did.
 
-    for name in names:
-        value = getattr(layer, name, None)
-        if value is None:
-            continue
-        part = value.detach()[kept].clone()
-        setattr(layer, name, nn.Parameter(part) if isinstance(value, nn.Parameter) else part)
+    Raises:
+        FitError: it does not.
+    """
+    import torch
+
+    inputs = example_of(context)
+    with torch.inference_mode():
+        expected, found = before.payload(inputs), after.payload(inputs)
+    if expected.shape != found.shape or not bool(torch.isfinite(found).all()):
+        raise FitError(
+            f"the pruned network answers with shape {tuple(found.shape)} instead of "
+            f"{tuple(expected.shape)}, or not with finite numbers"
+        )
+    return {}
 
 
-def _weight(module: nn.Module, name: str) -> torch.Tensor:
-    weight: Any = module.get_submodule(name).weight
-    return weight.detach()  # type: ignore[no-any-return]
+def left_alone(spaces: list[Space]) -> tuple[str, ...]:
+    """One line for each space that may not be cut, the model's own outputs aside."""
+    return tuple(
+        f"left alone: {', '.join(s.producers)} ({s.size} channels): {s.frozen}"
+        for s in spaces
+        if s.frozen not in ("", OUTPUT)
+    )
 
 
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _classes(
+    inputs: torch.Tensor, labels: np.ndarray | None, context: Context
+) -> torch.Tensor | None:
+    import torch
+
+    if context.teacher is None:
+        return None
+    with torch.inference_mode():
+        answers: torch.Tensor = context.teacher.eval()(inputs)
+    if answers.ndim != 2 or answers.shape[1] < 2:
+        return None
+    if labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+        return torch.from_numpy(labels.astype(np.int64))
+    return answers.argmax(dim=1).clone()

@@ -12,7 +12,11 @@ from controller.errors import FitError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeStatic(Pass):
-    """Insert Q/DQ pairs. ``scheme``: activations then weights, ``u8s8``, ``s8s8``, ``u8u8``."""
+    """Insert Q/DQ pairs. ``scheme``: activations, then weights: u8s8, s8s8, u8u8 or s16s8.
+
+    ``centred`` and ``power_of_two`` are for targets whose arithmetic asks for it; see
+    `controller.compress.quantize.numbers.Rules`.
+    """
 
     name: ClassVar[str] = "quantize_static"
     takes: ClassVar[Form] = Form.ONNX
@@ -23,14 +27,18 @@ class QuantizeStatic(Pass):
     scheme: str = "u8s8"
     calibrator: str = "minmax"
     per_channel: bool = True
+    centred: bool = False
+    power_of_two: bool = False
 
     def apply(self, candidate: Candidate, context: Context) -> Applied:
         from controller.compress.quantize import ranges, static
+        from controller.compress.quantize.numbers import Rules
 
-        found = ranges.collect(candidate.payload, context.calibration, calibrator=self.calibrator)
-        quantized = static.quantize(
-            candidate.payload, found, scheme=self.scheme, per_channel=self.per_channel
+        rules = Rules(
+            per_channel=self.per_channel, centred=self.centred, power_of_two=self.power_of_two
         )
+        found = ranges.collect(candidate.payload, context.calibration, calibrator=self.calibrator)
+        quantized = static.quantize(candidate.payload, found, scheme=self.scheme, rules=rules)
         return Applied(payload=quantized, numbers={"ranges": len(found)})
 
     def check(self, before: Candidate, after: Applied, context: Context) -> Numbers:

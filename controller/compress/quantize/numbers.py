@@ -35,14 +35,44 @@ class Weights:
     axis: int | None
 
 
-def affine(found: Range, dtype: np.dtype[Any]) -> Affine:
-    """Asymmetric quantization of a range, widened so that it holds zero."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a target's arithmetic asks of scales and zero points.
+
+    ``centred``: activations have their zero point in the middle of the type (0, or 128 of uint8),
+    and the scale covers the larger side. ``power_of_two``: every scale is ``2^⌈log2 s⌉``, so that
+    shifts can do the rescaling; rounding up never clips what the range covers (TQT, Jain et al.,
+    2020, arXiv:1903.08066).
+    """
+
+    per_channel: bool = True  # of symmetric weights
+    centred: bool = False
+    power_of_two: bool = False
+
+    def scale(self, wanted: Any) -> Any:
+        """``wanted`` positive scales (any shape), as the rule has them; float32."""
+        exact = np.asarray(wanted, np.float64)
+        if self.power_of_two:
+            exact = 2.0 ** np.ceil(np.log2(exact))
+        return exact.astype(np.float32)
+
+
+def affine(found: Range, dtype: np.dtype[Any], rules: Rules | None = None) -> Affine:
+    """Quantization of a range, widened so that it holds zero; asymmetric unless ``rules`` say."""
+    rules = rules or Rules()
     limits = np.iinfo(dtype)
     low, high = min(found.low, 0.0), max(found.high, 0.0)
-    scale = np.float32((high - low) / (limits.max - limits.min))
-    if not scale > np.finfo(np.float32).tiny:
-        return Affine(scale=np.float32(1.0), zero_point=np.array(limits.min, dtype))
-    zero_point = np.clip(np.rint(limits.min - low / float(scale)), limits.min, limits.max)
+    middle = (int(limits.max) + int(limits.min) + 1) // 2
+    if rules.centred:
+        span = max(high, -low) / (int(limits.max) - middle)
+    else:
+        span = (high - low) / (int(limits.max) - int(limits.min))
+    if not span > np.finfo(np.float32).tiny:
+        empty = middle if rules.centred else limits.min
+        return Affine(scale=np.float32(1.0), zero_point=np.array(empty, dtype))
+    scale = np.float32(rules.scale(span))
+    exact = middle if rules.centred else np.rint(limits.min - low / float(scale))
+    zero_point = np.clip(exact, limits.min, limits.max)
     return Affine(scale=scale, zero_point=np.array(zero_point, dtype))
 
 
@@ -52,6 +82,7 @@ def symmetric(
     axis: int | None,
     bias: NDArray[np.float32],
     input_scale: np.float32,
+    rules: Rules | None = None,
 ) -> Weights:
     """Int8 weights in -127…127, ``scale = max|w| / 127`` of a channel or of all.
 
@@ -65,6 +96,7 @@ def symmetric(
         need = need.max(initial=0.0)
     scale = np.maximum(largest / 127.0, need).astype(np.float32)
     scale = np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1.0)).astype(np.float32)
+    scale = np.asarray((rules or Rules()).scale(scale))
     values = np.clip(np.rint(weights / spread(scale, weights.ndim, axis)), -127, 127)
     return Weights(
         values=values.astype(np.int8),
@@ -74,9 +106,10 @@ def symmetric(
     )
 
 
-def asymmetric(weights: NDArray[np.float32]) -> Weights:
+def asymmetric(weights: NDArray[np.float32], rules: Rules | None = None) -> Weights:
     """Uint8 weights with one scale and zero point for all."""
-    chosen = affine(Range(low=float(weights.min()), high=float(weights.max())), np.dtype(np.uint8))
+    found = Range(low=float(weights.min()), high=float(weights.max()))
+    chosen = affine(found, np.dtype(np.uint8), rules)
     values = np.clip(np.rint(weights / chosen.scale) + float(chosen.zero_point), 0, 255)
     return Weights(
         values=values.astype(np.uint8),

@@ -1,11 +1,6 @@
-"""Few-bit weights that keep a layer's outputs: rounding with second-order compensation.
+"""Few-bit weights that keep a layer's outputs, by compensated or learned rounding.
 
-GPTQ (Frantar et al., 2022, arXiv:2210.17323), itself optimal brain surgeon one weight at a time.
-For a layer ``Y = X Wᵀ`` the error ``‖X (W − Ŵ)ᵀ‖²`` has the Hessian ``H = XᵀX``. Columns are
-rounded in order; what rounding column ``i`` does to the outputs is pushed onto the columns that
-are still free: with ``U`` the upper Cholesky factor of ``H⁻¹``,
-
-    e = (w_i − q_i) / U_ii,    W[:, i:] −= e ⊗ U[i, i:]
+`gptq` and `adaround` round one matrix; here they are led through a network, layer by layer.
 
 Weights stay int8 in the file and use ``2^bits − 1`` of its levels, so every runtime runs them as
 before; what shrinks is the transfer, since the entropy coder sees few values.
@@ -13,32 +8,29 @@ before; what shrinks is the transfer, since the entropy coder sees few values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from controller.compress.graph.model import (
-    Array,
-    Inputs,
-    View,
-    attributes,
-    copied,
-    run_batches,
-    with_outputs,
-)
+from controller.compress.graph.model import Array, Inputs, copied
 from controller.compress.graph.normalize import normalized
+from controller.compress.quantize.adaround import Moments, learn_rounding
+from controller.compress.quantize.gptq import Double, Factor, best_scale, round_columns
+from controller.compress.quantize.layers import (
+    Layer,
+    Rounded,
+    as_matrix,
+    float_weights,
+    from_matrix,
+    install,
+    quantized_layers,
+)
+from controller.compress.quantize.rows import Rows, hessians, moments
+from controller.errors import FitError
 
-ROWS = 8_192  # of X for each layer
-DAMPING = 0.01  # of the mean diagonal of H
-FRACTIONS = np.linspace(0.4, 1.0, 25)  # of max |w| that the levels may span
-_SEED = 20261124
-
-Double = NDArray[np.float64]
+ROUNDINGS = ("gptq", "adaround", "both", "nearest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,25 +41,13 @@ class Reconstructed:
     sqnr_db: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layer:
-    """One quantized layer: its node, and the tensors behind its DequantizeLinears."""
-
-    node: onnx.NodeProto
-    weights: onnx.TensorProto
-    weight_scale: onnx.TensorProto
-    bias: onnx.TensorProto
-    bias_scale: onnx.TensorProto
-    input_scale: float
-    transposed: bool  # weights are [K, out]
-
-
 def reconstruct(
     fp32: onnx.ModelProto,
     quantized: onnx.ModelProto,
     inputs: Inputs,
     *,
-    bits: int,
+    bits: float | Mapping[str, float],
+    rounding: str = "gptq",
     whole: frozenset[str] = frozenset(),
     batch: int = 64,
 ) -> Reconstructed:
@@ -77,19 +57,38 @@ def reconstruct(
         fp32: the float model that was quantized; its weights are the aim.
         quantized: its Q/DQ form with symmetric weights (from `static.quantize`).
         inputs: real inputs, float32 [N, …]; no labels.
-        bits: 2 to 8.
+        bits: 2 to 8 for all layers, or for those that are named; others stay as they are. Need
+            not be whole: see `gptq.reach`.
+        rounding: "gptq"; "adaround" (see `adaround`); or "both", which learns the rounding from
+            where GPTQ ended; these two also correct each layer's bias as they go. "nearest" is
+            plain rounding at the same scales, to compare with.
         whole: names of layers whose weights stay as they are.
         batch: inputs in one run.
+
+    Raises:
+        FitError: a rounding that is not known.
     """
-    result = copied(quantized)
-    aims = _weights(normalized(fp32))
+    if rounding not in ROUNDINGS:
+        raise FitError(f"unknown rounding '{rounding}', known: {', '.join(ROUNDINGS)}")
+    result, base = copied(quantized), normalized(fp32)
+    aims, named = float_weights(fp32), {node.name: node for node in base.graph.node}
     quality = {}
-    for layer in _layers(result):
-        aim = aims.get(layer.node.name)
-        if aim is None or layer.node.name in whole:
+    for layer in quantized_layers(result):
+        name = layer.node.name
+        aim = aims.get(name)
+        wanted = bits.get(name) if isinstance(bits, Mapping) else bits
+        if aim is None or wanted is None or name in whole:
             continue
-        hessians = _hessians(result, layer, inputs, batch)
-        quality[layer.node.name] = _rewrite(layer, aim, hessians, bits)
+        source = Rows(layer.node, layer.weights.dims, inputs, batch)
+        seen = source.drawn(result, layer.node.input[0])
+        if rounding in ("gptq", "nearest"):
+            plain = rounding == "nearest"
+            made = round_layer(layer, aim, hessians(seen), wanted, compensate=not plain)
+        else:
+            aimed = source.drawn(base, named[name].input[0])
+            made = learn_layer(layer, aim, moments(seen, aimed), wanted, first=rounding == "both")
+        install(layer, made)
+        quality[name] = made.sqnr_db
     onnx.checker.check_model(result)
     return Reconstructed(model=result, sqnr_db=quality)
 
@@ -100,180 +99,97 @@ def edges(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(heavy[:1] + heavy[-1:])
 
 
-def round_columns(weights: Double, hessian: Double, scale: Double, bits: int) -> Double:
-    """Integer levels [out, K] of ``weights`` [out, K], compensated column by column.
+def layer_hessians(
+    model: onnx.ModelProto, layer: Layer, inputs: Inputs, *, batch: int = 64
+) -> list[Double]:
+    """``XᵀX`` [K, K] of what the quantized layer sees, for each group of a convolution."""
+    source = Rows(layer.node, layer.weights.dims, inputs, batch)
+    return hessians(source.drawn(model, layer.node.input[0]))
+
+
+def round_layer(
+    layer: Layer,
+    aim: Array,
+    found: Sequence[Double],
+    bits: float,
+    factors: Sequence[Factor | None] = (),
+    *,
+    compensate: bool = True,
+) -> Rounded:
+    """Levels and scales of one layer whose float weights are ``aim``; nothing is written.
 
     Args:
-        weights: what should be approximated.
-        hessian: ``XᵀX`` [K, K] of the layer's inputs.
-        scale: one for each output [out].
-        bits: levels are in ``±(2^(bits−1) − 1)``.
+        layer: of a quantized model.
+        aim: its float weights, in the file's shape.
+        found: ``XᵀX`` for each group of a convolution.
+        bits: see `gptq.reach`.
+        factors: `gptq.factored` of each, where they are known.
+        compensate: False rounds each weight by itself.
     """
-    limit = 2 ** (bits - 1) - 1
-    order = np.argsort(-np.diag(hessian), kind="stable")  # where errors cost most comes first
-    left = weights[:, order].copy()
-    upper = _inverse_factor(hessian[np.ix_(order, order)])
-    levels = np.empty_like(left)
-    for i in range(left.shape[1]):
-        levels[:, i] = np.clip(np.rint(left[:, i] / scale), -limit, limit)
-        error = (left[:, i] - levels[:, i] * scale) / upper[i, i]
-        left[:, i + 1 :] -= np.outer(error, upper[i, i + 1 :])
-    found = np.empty_like(levels)
-    found[:, order] = levels
-    return found
+    matrix = as_matrix(aim, layer.transposed)
+    levels, scales = [], []
+    for group, (part, hessian) in enumerate(zip(np.split(matrix, len(found)), found, strict=True)):
+        scale = best_scale(part, hessian, bits, power_of_two=layer.shifts)
+        seen = hessian if compensate else np.diag(np.diag(hessian))  # nothing to compensate with
+        factor = factors[group] if factors else None
+        levels.append(round_columns(part, seen, scale, bits, factor))
+        scales.append(scale)
+    return _rounded(layer, aim, np.concatenate(levels), np.concatenate(scales), found)
 
 
-def best_scale(weights: Double, hessian: Double, bits: int) -> Double:
-    """For each output the scale whose plain rounding does least harm, weighed by diag(H)."""
-    limit = 2 ** (bits - 1) - 1
-    largest = np.maximum(np.abs(weights).max(axis=1), 1e-12)
-    weigh = np.diag(hessian)
-    best: Array = np.full(len(weights), np.inf)
-    chosen: Array = largest / limit
-    for fraction in FRACTIONS:
-        scale = fraction * largest / limit
-        rounded = np.clip(np.rint(weights / scale[:, None]), -limit, limit) * scale[:, None]
-        harm = ((weights - rounded) ** 2 * weigh).sum(axis=1)
-        better = harm < best
-        best, chosen = np.where(better, harm, best), np.where(better, scale, chosen)
-    return np.asarray(chosen.astype(np.float32), np.float64)  # as the file will hold it
+def learn_layer(
+    layer: Layer,
+    aim: Array,
+    found: Sequence[tuple[Moments, Double, Double]],
+    bits: float,
+    *,
+    first: bool,
+) -> Rounded:
+    """AdaRound for each group, from the nearest levels or (``first``) from GPTQ's."""
+    matrix = as_matrix(aim, layer.transposed)
+    parts = matrix.reshape(len(found), -1, matrix.shape[1])
+    pairs, means, aims = zip(*found, strict=True)
+    every = Moments(
+        hessian=np.stack([pair.hessian for pair in pairs]),
+        cross=np.stack([pair.cross for pair in pairs]),
+    )
+    both = list(zip(parts, every.hessian, strict=True))
+    scales = [best_scale(part, h, bits, power_of_two=layer.shifts) for part, h in both]
+    starts = [
+        round_columns(part, h, scale, bits)
+        for (part, h), scale in zip(both, scales, strict=True)
+        if first
+    ]
+    scale = np.stack(scales)
+    levels = learn_rounding(parts, every, scale, bits, start=np.stack(starts) if first else None)
+    moved = (
+        parts @ np.stack(aims)[..., None] - (levels * scale[..., None]) @ np.stack(means)[..., None]
+    )
+    flat = levels.reshape(matrix.shape)
+    return _rounded(layer, aim, flat, scale.ravel(), list(every.hessian), moved=moved.ravel())
 
 
-def _inverse_factor(hessian: Double) -> Double:
-    """Upper Cholesky factor of the inverse, damped; inputs that never vary get a diagonal."""
-    damped = hessian.copy()
-    level = max(float(np.diag(hessian).mean()) * DAMPING, 1e-12)
-    damped[np.diag_indices_from(damped)] += level
-    inverse = np.linalg.inv(damped)
-    # cholesky gives L with A = L Lᵀ; wanted is U with A = Uᵀ U, which is Lᵀ.
-    return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)
-
-
-def _rewrite(layer: _Layer, aim: Array, hessians: list[Double], bits: int) -> float:
-    """Write new levels, scales and bias of one layer; returns its outputs' SQNR in dB."""
-    matrix = _matrix(aim, layer.transposed)
-    share = len(matrix) // len(hessians)
-    levels, scales = np.empty_like(matrix), np.empty(len(matrix))
+def _rounded(
+    layer: Layer,
+    aim: Array,
+    levels: Double,
+    scales: Double,
+    found: Sequence[Double],
+    *,
+    moved: Double | float = 0.0,
+) -> Rounded:
+    """With the SQNR of the layer's outputs, rounded weights against float ones."""
+    matrix = as_matrix(aim, layer.transposed)
+    share = len(matrix) // len(found)
+    wrong = matrix - levels * scales[:, None]
     signal = noise = 0.0
-    for group, hessian in enumerate(hessians):
+    for group, hessian in enumerate(found):
         part = slice(group * share, (group + 1) * share)
-        scales[part] = best_scale(matrix[part], hessian, bits)
-        levels[part] = round_columns(matrix[part], hessian, scales[part], bits)
-        wrong = matrix[part] - levels[part] * scales[part, None]
-        signal += float(np.einsum("ij,jk,ik->", matrix[part], hessian, matrix[part]))
-        noise += float(np.einsum("ij,jk,ik->", wrong, hessian, wrong))
-    bias = numpy_helper.to_array(layer.bias) * numpy_helper.to_array(layer.bias_scale)
-    bias_scale = (layer.input_scale * scales).astype(np.float32)
-    limits = np.iinfo(np.int32)
-    stored = np.clip(np.rint(bias / bias_scale), limits.min, limits.max).astype(np.int32)
-    _put(layer.weights, _unmatrix(levels, aim.shape, layer.transposed).astype(np.int8))
-    _put(layer.weight_scale, scales.astype(np.float32))
-    _put(layer.bias, stored)
-    _put(layer.bias_scale, bias_scale)
-    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
-
-
-def _layers(model: onnx.ModelProto) -> Sequence[_Layer]:
-    """Convolutions and products with symmetric weights by channel, in the order of the graph."""
-    view = View(model)
-    found = []
-    for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3:
-            continue
-        sources = [view.producers.get(name) for name in node.input[:3]]
-        if any(s is None or s.op_type != "DequantizeLinear" for s in sources):
-            continue
-        data, weight, bias = (s for s in sources if s is not None)
-        tensors = [view.initializers.get(n) for n in (*weight.input[:2], *bias.input[:2])]
-        step = view.initializers.get(data.input[1])
-        if step is None or any(t is None for t in tensors):
-            continue
-        weights, weight_scale, stored_bias, bias_scale = (t for t in tensors if t is not None)
-        if weights.data_type != onnx.TensorProto.INT8 or not weight_scale.dims:
-            continue
-        if attributes(node).get("auto_pad", b"NOTSET") != b"NOTSET":
-            continue  # its padding is not written down
-        layer = _Layer(
-            node=node, weights=weights, weight_scale=weight_scale, bias=stored_bias,
-            bias_scale=bias_scale, input_scale=float(numpy_helper.to_array(step)),
-            transposed=node.op_type == "Gemm" and not attributes(node).get("transB", 0),
-        )  # fmt: skip
-        found.append(layer)
-    return found
-
-
-def _weights(model: onnx.ModelProto) -> dict[str, Array]:
-    """Float weights by the names of their nodes."""
-    view = View(model)
-    found = {}
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm"):
-            value = view.constant(node.input[1])
-            if value is not None:
-                found[node.name] = value
-    return found
-
-
-def _hessians(model: onnx.ModelProto, layer: _Layer, inputs: Inputs, batch: int) -> list[Double]:
-    """``XᵀX`` [K, K] of what the quantized layer sees, for each group of a convolution."""
-    name = layer.node.input[0]
-    per_input = max(1, ROWS // max(len(inputs), 1))
-    chance = np.random.default_rng(_SEED)
-    sums: list[Double] = []
-
-    def add(_names: list[str], values: list[Array]) -> None:
-        found = _unfold(layer.node, values[0], tuple(layer.weights.dims), per_input, chance)
-        products = [(x.T @ x).astype(np.float64) for x in found]  # a batch in float32, the sum not
-        sums[:] = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
-
-    run_batches(with_outputs(model, [name]), inputs, add, batch=batch)
-    return sums
-
-
-def _unfold(
-    node: onnx.NodeProto,
-    values: Array,
-    weight_shape: tuple[int, ...],
-    per_input: int,
-    chance: np.random.Generator,
-) -> list[Array]:
-    """Some windows of a convolution's input as rows [n, K], in the order of its weights."""
-    if node.op_type == "Gemm":
-        return [values.reshape(len(values), -1)]
-    options = attributes(node)
-    kernel = weight_shape[2:]
-    strides = options.get("strides") or [1] * len(kernel)
-    dilations = options.get("dilations") or [1] * len(kernel)
-    pads = options.get("pads") or [0] * (2 * len(kernel))
-    around = [(pads[i], pads[i + len(kernel)]) for i in range(len(kernel))]
-    padded = np.pad(values, [(0, 0), (0, 0), *around])
-    spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    axes = tuple(range(2, 2 + len(kernel)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-    steps = tuple(slice(None, None, s) for s in strides)
-    inner = tuple(slice(None, None, d) for d in dilations)
-    where: tuple[Any, ...] = (slice(None), slice(None), *steps, *inner)
-    windows = windows[where]
-    places = windows.shape[2 : 2 + len(kernel)]
-    total = int(np.prod(places))
-    chosen = chance.choice(total, size=min(per_input, total), replace=False)
-    index = np.unravel_index(chosen, places)
-    where = (slice(None), slice(None), *index)
-    picked = windows[where]  # [N, C, n, *kernel]
-    picked = np.moveaxis(picked, 2, 1).reshape(-1, values.shape[1], *kernel)
-    groups = int(options.get("group", 1))
-    share = values.shape[1] // groups
-    return [picked[:, g * share : (g + 1) * share].reshape(len(picked), -1) for g in range(groups)]
-
-
-def _matrix(weights: Array, transposed: bool) -> Double:
-    values = weights.astype(np.float64)
-    return values.T.copy() if transposed else values.reshape(len(values), -1)
-
-
-def _unmatrix(matrix: Double, shape: tuple[int, ...], transposed: bool) -> Double:
-    return matrix.T if transposed else matrix.reshape(shape)
-
-
-def _put(tensor: onnx.TensorProto, values: Array) -> None:
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+        signal += float(((matrix[part] @ hessian) * matrix[part]).sum())
+        noise += float(((wrong[part] @ hessian) * wrong[part]).sum())
+    return Rounded(
+        levels=from_matrix(levels, aim.shape, layer.transposed).astype(np.int8),
+        scales=scales,
+        sqnr_db=float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))),
+        moved=moved,
+    )

@@ -15,15 +15,21 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from controller.compress.graph.model import Array, Names, View, attributes
+from controller.compress.graph.model import Array, Names, View, attributes, opset
 from controller.compress.graph.normalize import normalized, replace_nodes
 from controller.compress.quantize import numbers, placement
-from controller.compress.quantize.numbers import Affine, Weights
+from controller.compress.quantize.numbers import Affine, Rules, Weights
 from controller.compress.quantize.observers import Range
 from controller.compress.quantize.placement import Placement
 from controller.errors import FitError
 
-ACTIVATION_TYPES = {"u8s8": np.uint8, "s8s8": np.int8, "u8u8": np.uint8}
+ACTIVATION_TYPES: Mapping[str, type[np.integer[Any]]] = {
+    "u8s8": np.uint8,
+    "s8s8": np.int8,
+    "u8u8": np.uint8,
+    "s16s8": np.int16,
+}
+OPSET_INT16, IR_VERSION_INT16 = 21, 10  # QuantizeLinear knows int16 from there
 _SIGMOID = Range(low=0.0, high=255.0 / 256.0)  # the only scale that LiteRT's kernel takes: 1/256
 
 
@@ -40,7 +46,7 @@ class _Work:
     """What one run of the emitter carries along."""
 
     scheme: str
-    per_channel: bool
+    rules: Rules
     view: View
     names: Names
     placement: Placement
@@ -59,11 +65,11 @@ def quantize(
     ranges: Mapping[str, Range],
     *,
     scheme: str,
-    per_channel: bool = True,
     skip: frozenset[str] = frozenset(),
+    rules: Rules | None = None,
 ) -> onnx.ModelProto:
     """Quantize to int8; see `quantize_listed` for what stayed float."""
-    return quantize_listed(model, ranges, scheme=scheme, per_channel=per_channel, skip=skip).model
+    return quantize_listed(model, ranges, scheme=scheme, skip=skip, rules=rules).model
 
 
 def quantize_listed(
@@ -71,8 +77,8 @@ def quantize_listed(
     ranges: Mapping[str, Range],
     *,
     scheme: str,
-    per_channel: bool = True,
     skip: frozenset[str] = frozenset(),
+    rules: Rules | None = None,
 ) -> Quantized:
     """Quantize to int8 in Q/DQ form.
 
@@ -80,25 +86,31 @@ def quantize_listed(
         model: float model, batch normalizations folded.
         ranges: from `ranges.collect` of the same model.
         scheme: "u8s8", "s8s8" (activations then weights: symmetric int8 weights, a scale for
-            each output channel) or "u8u8" (uint8 weights, one scale and zero point).
-        per_channel: False gives symmetric weights one scale for all channels.
+            each output channel), "u8u8" (uint8 weights, one scale and zero point) or "s16s8"
+            (int16 activations for accelerators that have them; onnxruntime's CPU kernels compute
+            these in float, and the file needs opset 21).
         skip: names of nodes of the normalized model that stay float.
+        rules: of scales and zero points.
 
     Raises:
         FitError: unknown scheme, or a range is missing.
     """
     if scheme not in ACTIVATION_TYPES:
         raise FitError(f"unknown scheme '{scheme}', known: {', '.join(ACTIVATION_TYPES)}")
+    rules = rules or Rules()
     result = normalized(model)
+    if scheme == "s16s8" and opset(result) < OPSET_INT16:
+        result = onnx.version_converter.convert_version(result, OPSET_INT16)
+        result.ir_version = max(result.ir_version, IR_VERSION_INT16)
     # Only onnxruntime's integer product gives floats; LiteRT's needs a scale of its output.
     placed = placement.place(result, skip=skip, float_output=scheme != "s8s8")
     work = _Work(
         scheme=scheme,
-        per_channel=per_channel,
+        rules=rules,
         view=View(result),
         names=Names(result),
         placement=placed,
-        scales=_scales(result, placed, ranges, np.dtype(ACTIVATION_TYPES[scheme])),
+        scales=scales(result, placed, ranges, np.dtype(ACTIVATION_TYPES[scheme]), rules),
     )
     _write(result, work)
     _drop_unread(result)
@@ -106,11 +118,12 @@ def quantize_listed(
     return Quantized(model=result, left_float=tuple(placed.left_float))
 
 
-def _scales(
+def scales(
     model: onnx.ModelProto,
     placed: Placement,
     ranges: Mapping[str, Range],
     dtype: np.dtype[Any],
+    rules: Rules,
 ) -> dict[str, Affine]:
     """Scale and zero point of each integer tensor; a group covers the ranges of all its members."""
     fixed = {n.output[0]: _SIGMOID for n in model.graph.node if n.op_type == "Sigmoid"}
@@ -122,7 +135,7 @@ def _scales(
             )
         own = fixed.get(tensor, ranges[tensor])
         found[group] = found[group].merged(own) if group in found else own
-    chosen = {group: numbers.affine(total, dtype) for group, total in found.items()}
+    chosen = {group: numbers.affine(total, dtype, rules) for group, total in found.items()}
     return {tensor: chosen[group] for tensor, group in placed.groups.items()}
 
 
@@ -225,9 +238,11 @@ def _weights(
     work: _Work,
 ) -> Weights:
     if work.scheme == "u8u8":
-        return numbers.asymmetric(values)
-    axis = _output_axis(node) if work.per_channel else None
-    return numbers.symmetric(values, axis=axis, bias=bias, input_scale=input_scale)
+        return numbers.asymmetric(values, work.rules)
+    axis = _output_axis(node) if work.rules.per_channel else None
+    return numbers.symmetric(
+        values, axis=axis, bias=bias, input_scale=input_scale, rules=work.rules
+    )
 
 
 def _feed_constants(node: onnx.NodeProto, work: _Work) -> list[onnx.NodeProto]:
@@ -239,7 +254,8 @@ def _feed_constants(node: onnx.NodeProto, work: _Work) -> list[onnx.NodeProto]:
             continue
         dtype = np.dtype(ACTIVATION_TYPES[work.scheme])
         limits = np.iinfo(dtype)
-        chosen = numbers.affine(Range(low=float(constant.min()), high=float(constant.max())), dtype)
+        found = Range(low=float(constant.min()), high=float(constant.max()))
+        chosen = numbers.affine(found, dtype, work.rules)
         integers = np.clip(
             np.rint(constant / chosen.scale) + float(chosen.zero_point), limits.min, limits.max
         )

@@ -12,22 +12,45 @@ from controller.compress.passes.distil import Distil
 from controller.compress.passes.emit_litert import EmitLitert
 from controller.compress.passes.export import AcceptOnnx, ExportOnnx
 from controller.compress.passes.fold import FoldBatchNorm
+from controller.compress.passes.mixed import MixedPrecision
 from controller.compress.passes.prune_structured import PruneStructured
+from controller.compress.passes.qat import Qat
 from controller.compress.passes.quantize_dynamic import QuantizeDynamic
 from controller.compress.passes.quantize_static import QuantizeStatic
 from controller.compress.passes.reconstruct import Reconstruct
+from controller.compress.passes.shorten import Shorten
+from controller.compress.passes.sparsify import Sparsify
 from controller.compress.recipe import Recipe
 from controller.compress.search.scheme import rank_schemes
 from controller.errors import FitError
 from fitment.core.kernels import KernelTable
 
 EFFORTS = ("quick", "thorough")
-QUICK_RATIOS = (0.5,)
-THOROUGH_RATIOS = (0.3, 0.5, 0.65, 0.75)
-THOROUGH_TRAINING = 8  # times as many training inputs as a quick fit's
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What one network of the ladder loses before it is distilled."""
+
+    ratio: float  # of the channels of every layer
+    activations: float | None = None  # share that shortening leaves; None: as deep as it was
+
+    @property
+    def text(self) -> str:
+        """The part of a variant's name: "-short40-pruned50-kd"."""
+        short = "" if self.activations is None else f"-short{round(self.activations * 100)}"
+        return f"{short}-pruned{round(self.ratio * 100)}-kd"
+
+
+QUICK_CUTS = (Cut(0.5),)  # a shortened network learns too little in a quick fit
+THOROUGH_CUTS = (*(Cut(ratio) for ratio in (0.3, 0.5, 0.65)), Cut(0.5, 0.4), Cut(0.65, 0.4))
+THOROUGH_TRAINING = 5  # times as many training inputs as a quick fit's
+SHORT_TRAINING = 2  # times as many epochs where layers are new
+SPARSITY = 0.8  # of weights that are zero for the transfer's sake
 CALIBRATORS = ("percentile", "mse", "kl")  # beside minmax
 QUICK_BITS = (4,)  # of weights, in int8 files
 THOROUGH_BITS = (4, 3)
+TRAINED_BITS = 2  # of weights, where only training with the rounding keeps the accuracy
 SYMMETRIC = ("u8s8", "s8s8")  # schemes whose weights have no zero point
 
 
@@ -49,7 +72,7 @@ class Rung:
     runtime: str
     format: str
     scheme: str
-    pruned: str = ""  # the part of the name that says how it was pruned, "-pruned50-kd"
+    pruned: str = ""  # the part of the name that says what was cut, "-pruned50-kd"
     calibrator: str = ""  # of static int8
     weight_bits: int = 8  # of static int8; fewer make the transfer smaller
 
@@ -107,28 +130,31 @@ def plain_head(plan: Plan) -> Recipe:
     return Recipe(steps=(AcceptOnnx(),))
 
 
-def pruned_head(plan: Plan, ratio: float) -> Recipe:
-    """Pruned and distilled. Batch normalization is folded after it, since it helps recovery."""
+def pruned_head(plan: Plan, cut: Cut) -> Recipe:
+    """Shortened, pruned and distilled. Folding comes after: normalization helps recovery."""
     hints = plan.recover or {}
     more = 1 if plan.effort == "quick" else THOROUGH_TRAINING
     usual = Distil()
+    longer = 1 if cut.activations is None else SHORT_TRAINING
     distil = Distil(
-        epochs=int(hints.get("epochs", usual.epochs)),
+        epochs=int(hints.get("epochs", usual.epochs)) * longer,
         samples=int(hints.get("samples", usual.samples)) * more,
         batch=int(hints.get("batch", usual.batch)),
         learning_rate=hints.get("learning_rate", usual.learning_rate),
         temperature=hints.get("temperature", usual.temperature),
         alpha=hints.get("alpha", usual.alpha),
     )
-    prune = PruneStructured(ratio=ratio, multiple_of=plan.multiple_of)
-    return Recipe(steps=(prune, distil, FoldBatchNorm(), ExportOnnx()))
+    shorten = () if cut.activations is None else (Shorten(activations=cut.activations),)
+    criterion = "l1" if plan.effort == "quick" else "thinet"
+    prune = PruneStructured(ratio=cut.ratio, multiple_of=plan.multiple_of, criterion=criterion)
+    return Recipe(steps=(*shorten, prune, distil, FoldBatchNorm(), ExportOnnx()))
 
 
 def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> Iterable[Rung]:
     heads = [("", plain_head(plan))]
     if plan.torch_source:
-        ratios = QUICK_RATIOS if plan.effort == "quick" else THOROUGH_RATIOS
-        heads += [(f"-pruned{round(r * 100)}-kd", pruned_head(plan, r)) for r in ratios]
+        cuts = QUICK_CUTS if plan.effort == "quick" else THOROUGH_CUTS
+        heads += [(cut.text, pruned_head(plan, cut)) for cut in cuts]
     schemes = static[:1] if plan.effort == "quick" else static[:2]
     for pruned, head in heads:
         bare = Rung(
@@ -144,9 +170,12 @@ def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> It
             yield _static(bare, scheme, "minmax", f"int8-{scheme}{pruned}")
         if schemes and schemes[0] in SYMMETRIC:
             for bits in QUICK_BITS if plan.effort == "quick" else THOROUGH_BITS:
-                yield _few_bits(bare, schemes[0], bits)
+                yield _few_bits(bare, schemes[0], bits, plan.effort)
+            yield from _thorough(bare, schemes[0], plan)
         if "dynamic" in target.schemes and target.format == "onnx" and not pruned:
             yield _with_tail(bare, "int8-dynamic", "dynamic", (QuantizeDynamic(),))
+        if schemes and not pruned and (plan.effort == "thorough" or not plan.torch_source):
+            yield _sparse(bare, schemes[0])
         if plan.effort == "thorough" and static and not pruned:
             for calibrator in CALIBRATORS:
                 name = f"int8-{static[0]}-{calibrator}"
@@ -158,11 +187,49 @@ def _static(bare: Rung, scheme: str, calibrator: str, name: str) -> Rung:
     return replace(_with_tail(bare, name, scheme, tail), calibrator=calibrator)
 
 
-def _few_bits(bare: Rung, scheme: str, bits: int) -> Rung:
+def _few_bits(bare: Rung, scheme: str, bits: int, effort: str) -> Rung:
     """Int8 with fewer levels for the weights: as fast, and half the transfer."""
-    tail = (QuantizeStatic(scheme=scheme), Reconstruct(bits=bits), BiasCorrect())
+    few = Reconstruct(bits=bits, rounding="gptq" if effort == "quick" else "both")
+    tail = (QuantizeStatic(scheme=scheme), few, BiasCorrect())
     name = f"int8-{scheme}-w{bits}{bare.pruned}"
     return replace(_with_tail(bare, name, scheme, tail), calibrator="minmax", weight_bits=bits)
+
+
+def _sparse(bare: Rung, scheme: str) -> Rung:
+    """Zeros for the transfer's sake, of a network that cannot or need not be trained."""
+    zeros = Sparsify(sparsity=SPARSITY, method="sparsegpt", scope="global", refit=True)
+    tail = (zeros, QuantizeStatic(scheme=scheme), BiasCorrect())
+    return _with_tail(bare, f"int8-{scheme}-sparse{round(SPARSITY * 100)}", scheme, tail)
+
+
+def _thorough(bare: Rung, scheme: str, plan: Plan) -> Iterable[Rung]:
+    """Dear ways to few bits, for one runtime: the float graph is the same for all."""
+    if plan.effort == "thorough" and bare.format == "onnx":
+        yield _mixed(bare, scheme)
+        if bare.pruned:
+            yield _trained(bare, scheme, plan)
+
+
+def _mixed(bare: Rung, scheme: str) -> Rung:
+    """A width for each layer, in no more bytes than three bits everywhere."""
+    tail = (MixedPrecision(scheme=scheme), BiasCorrect())
+    name = f"int8-{scheme}-mixed{bare.pruned}"
+    return replace(_with_tail(bare, name, scheme, tail), calibrator="minmax", weight_bits=3)
+
+
+def _trained(bare: Rung, scheme: str, plan: Plan) -> Rung:
+    """Trained with its rounding, taught by the user's own network."""
+    hints = plan.recover or {}
+    usual = Qat(scheme=scheme, bits=TRAINED_BITS)
+    step = replace(
+        usual,
+        samples=int(hints.get("samples", usual.samples)),
+        batch=int(hints.get("batch", usual.batch)),
+        temperature=hints.get("temperature", usual.temperature),
+        alpha=hints.get("alpha", usual.alpha),
+    )
+    made = _with_tail(bare, f"int8-{scheme}-w{TRAINED_BITS}-qat{bare.pruned}", scheme, (step,))
+    return replace(made, calibrator="minmax", weight_bits=TRAINED_BITS)
 
 
 def _with_tail(bare: Rung, name: str, scheme: str, tail: tuple[Pass, ...]) -> Rung:

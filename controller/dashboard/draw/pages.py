@@ -315,12 +315,25 @@ def rollout(view: Waves) -> Html:
     )  # fmt: skip
     return join(
         section("Waves", table("Waves", columns, steps)),
-        section("Gates", reasons(view.gate), note="what must hold before the next wave"),
+        section("Gates", reasons(view.gate), _evidence(view),
+                note="what must hold before the next wave"),
         section("Devices", table("Devices of this rollout", of_devices, rows) if rows else empty(
             "No device was admitted yet. An agent that runs is admitted in its wave:",
             "fitment-agent run")),
         section("Decisions", reasons(view.reasons) or empty("None yet.")),
     )  # fmt: skip
+
+
+def _evidence(view: Waves) -> Html:
+    """What each gate was judged on."""
+    rows = [
+        (g.cohort, g.gate, badge(g.state), value(g.estimate), value(g.bet), value(g.samples),
+         g.reason)
+        for g in view.gates
+    ]  # fmt: skip
+    columns = ("cohort", "gate", "state", "estimate", "bet against", "devices", "because")
+    said = tag("p", view.exposure, class_="note") if view.exposure else ""
+    return join(table("Evidence of the gates", columns, rows) if rows else "", said)
 
 
 def rollout_head(view: Waves) -> Html:
@@ -333,6 +346,7 @@ def rollout_head(view: Waves) -> Html:
         ("deadline", view.deadline), ("soak", view.soak), ("created", moment(view.created_at)),
         ("asked by", join("a trigger: ", link("triggers", "triggers")) if view.trigger else ""),
         ("goes back to", view.revert_release), ("still away", ", ".join(view.pending)),
+        ("asks", view.asks),
     )))  # fmt: skip
 
 

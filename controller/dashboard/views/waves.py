@@ -10,6 +10,8 @@ from controller.dashboard.views.twin import variant_name
 from controller.dashboard.views.words import State, Tone, Value
 from controller.domain import fleet, transitions
 from controller.domain.fleet import RolloutState
+from controller.domain.judgement import Exposure, GateReport, GateVerdict, TooFew
+from controller.domain.sequential import MOST
 
 ACTS: Mapping[str, tuple[RolloutState, str]] = {
     "pause": (RolloutState.PAUSED, "Nobody else is admitted; devices that have begun go on."),
@@ -39,6 +41,8 @@ class RolloutRecords:
     devices: Mapping[str, fleet.Device] | None = None
     names: Mapping[str, str] | None = None
     audit: Sequence[fleet.AuditEntry] = ()  # about the rollout itself
+    gates: Sequence[GateReport] = ()
+    exposure: Exposure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,19 @@ class DeploymentRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateRow:
+    """One gate of one cohort, with what it was judged on."""
+
+    cohort: str
+    gate: str
+    state: State
+    estimate: Value
+    bet: Value
+    samples: Value
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waves:
     """A rollout's page."""
 
@@ -88,6 +105,9 @@ class Waves:
     reasons: tuple[str, ...]
     waves: tuple[Wave, ...]
     devices: tuple[DeploymentRow, ...]
+    gates: tuple[GateRow, ...]
+    exposure: str
+    asks: str
     pending: tuple[str, ...]
     revert_release: str
     trigger: str
@@ -113,6 +133,9 @@ def waves(records: RolloutRecords) -> Waves:
         reasons=made.reasons,
         waves=tuple(wave(made, number, every, records.audit) for number in range(len(made.waves))),
         devices=tuple(deployment_row(d, devices.get(d.device), names) for d in every),
+        gates=tuple(gate_row(report) for report in records.gates),
+        exposure=exposure(records.exposure),
+        asks=made.asks,
         pending=made.pending,
         revert_release=made.revert_release,
         trigger=made.trigger,
@@ -167,14 +190,78 @@ def deployment_row(
     )
 
 
+_TONES: Mapping[GateVerdict, Tone] = {
+    GateVerdict.HOLDS: Tone.GOOD,
+    GateVerdict.FAILED: Tone.BAD,
+    GateVerdict.UNDECIDED: Tone.BUSY,
+    GateVerdict.EACH: Tone.WARN,
+    GateVerdict.MISSING: Tone.WARN,
+}
+
+
+def gate_row(report: GateReport) -> GateRow:
+    """One gate of one cohort as a line."""
+    share = report.gate in {"failures", "agreement"}
+    note = f"allowed {report.limit:g}"
+    if report.low is not None or report.high is not None:
+        note = f"{_number(report.low, share)} to {_number(report.high, share)}, {note}"
+    silent = f", {report.missing} without a number" if report.missing else ""
+    bet = words.none("not statistical")
+    if report.e_value is not None and report.e_needed is not None:
+        text = f"{report.e_value:.3g}" if report.e_value < MOST else "certain"
+        bet = Value(text=text, note=f"halts at {report.e_needed:.4g} (alpha {report.alpha:.2g})")
+    return GateRow(
+        cohort=report.cohort,
+        gate=report.gate,
+        state=State(word=report.verdict.value, tone=_TONES[report.verdict]),
+        estimate=Value(text=_number(report.estimate, share), note=note),
+        bet=bet,
+        samples=Value(text=str(report.samples), note=f"{report.waiting} under way{silent}"),
+        reason=report.reason,
+    )
+
+
+def _number(value: float | None, share: bool) -> str:
+    if value is None:
+        return words.DASH
+    return f"{value:.2%}" if share else f"× {value:.3f}"
+
+
+def exposure(found: Exposure | None) -> str:
+    """How many devices it has reached and may reach, in words."""
+    if found is None:
+        return ""
+    said = f"{found.admitted} admitted, at most {found.bound} in this wave"
+    if found.likely_bound is None:
+        return said
+    return (
+        f"{said}; a variant that fails on {found.detects:.0%} of a cohort is halted before it has"
+        f" reached {found.likely_bound} of its devices, with 95 % confidence"
+    )
+
+
 def gate(asked: fleet.Gate) -> tuple[str, ...]:
     """What must hold before the next wave, one a line."""
     lines = [f"at most {asked.max_failure_share:.0%} of ended deployments failed, per cohort"]
-    if asked.latency_ratio_max is not None:
-        lines.append(f"median latency at most × {asked.latency_ratio_max:g} of the device's own")
+    for name, limit in (
+        ("latency", asked.latency_ratio_max),
+        ("95th percentile of latency", asked.latency_p95_ratio_max),
+        ("energy", asked.energy_ratio_max),
+    ):
+        if limit is not None:
+            who = "median" if asked.above_share == 0.5 else f"but for {asked.above_share:.0%}:"
+            lines.append(f"{who} {name} at most × {limit:g} of the device's own")
     if asked.agreement_min is not None:
         lines.append(f"agreement with fp32 at least {asked.agreement_min:.2%}")
     lines.append(f"judged from {asked.min_sample} ended deployment(s) on, and at each wave's end")
+    lines.append(
+        f"a good release is halted with a chance of {asked.false_halt_rate:.0%} at most, over all"
+        " gates, cohorts and waves together"
+    )
+    if asked.cluster:
+        lines.append(f"devices with one '{asked.cluster}' count as one, at the ends of waves")
+    then = "it asks an operator" if asked.too_few is TooFew.ASK else "it goes on and says so"
+    lines.append(f"where too few devices can tell: {then}")
     return tuple(lines)
 
 

@@ -41,7 +41,7 @@ profile_budgets = {
     "imx93": {"file_bytes_max": 120_000, "peak_memory_max_bytes": 32 * 1024 * 1024},
 }
 calibrate_profiles = ["imx93"]  # cameras that differ from the one of the training images
-recover = {"epochs": 3, "samples": 12_000, "learning_rate": 0.05, "temperature": 4.0, "alpha": 0.9}
+recover = {"epochs": 4, "samples": 16_000, "learning_rate": 0.05, "temperature": 4.0, "alpha": 0.9}
 
 # How the data is cut. Everything that chooses comes from the training file: ranges from the first
 # 512 images, the guard from the next 2,048, recovery from the rest. Test images are only reported.

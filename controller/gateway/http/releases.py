@@ -159,4 +159,10 @@ def _change(api: Api, act: str) -> Callable[[str], fleet.Rollout]:
 def _view(api: Api, key: str) -> RolloutView:
     store = api.controller.store
     rollout = found(store.rollouts.get(key), "rollout", key, _SEE_ROLLOUTS)
-    return RolloutView(rollout=rollout, deployments=store.deployments.find(rollout=key))
+    gates, exposure = api.controller.judged(key)
+    return RolloutView(
+        rollout=rollout,
+        deployments=store.deployments.find(rollout=key),
+        gates=gates,
+        exposure=exposure,
+    )

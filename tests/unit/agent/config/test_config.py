@@ -9,6 +9,7 @@ import pytest
 from agent.build import parse_broker
 from agent.config import load
 from agent.errors import ConfigError
+from agent.jobs import ServingOptions
 
 FULL = """
 [agent]
@@ -28,6 +29,16 @@ disabled_optimizers = ["B", "A"]
 root = "/board"
 emulates = "jetson-orin-nano"
 
+[serving]
+sockets = "/run/fitment"
+port = 8001
+max_batch = 4
+max_delay_ms = 1
+p99_limit_ms = 20.5
+max_waiting = 16
+max_message_bytes = 65536
+input_statistics_every = 0
+
 [samples]
 digits = "/srv/samples"
 """
@@ -46,6 +57,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert settings.options.threads == 2
     assert settings.options.disabled_optimizers == ("B", "A")
     assert (settings.hardware.root, settings.hardware.emulates) == ("/board", "jetson-orin-nano")
+    assert settings.serving == ServingOptions(
+        port=8001, max_batch=4, max_delay_ms=1.0, p99_limit_ms=20.5, max_waiting=16,
+        max_message_bytes=65536, input_statistics_every=0,
+    )  # fmt: skip
+    assert settings.sockets == Path("/run/fitment")
     assert settings.samples == {"digits": Path("/srv/samples")}
     assert settings.data_dir == tmp_path
 
@@ -54,6 +70,7 @@ def test_without_a_file_there_are_defaults(tmp_path: Path) -> None:
     settings = load(tmp_path)
     assert (settings.link, settings.enabled, settings.options.threads) == ("auto", None, 1)
     assert settings.memory_bytes is None
+    assert settings.serving.port is None  # the socket alone
 
 
 def test_the_environment_wins_over_the_file_and_the_flag_over_both(tmp_path: Path) -> None:
@@ -90,6 +107,10 @@ def test_the_file_is_looked_for_where_the_data_is(tmp_path: Path) -> None:
         ("[runtime]\nenabled = [1]", "enabled must be a list of texts"),
         ("[agent]\nfingerprint_interval_s = 0", "must be more than 0"),
         ("[agent]\nmemory_bytes = 0", "memory_bytes must be more than 0"),
+        ("[serving]\nmax_batch = 0", "max_batch must be at least 1"),
+        ("[serving]\nmax_delay_ms = -1", "cannot be below 0"),
+        ("[serving]\np99_limit_ms = 0", "leave it out for no limit"),
+        ("[serving]\nport = 65536", "from 1 to 65535"),
         ("[samples]\ndigits = 1", "maps a slot to a folder"),
         ("samples = 1", "maps a slot to a folder"),
         ("[agent", "is not TOML"),

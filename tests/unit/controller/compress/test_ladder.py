@@ -60,14 +60,18 @@ def test_an_onnx_source_is_not_pruned() -> None:
 def test_thorough_tries_more_ratios_schemes_and_calibrators() -> None:
     names = _names(Plan(targets=(ONNX,), effort="thorough", machine="x86_64"))
     assert {"int8-u8s8-w4", "int8-u8s8-w3-pruned30-kd"} <= set(names)
+    assert {"fp32-short40-pruned50-kd", "int8-u8s8-w3-short40-pruned65-kd"} <= set(names)
     assert {"int8-u8s8-kl", "int8-s8s8", "fp32-pruned30-kd", "int8-u8s8-pruned65-kd"} <= set(names)
+    assert {"int8-u8s8-mixed", "int8-u8s8-mixed-pruned50-kd"} <= set(names)
+    assert "int8-u8s8-w2-qat-pruned50-kd" in names
+    assert "int8-u8s8-w2-qat" not in names
     assert len(names) == len(set(names))
 
 
 def test_variants_of_one_network_share_the_dear_part() -> None:
     rungs = ladder.build(Plan(targets=(ONNX, LITERT))).rungs
     heads = {rung.recipe.split()[0].digest for rung in rungs if "pruned" in rung.name}
-    assert len(heads) == 1
+    assert len(heads) == len(ladder.QUICK_CUTS)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +110,8 @@ def test_a_target_without_int8_says_so() -> None:
 
 def test_hints_of_the_workload_reach_distillation() -> None:
     plan = Plan(targets=(ONNX,), recover={"epochs": 1.0, "alpha": 1.0})
-    assert "epochs=1" in ladder.pruned_head(plan, 0.5).text[1]
-    assert "alpha=1.0" in ladder.pruned_head(plan, 0.5).text[1]
+    assert "epochs=1" in ladder.pruned_head(plan, ladder.Cut(0.5)).text[1]
+    assert "alpha=1.0" in ladder.pruned_head(plan, ladder.Cut(0.5)).text[1]
 
 
 @pytest.mark.parametrize(

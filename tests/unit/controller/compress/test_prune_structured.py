@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from controller.compress.passes.channels import ChannelTracer
-from controller.compress.passes.prune_structured import CRITERIA, PruneStructured, remove
+from controller.compress.passes.channels import ChannelTracer, Slot
+from controller.compress.passes.prune_structured import PruneRound, PruneStructured
+from controller.compress.prune.criteria import CRITERIA
+from controller.compress.prune.surgery import remove
 from controller.errors import FitError
 
-from .torch_side import Chain, Residual, candidate, context, trained
+from .torch_side import Chain, Dense, Residual, candidate, context, trained
 
 INPUTS = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -20,24 +22,26 @@ def _answers(module: nn.Module) -> torch.Tensor:
         return module.eval()(INPUTS)
 
 
-@pytest.mark.parametrize("kind", [Chain, Residual])
+@pytest.mark.parametrize("kind", [Chain, Residual, Dense])
 def test_removing_channels_that_say_nothing_changes_no_output(kind: type[nn.Module]) -> None:
     """Silence the last channels of each free space, remove them, compare."""
     module = trained(kind())
     spaces = [s for s in ChannelTracer(module, INPUTS).spaces() if s.producers and not s.frozen]
-    assert len(spaces) == 2
+    assert len(spaces) == (3 if kind is Dense else 2)
     for space in spaces:
         dead = slice(space.size // 2, space.size)
-        for name in (*space.producers, *space.norms, *space.depthwise):
-            layer = module.get_submodule(name)
-            layer.weight.data[dead] = 0.0
+        for slot in (*map(Slot, space.producers), *space.norms, *space.depthwise):
+            layer = module.get_submodule(slot.name)
+            gone = slice(slot.offset + dead.start, slot.offset + dead.stop)
+            layer.weight.data[gone] = 0.0
             if layer.bias is not None:
-                layer.bias.data[dead] = 0.0
+                layer.bias.data[gone] = 0.0
             if hasattr(layer, "running_mean"):
-                layer.running_mean[dead] = 0.0
+                layer.running_mean[gone] = 0.0
     expected = _answers(module)
-    for space in spaces:
-        remove(module, space, torch.arange(space.size // 2))
+    for index, space in enumerate(spaces):
+        again = [s for s in ChannelTracer(module, INPUTS).spaces() if s.producers and not s.frozen]
+        remove(module, again[index], torch.arange(space.size // 2))
     assert torch.allclose(expected, _answers(module), atol=1e-5)
 
 
@@ -45,22 +49,63 @@ def test_a_residual_sum_binds_its_branches() -> None:
     spaces = ChannelTracer(trained(Residual()), INPUTS).spaces()
     joined = next(s for s in spaces if "stem" in s.producers)
     assert set(joined.producers) == {"stem", "down"}
-    assert {name for name, _ in joined.consumers} == {"up", "head"}
+    assert {slot.name for slot in joined.consumers} == {"up", "head"}
     inner = next(s for s in spaces if "up" in s.producers)
-    assert (inner.depthwise, inner.consumers) == (["dw"], [("down", 1)])
+    assert (inner.depthwise, inner.consumers) == ([Slot("dw")], [Slot("down")])
 
 
 def test_a_flattened_channel_is_several_features() -> None:
     spaces = ChannelTracer(trained(Chain()), INPUTS).spaces()
-    assert next(s for s in spaces if "b" in s.producers).consumers == [("head", 4)]
+    assert next(s for s in spaces if "b" in s.producers).consumers == [Slot("head", 4)]
+
+
+def test_concatenated_channels_have_their_places() -> None:
+    """The stem is read as it is, and twice behind one concatenation."""
+    spaces = ChannelTracer(trained(Dense()), INPUTS).spaces()
+    stem = next(s for s in spaces if "stem" in s.producers)
+    side = next(s for s in spaces if "side" in s.producers)
+    assert (stem.frozen, side.frozen) == ("", "")
+    assert stem.norms == [Slot("nc"), Slot("nc", 1, 24)]
+    assert stem.consumers == [Slot("side"), Slot("mix"), Slot("mix", 1, 24)]
+    assert (side.norms, side.consumers) == ([Slot("nc", 1, 16)], [Slot("mix", 1, 16)])
+
+
+def test_a_grouped_convolution_is_left_alone_and_listed() -> None:
+    class Grouped(Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.b = nn.Conv2d(16, 24, 3, padding=1, groups=2)
+            self.c = nn.Conv2d(24, 24, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.nb(self.b(torch.relu(self.na(self.a(x))))))
+            return self.head(self.pool(self.c(x)).flatten(1))
+
+    found = PruneStructured(ratio=0.5).run(candidate(trained(Grouped())), context())
+    assert found.evidence[0].notes == ("left alone: a (16 channels): 'b' is a grouped convolution",)
+    assert (found.payload.a.out_channels, found.payload.c.out_channels) == (16, 16)
+
+
+def test_rounds_count_from_the_networks_own_channels() -> None:
+    """A second round by 0.5 does nothing after a first by 0.5; one by 0.75 halves again."""
+    module = trained(Chain())
+    known = context(module)
+    first = PruneRound(ratio=0.5, multiple_of=4).run(candidate(module), known)
+    same = PruneRound(ratio=0.5, multiple_of=4).run(first, known)
+    further = PruneRound(ratio=0.75, multiple_of=4).run(same, known)
+    widths = [found.payload.a.out_channels for found in (first, same, further)]
+    assert widths == [8, 8, 4]
+    assert same.evidence[-1].numbers["channels_removed"] == 0
+    with pytest.raises(FitError, match="refuses a model that is pruned"):
+        PruneStructured().run(first, known)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("kind", [Chain, Residual])
+@pytest.mark.parametrize("kind", [Chain, Residual, Dense])
 def test_half_is_cut_and_rounded_up(kind: type[nn.Module], criterion: str) -> None:
     module = trained(kind())
     step = PruneStructured(ratio=0.5, multiple_of=8, criterion=criterion)
-    found = step.run(candidate(module), context())
+    found = step.run(candidate(module), context(module))
     convs = [m for m in found.payload.modules() if isinstance(m, nn.Conv2d)]
     assert all(m.out_channels % 8 == 0 for m in convs)
     numbers = found.evidence[0].numbers

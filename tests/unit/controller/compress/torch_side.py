@@ -47,6 +47,22 @@ class Residual(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
+class Dense(nn.Module):
+    """A stem that is concatenated twice with what is made of it, in front of a normalization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
+        self.nc, self.mix = nn.BatchNorm2d(40), nn.Conv2d(40, 24, 1)
+        self.head = nn.Linear(24 * 4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.cat([x, torch.relu(self.side(x)), x], dim=1)
+        x = torch.relu(self.mix(torch.relu(self.nc(x))))
+        return self.head(nn.functional.max_pool2d(x, 4).flatten(1))
+
+
 def trained(module: nn.Module, seed: int = 0) -> nn.Module:
     """``module`` with random weights and statistics that are no identity."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,6 +8,7 @@ from controller.dashboard.draw import pages as draw
 from controller.dashboard.views import journal, overview, twin, waves, workbench
 from controller.dashboard.views.words import Tone
 from controller.domain import fleet
+from controller.domain.judgement import Exposure, GateReport, GateVerdict
 from controller.testing import fingerprint, latency, variant
 from fitment.core.deployment import (
     CalibrationMode,
@@ -245,6 +246,34 @@ def test_waves_tell_their_gate() -> None:
     assert view.acts == ("resume", "revert", "cancel")
     assert "emulated" in draw.rollout(view)
     assert "halted" in draw.rollout_head(view)
+
+
+def test_gates_show_their_evidence() -> None:
+    held = GateReport(
+        cohort="pc/h/s", gate="failures", verdict=GateVerdict.HOLDS, reason="nothing",
+        limit=0.02, samples=40, waiting=3, missing=1, estimate=0.025, low=0.001, high=0.13,
+        statistical=True, e_value=1.5, e_needed=80.0, alpha=0.0125,
+    )  # fmt: skip
+    silent = GateReport(
+        cohort="pc/h/s", gate="energy", verdict=GateVerdict.MISSING, limit=1.1,
+        reason="none of 40 devices measured it",
+    )  # fmt: skip
+    seen = Exposure(admitted=43, bound=50, detects=0.12, likely_bound=120)
+    view = waves.waves(
+        waves.RolloutRecords(
+            rollout=rollout(fleet.RolloutState.RUNNING), gates=(held, silent), exposure=seen
+        )
+    )
+    first, second = view.gates
+    assert first.estimate.text == "2.50%"
+    assert first.estimate.note == "0.10% to 13.00%, allowed 0.02"
+    assert (first.bet.text, first.bet.note) == ("1.5", "halts at 80 (alpha 0.013)")
+    assert first.samples.note == "3 under way, 1 without a number"
+    assert (second.estimate.missing, second.bet.missing) == (True, True)
+    assert "at most 50 in this wave" in view.exposure
+    shown = draw.rollout(view)
+    assert "Evidence of the gates" in shown
+    assert "halted before it has reached 120" in shown
 
 
 def test_what_may_be_done_follows_the_table() -> None:

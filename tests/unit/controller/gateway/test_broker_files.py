@@ -54,7 +54,10 @@ def test_the_broker_that_is_shown_is_the_one_that_runs(root: Path) -> None:
     assert lines((root / "deploy/broker/acl").read_text()) == lines(acl_text([]))
 
 
-@pytest.mark.parametrize("path", ["agent/fitment-agent.service", "controller/fitment.service"])
+@pytest.mark.parametrize(
+    "path",
+    ["agent/fitment-agent.service", "agent/fitment-serve@.service", "controller/fitment.service"],
+)
 def test_units_start_what_is_installed(root: Path, path: str) -> None:
     unit = configparser.RawConfigParser(strict=False)
     unit.read(root / "deploy" / path)

@@ -203,3 +203,21 @@ def test_a_model_is_one_version_per_content(world: Any) -> None:
     with pytest.raises(NotFound, match="no model 'x'"):
         world.controller.find_model("x")
     assert bundle("x").target.startswith("bundles/")
+
+
+def test_a_report_that_was_overtaken_is_dropped(world: Any) -> None:
+    """A message may arrive late: it would look as if the device had gone back by itself."""
+    twin = world.join("a")
+    release = world.released()
+    world.controller.create_rollout(release.id, RolloutPlan(waves=(1.0,)))
+    before = world.store.devices.get("a").reported
+    world.until(lambda: world.runs("a") == "int8")
+    world.settle(5)
+    now = world.store.devices.get("a").reported
+    assert now.observed_generation > before.observed_generation
+    world.controller.on_uplink("a", Uplink(reported=before))
+    assert world.store.devices.get("a").reported == now
+    rebooted = replace(before, boot_id="another")
+    world.controller.on_uplink("a", Uplink(reported=rebooted))
+    assert world.store.devices.get("a").reported == rebooted, "a new boot may know less"
+    assert twin.online

@@ -9,10 +9,12 @@ import pytest
 
 from controller.domain import fleet
 from controller.domain.fleet import RolloutState
+from controller.domain.judgement import GateVerdict, TooFew
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile.context import ReconcileSettings
 from controller.reconcile.rolling import RolloutPlan
 from fitment.core.deployment import Assignment, Outcome
+from fitment.core.measurement import Energy, ReadingStatus
 
 AT_ONCE = RolloutPlan(waves=(1.0,))
 
@@ -254,3 +256,50 @@ def test_gates_and_calibration_of_a_release(world: Any) -> None:
 def release_key(world: Any) -> str:
     cohort = world.store.devices.get("a").cohort
     return str(cohort.key)
+
+
+def test_where_statistics_say_nothing_an_operator_is_asked(world: Any) -> None:
+    release = joined(world, "abc")
+    gate = fleet.Gate(too_few=TooFew.ASK)
+    made = world.controller.create_rollout(release.id, RolloutPlan(gate=gate))
+    world.until(lambda: world.rollout(made.id).state is RolloutState.PAUSED)
+    assert "not statistical" in world.rollout(made.id).asks
+    assert "rollout_paused" in world.actions()
+    world.settle(5)
+    assert [world.runs(n) for n in "abc"] == ["int8", "", ""]
+    world.controller.resume(made.id)
+    world.until(lambda: world.runs("b") == "int8")
+    found, exposure = world.controller.judged(made.id)
+    assert {r.gate: r.verdict for r in found} == {
+        "failures": GateVerdict.EACH, "latency": GateVerdict.MISSING,
+    }  # fmt: skip
+    assert exposure.admitted <= exposure.bound == 2
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        (fleet.Gate(max_failure_share=1.5), "the share that may fail cannot be 1.5"),
+        (fleet.Gate(false_halt_rate=0.0), "the false-halt rate cannot be 0"),
+        (fleet.Gate(open_most=0), "under way at once cannot be 0"),
+    ],
+)
+def test_a_gate_that_nothing_could_pass_or_fail(world: Any, gate: fleet.Gate, said: str) -> None:
+    release = joined(world, "a")
+    with pytest.raises(UserError, match=said):
+        world.controller.create_rollout(release.id, RolloutPlan(gate=gate))
+
+
+def test_energy_is_asked_beside_what_the_running_release_took(world: Any) -> None:
+    release = joined(world, "a")
+    world.controller.create_rollout(release.id, AT_ONCE)
+    world.settle(5)
+    (first,) = world.store.deployments.find(device="a")
+    taken = replace(first.measurement, energy=Energy(status=ReadingStatus.MEASURED, value_mj=2.0))
+    world.store.deployments.put(replace(first, measurement=taken))
+    later = second_release(world, "fp32")
+    asked = RolloutPlan(waves=(1.0,), gate=fleet.Gate(energy_ratio_max=1.2, latency_ratio_max=None))
+    made = world.controller.create_rollout(later.id, asked)
+    world.turn()
+    (second,) = world.store.deployments.find(rollout=made.id)
+    assert second.energy_before_mj == 2.0

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from controller.compress.graph.model import LayerShape
-from controller.compress.predict import predict
+from controller.compress.predict import by_layer, predict
 from controller.errors import FitError
 from fitment.core.kernels import KernelTable, KernelTiming
 from fitment.core.measurement import CostKind, Verdict
@@ -93,3 +93,12 @@ def test_a_scheme_that_was_not_timed_is_refused() -> None:
         predict([layer(1)], table(timing(CONV, 10**6, 1.0)), "u8s8")
     with pytest.raises(FitError, match="no heavy layers"):
         predict([], table(timing(CONV, 10**6, 1.0)), "fp32")
+
+
+def test_layers_and_the_fixed_cost_add_up_to_the_network() -> None:
+    known = table(timing("conv3x3:c1:k1:h2", 1_000, 5.0), timing(CONV, 10**6, 100.0))
+    layers = [layer(10**6), layer(3 * 10**5)]
+    fixed, each = by_layer(layers, known, "fp32")
+    assert fixed == pytest.approx(0.005)
+    assert each[0] > each[1] > 0
+    assert fixed + sum(each) == pytest.approx(predict(layers, known, "fp32").value)

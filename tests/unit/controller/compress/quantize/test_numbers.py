@@ -57,3 +57,35 @@ def test_unsigned_weights_are_near() -> None:
     found = numbers.asymmetric(weights)
     real = (found.values.astype(np.float32) - float(found.zero_point)) * found.scale
     assert np.abs(real - weights).max() <= float(found.scale) / 2 + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
+def test_centred_activations_by_hand(dtype: type) -> None:
+    rules = numbers.Rules(centred=True)
+    found = numbers.affine(Range(low=-1.0, high=2.0), np.dtype(dtype), rules)
+    limits = np.iinfo(dtype)
+    assert int(found.zero_point) == {np.uint8: 128, np.int8: 0, np.int16: 0}[dtype]
+    assert found.scale == pytest.approx(2.0 / (int(limits.max) - int(found.zero_point)))
+    assert numbers.affine(Range(low=0, high=0), np.dtype(dtype), rules).zero_point == (
+        found.zero_point
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"), [(0.25, 0.25), (0.26, 0.5), (0.9, 1.0), (3.0, 4.0), (2.0**-20, 2.0**-20)]
+)
+def test_powers_of_two_are_rounded_up(wanted: float, given: float) -> None:
+    assert numbers.Rules(power_of_two=True).scale(wanted) == given
+    assert numbers.Rules().scale(wanted) == np.float32(wanted)
+
+
+def test_weights_and_activations_have_scales_that_shift() -> None:
+    rules = numbers.Rules(power_of_two=True)
+    # 6 / 255 = 0.0235 needs 2^-5 = 0.03125; 1 / 127 = 0.00787 needs 2^-6.
+    assert numbers.affine(Range(low=0.0, high=6.0), np.dtype(np.uint8), rules).scale == 2.0**-5
+    weights = np.array([[1.0, -0.5], [0.1, 0.2]], np.float32)
+    made = numbers.symmetric(
+        weights, axis=0, bias=np.zeros(2, np.float32), input_scale=np.float32(1), rules=rules
+    )
+    assert made.scale.tolist() == [2.0**-6, 2.0**-9]
+    assert made.values.tolist() == [[64, -32], [51, 102]]

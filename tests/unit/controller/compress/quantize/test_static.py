@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from controller.compress import execute
 from controller.compress.graph import model as graphs
-from controller.compress.quantize import bias, dynamic, ranges, static
+from controller.compress.quantize import bias, dynamic, numbers, ranges, static
 from controller.compress.quantize.observers import Range
 from controller.errors import FitError
 from tests.unit.controller.compress.graph import nets
@@ -138,7 +138,7 @@ def test_constant_operands_are_quantized_too(kind: str) -> None:
 
 
 def test_per_tensor_weights_have_one_scale() -> None:
-    quantized, inputs = made(CHAIN, "u8s8", per_channel=False)
+    quantized, inputs = made(CHAIN, "u8s8", rules=numbers.Rules(per_channel=False))
     view = graphs.View(quantized)
     (conv,) = [n for n in quantized.graph.node if n.name == "conv1"]
     scale = view.constant(view.producers[conv.input[1]].input[1])
@@ -175,3 +175,49 @@ def test_bias_correction_removes_a_planted_shift() -> None:
     gained = sqnr_db(reference, answer(mended, inputs)) - sqnr_db(reference, answer(broken, inputs))
     assert gained > 10.0
     assert broken.SerializeToString() == before
+
+
+def exact(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network with weights that int8 holds exactly: what is lost is the activations'."""
+    for item in model.graph.initializer:
+        values = numpy_helper.to_array(item)
+        if values.ndim > 1:
+            scale = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True) / 127
+            rounded = (np.rint(values / scale) * scale).astype(np.float32)
+            item.CopyFrom(numpy_helper.from_array(rounded, item.name))
+    return model
+
+
+@pytest.mark.parametrize("case", [CHAIN, RESIDUAL])
+def test_activations_of_sixteen_bits_lose_next_to_nothing(case: Case) -> None:
+    build, shape = case
+    case = (lambda: exact(build()), shape)
+    eight, inputs = made(case, "s8s8")
+    sixteen, _ = made(case, "s16s8")
+    reference = answer(case[0](), inputs)
+    assert sqnr_db(reference, answer(eight, inputs)) < 50.0
+    assert sqnr_db(reference, answer(sixteen, inputs)) > 70.0
+    assert graphs.opset(sixteen) == static.OPSET_INT16
+    onnx.checker.check_model(sixteen)
+    zero_points = {
+        graphs.View(sixteen).constant(node.input[2]).dtype.name  # type: ignore[union-attr]
+        for node in sixteen.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+    assert zero_points == {"int16"}
+
+
+@pytest.mark.parametrize("scheme", ["u8s8", "s8s8", "u8u8"])
+def test_rules_of_scales_hold_in_the_file(scheme: str) -> None:
+    rules = numbers.Rules(centred=True, power_of_two=True)
+    quantized, inputs = made(RESIDUAL, scheme, rules=rules)
+    view = graphs.View(quantized)
+    for node in quantized.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale, zero_point = (view.constant(name) for name in node.input[1:3])
+            assert scale is not None
+            assert zero_point is not None
+            assert (np.frexp(scale)[0] == 0.5).all()
+            assert set(zero_point.ravel().tolist()) == {128 if zero_point.dtype == np.uint8 else 0}
+    reference = answer(RESIDUAL[0](), inputs)
+    assert sqnr_db(reference, answer(quantized, inputs)) > 15.0

@@ -1,0 +1,68 @@
+"""What the serving workers say of themselves, as columns of the telemetry.
+
+The supervisor asks over their sockets; a worker that is not there, or does not answer at once,
+has nothing to say this time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+TIMEOUT_S: Final = 0.2
+"""Of all that is waited for: the supervisor has other work."""
+_LENGTH: Final = struct.Struct(">I")
+_MAX_HEADER_BYTES: Final = 64 * 1024
+_QUESTION: Final = json.dumps({"op": "stats"}).encode()
+
+
+def columns(folder: Path) -> dict[str, float]:
+    """One row for all slots whose sockets are in ``folder``; NaN for what is not known."""
+    row: dict[str, float] = {}
+    for path in sorted(folder.glob("*.sock")):
+        stats = ask(path)
+        if stats is not None:
+            row.update(flat(path.stem, stats))
+    return row
+
+
+def ask(path: Path) -> Mapping[str, Any] | None:
+    """A worker's statistics; None when it does not answer."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(str(path))
+            connection.sendall(_LENGTH.pack(len(_QUESTION)) + _QUESTION)
+            with connection.makefile("rb") as stream:
+                (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
+                answer = json.loads(stream.read(min(length, _MAX_HEADER_BYTES)))
+    except (OSError, ValueError, struct.error):
+        return None
+    return answer if isinstance(answer, dict) and answer.get("ok") else None
+
+
+def flat(slot: str, stats: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers by name: ``serving.<slot>.…``; milliseconds, counts, and the inputs' own units."""
+    serving, latency = stats.get("serving") or {}, stats.get("latency") or {}
+    shadow = serving.get("shadow") or {}
+    runs = serving.get("runs")
+    found = {
+        "requests": stats.get("requests"),
+        "errors": stats.get("errors"),
+        "latency_p50_ms": latency.get("p50_ms"),
+        "latency_p99_ms": latency.get("p99_ms"),
+        "samples_a_run": serving.get("samples", 0) / runs if runs else None,
+        "shadow_agreement": shadow.get("agreement"),
+    }
+    for name, moments in (serving.get("inputs") or {}).items():
+        for key in ("mean", "std", "min", "max", "drift"):
+            found[f"input.{name}.{key}"] = (moments or {}).get(key)
+    return {
+        f"serving.{slot}.{name}": math.nan if value is None else float(value)
+        for name, value in found.items()
+    }

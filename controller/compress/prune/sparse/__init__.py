@@ -1,0 +1,1 @@
+"""Unstructured and N:M pruning of ONNX weights. Size only: no runtime here runs zeros faster."""

@@ -1,0 +1,165 @@
+"""What the loop holds of the store between two ticks, so that a tick reads what changed.
+
+Nothing here is known that the store does not say: it is read anew at start, and each record again
+when the store tells that it was written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from controller.domain import fleet, plan
+from controller.domain.fleet import RolloutState
+from controller.domain.rollout import View, is_target
+from controller.store.base import Store
+
+
+@dataclass(slots=True, kw_only=True)
+class Held:
+    """One rollout, its devices, and when it is worth deciding again."""
+
+    rollout: fleet.Rollout
+    release: fleet.Release
+    targets: dict[str, fleet.Device]
+    deployments: dict[str, fleet.Deployment]  # device -> its newest
+    next_at: float = 0.0
+    stirred: bool = True
+
+    def view(self, now: float) -> View:
+        """What a decision looks at."""
+        return View(
+            rollout=self.rollout, targets=tuple(self.targets.values()),
+            deployments=self.deployments, now=now,
+        )  # fmt: skip
+
+    def rest(self, now: float) -> None:
+        """Nothing is to be done until something is written, or one of these moments comes."""
+        made, moments = self.rollout, []
+        for deployment in self.deployments.values():
+            if deployment.outcome is None:
+                moments.append(deployment.created_at + made.deadline_s)
+            else:
+                moments += [deployment.ended_at + s for s in (made.soak_s, plan.SETTLE_S)]
+        # A deadline holds once it is past, so the moment itself is looked at again.
+        self.next_at = min((at for at in moments if at > now - 1.0), default=float("inf"))
+        self.stirred = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Looks:
+    """Everything that is held, and what was written since the last tick."""
+
+    store: Store
+    open: dict[str, fleet.Deployment] = field(default_factory=dict)  # without an end, by id
+    held: dict[str, Held] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)  # devices whose desired state may have changed
+    _devices: set[str] = field(default_factory=set)
+    _deployments: set[str] = field(default_factory=set)
+    _studies: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, store: Store) -> Looks:
+        """Begin to watch a store; every device is to be looked at."""
+        made = cls(store=store)
+        store.devices.watch(made._devices.add)
+        store.deployments.watch(made._deployments.add)
+        store.studies.watch(made._studies.add)
+        made.open = {d.id: d for d in store.deployments.find(outcome=None)}
+        made.asked = {d.name for d in store.devices.find()}
+        return made
+
+    def read(self) -> None:
+        """Read again what was written since the last time."""
+        devices, self._devices = set(self._devices), _emptied(self._devices)
+        for name in devices:
+            self._device(name, self.store.devices.get(name))
+        written, self._deployments = set(self._deployments), _emptied(self._deployments)
+        for key in sorted(written):
+            found = self.store.deployments.get(key)
+            if found is not None:
+                self._deployment(found)
+        studies, self._studies = set(self._studies), _emptied(self._studies)
+        for key in studies:
+            study = self.store.studies.get(key)
+            if study is not None:
+                self.asked.add(study.device)
+        self.asked |= devices
+
+    def _device(self, name: str, device: fleet.Device | None) -> None:
+        for held in self.held.values():
+            fits = device is not None and is_target(held.rollout, held.release, device)
+            known = held.targets.get(name)
+            if device is not None and fits:
+                held.stirred |= known is None or _differs(known, device)
+                held.targets[name] = device
+            elif known is not None:
+                del held.targets[name]
+                held.stirred = True
+
+    def _deployment(self, found: fleet.Deployment) -> None:
+        if found.outcome is None:
+            self.open[found.id] = found
+        else:
+            self.open.pop(found.id, None)
+        self.asked.add(found.device)
+        held = self.held.get(found.rollout)
+        if held is not None:
+            known = held.deployments.get(found.device)
+            if known is None or known.id == found.id or found.created_at >= known.created_at:
+                held.deployments[found.device] = found
+            held.stirred = True
+
+    def due(self, made: fleet.Rollout, release: fleet.Release, now: float) -> Held | None:
+        """A rollout to decide about; None while nothing can have changed."""
+        held = self.held.get(made.id)
+        if held is None or held.release != release or not _alike(held.rollout, made):
+            held = Held(
+                rollout=made, release=release, targets=self._targets(made, release),
+                deployments={d.device: d for d in self.store.deployments.find(rollout=made.id)},
+            )  # fmt: skip
+            self.held[made.id] = held
+        if held.rollout != made:
+            held.rollout, held.stirred = made, True
+        return held if held.stirred or now >= held.next_at else None
+
+    def _targets(self, made: fleet.Rollout, release: fleet.Release) -> dict[str, fleet.Device]:
+        if made.devices:
+            named = [self.store.devices.get(name) for name in made.devices]
+            devices = [d for d in named if d is not None]
+        else:
+            devices = list(self.store.devices.find(revoked=False))
+        return {d.name: d for d in devices if is_target(made, release, d)}
+
+    def drop(self, kept: set[str]) -> None:
+        """Forget rollouts that are over."""
+        for key in set(self.held) - kept:
+            del self.held[key]
+
+
+def _emptied(told: set[str]) -> set[str]:
+    told.clear()  # the store goes on telling this very set
+    return told
+
+
+def _alike(before: fleet.Rollout, after: fleet.Rollout) -> bool:
+    """Whether both are for the same devices."""
+    same = (before.devices, before.selector) == (after.devices, after.selector)
+    return same and after.state in (RolloutState.RUNNING, before.state)
+
+
+def _differs(before: fleet.Device, after: fleet.Device) -> bool:
+    """Whether a decision could tell the two apart; when it was last seen and asked is no matter.
+
+    Reports beyond slots and fingerprint are in the deployments.
+    """
+    if (before.reported is None) != (after.reported is None):
+        return True
+    then, now = before.reported, after.reported
+    told = then is not None and now is not None and (then.slots, then.fingerprint) != (
+        now.slots, now.fingerprint,
+    )  # fmt: skip
+    still = replace(
+        before, last_seen=after.last_seen, generation=after.generation, reported=after.reported,
+        desired_key=after.desired_key,
+    )  # fmt: skip
+    return told or still != after

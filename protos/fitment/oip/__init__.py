@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2: a public contract, here beside our own."""
