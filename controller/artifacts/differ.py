@@ -31,6 +31,7 @@ Ranges = Mapping[str, tuple[int, int]]
 _QUIETS = (16, 96)
 """Equal bytes in a row that end a stretch. Few tell small tensors apart by the names between them;
 more hold a tensor together of which only some elements changed. Both are tried."""
+_ISLANDS_MIN, _PER_ISLAND = 500, 512  # stretches that are always looked at; bytes for one more
 _PIECE = 4096  # bytes of a stretch that choose their lanes together
 _SHORT = 32  # bytes for which looking for lanes is not worth it
 _SYMBOL_BITS = 6.0  # what an adaptive coder pays to learn one symbol, about
@@ -63,7 +64,8 @@ def forms(base: Side, target: Side) -> list[tuple[str, list[bytes]]]:
     common = copies(old, new)
     pairs = list(_pairs(base.files, target.files, common))
     plans = [(DICTIONARY, list(_fill(common, len(new))))]
-    plans += [(DIFFERENCE, list(_difference(old, new, pairs, common, q))) for q in _QUIETS]
+    quiets = [q for q in _QUIETS if q == _QUIETS[-1] or not _scattered(old, new, pairs, q)]
+    plans += [(DIFFERENCE, list(_difference(old, new, pairs, common, q))) for q in quiets]
     return [(form, _sections(base, target, plan)) for form, plan in plans]
 
 
@@ -75,6 +77,15 @@ def pack(base: Side, target: Side, sections: list[bytes]) -> bytes:
         target_bytes=len(target.data), sizes=tuple(len(data) for data in packed),
     )  # fmt: skip
     return delta.write_header(header) + b"".join(packed)
+
+
+def _scattered(old: Bytes, new: Bytes, pairs: Sequence[Stretch], quiet: int) -> bool:
+    """Whether what differs lies in so many places that telling them one by one cannot pay."""
+    islands = 0
+    for pair in pairs:
+        differs = old[pair.base : pair.base + pair.length] != new[pair.target : pair.end]
+        islands += int((np.diff(np.flatnonzero(differs)) > quiet).sum())
+    return islands > _ISLANDS_MIN and islands * _PER_ISLAND > len(new)
 
 
 def _fill(common: Sequence[Stretch], size: int) -> Iterator[Operation]:

@@ -216,10 +216,10 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
         )
         print_table(gate_columns, [_gate(report) for report in view.gates], empty="")
     rows = [
-        (d.device, str(d.wave + 1), digest.short(d.variant), _progress(d), _latency(d))
+        (d.device, str(d.wave + 1), digest.short(d.variant), _progress(d), _fetched(d), _latency(d))
         for d in view.deployments
     ]
-    columns = ("device", "wave", "variant", "state", "p50")
+    columns = ("device", "wave", "variant", "state", "received", "p50")
     print_table(columns, rows, empty="No device was admitted yet.")
 
 
@@ -254,6 +254,14 @@ def _progress(deployment: fleet.Deployment) -> str:
         return deployment.state.value
     why = "; ".join(deployment.reasons)
     return f"{deployment.outcome.value}: {why}" if why else deployment.outcome.value
+
+
+def _fetched(deployment: fleet.Deployment) -> str:
+    """What came over the wire, and whether it was a delta."""
+    if not deployment.fetched_bytes:
+        return "-"
+    words = f"{deployment.fetched_bytes / 1000:.1f} kB"
+    return f"{words}, delta" if deployment.delta_base else words
 
 
 def _latency(deployment: fleet.Deployment) -> str:

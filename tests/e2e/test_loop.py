@@ -39,11 +39,15 @@ def test_a_device_gets_its_variant_and_another_when_it_changes(tmp_path: Path, l
             (job,) = call(env, "controller", "fit", "onnx_only")
             assert job["choice"]["chosen"]
             release = call(env, "controller", "release", "create", "onnx_only")
-            call(env, "controller", "rollout", "create", release["id"])
+            rollout = call(env, "controller", "rollout", "create", release["id"])
             first = wait_for("a commit", lambda: _committed(slot(env), job["choice"]["chosen"]))
             assert first["golden_ok"] is True
             runtimes = {v["bundle"]["variant"]: v["runtime"] for v in job["variants"]}
             assert runtimes[first["variant"]] == "litert"  # twice as fast on so small a network
+
+            whole = {v["bundle"]["variant"]: v["wire_bytes"] for v in job["variants"]}
+            told = _deployment(env, rollout["rollout"]["id"])
+            assert (told["fetched_bytes"], told["delta_base"]) == (whole[first["variant"]], "")
 
             settings.write_text(settings.read_text() + '[runtime]\nenabled = ["onnx"]\n')
             triggers = wait_for("a closed trigger", lambda: _closed(env))
@@ -52,6 +56,14 @@ def test_a_device_gets_its_variant_and_another_when_it_changes(tmp_path: Path, l
             second = slot(env)
             assert runtimes.get(second["variant"]) != "litert"
             assert second["counter"] > first["counter"]
+            again = _deployment(env, triggers[0]["rollout"])
+            assert again["fetched_bytes"] > 0
+            assert again["delta_base"] in ("", first["variant"])
+
+
+def _deployment(env: dict[str, str], rollout: str) -> dict[str, Any]:
+    (only,) = call(env, "controller", "rollout", "status", rollout)["deployments"]
+    return dict(only)
 
 
 def _addresses(path: Path) -> dict[str, Any] | None:
