@@ -47,6 +47,8 @@ _STATUSES: Mapping[grpc.StatusCode, tuple[str, bool]] = {
     grpc.StatusCode.OUT_OF_RANGE: ("invalid", True),
     grpc.StatusCode.UNIMPLEMENTED: ("unsupported", True),
 }
+_LINE = "TSI_"
+"""In what gRPC's TLS says when a byte was altered or doubled on the way: no answer of a server."""
 _DEFAULT_RETRY_S = 5.0  # for a server that is busy and does not say for how long
 
 
@@ -95,6 +97,8 @@ def job_error(error: grpc.RpcError, what: str) -> JobError:
     code, permanent = _STATUSES.get(status, ("server", False))
     trailing = _metadata(error)
     details = error.details() or status.name.lower()
+    if _LINE in details and not permanent:
+        code = "unavailable"
     retry_after = _seconds(trailing.get("retry-after"))
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is None:
         retry_after = _DEFAULT_RETRY_S

@@ -11,12 +11,13 @@ from fitment.core.delta import Section
 
 _CODERS = ((3, 0, 2), (3, 0, 0), (0, 0, 0), (0, 2, 2))  # (lc, lp, pb) of LZMA
 _SAMPLE = 256 * 1024  # a section's coder is chosen on its beginning
+_EXACT = 128 * 1024  # bytes up to which ways are compared by what they really give
 _THOROUGH = 1024 * 1024  # above it the strongest preset takes minutes and gains nothing
 
 
 def estimate(sections: Sequence[bytes]) -> int:
     """About how many bytes `compress` makes of them; exact where that is quick."""
-    if sum(map(len, sections)) <= _THOROUGH:
+    if sum(map(len, sections)) <= _EXACT:
         return sum(len(compress(data, number)) for number, data in enumerate(sections))
     return sum(len(lzma.compress(data, lzma.FORMAT_ALONE, preset=1)) for data in sections if data)
 

@@ -38,6 +38,7 @@ _BYTE_BITS = 0.25  # and above the entropy for each byte
 _KINDS = (
     (Kind.SUB_1, 1), (Kind.SUB_NIBBLE, 1), (Kind.SUB_2, 2), (Kind.SUB_4, 4),
     (Kind.KEEP_1, 1), (Kind.KEEP_2, 2), (Kind.KEEP_4, 4),
+    (Kind.KEEP_SIGNED_2, 2), (Kind.KEEP_SIGNED_4, 4),
 )  # fmt: skip
 
 
@@ -52,19 +53,28 @@ class Side:
 
 def make(base: Side, target: Side) -> tuple[str, bytes]:
     """(form, delta file) of the smaller form; equal sides give equal bytes."""
+    form, sections = min(forms(base, target), key=lambda item: coding.estimate(item[1]))
+    return form, pack(base, target, sections)
+
+
+def forms(base: Side, target: Side) -> list[tuple[str, list[bytes]]]:
+    """(form, sections before their entropy coding) of every way that is tried."""
     old, new = np.frombuffer(base.data, np.uint8), np.frombuffer(target.data, np.uint8)
     common = copies(old, new)
     pairs = list(_pairs(base.files, target.files, common))
     plans = [(DICTIONARY, list(_fill(common, len(new))))]
     plans += [(DIFFERENCE, list(_difference(old, new, pairs, common, q))) for q in _QUIETS]
-    told = [(form, _sections(base, target, plan)) for form, plan in plans]
-    form, sections = min(told, key=lambda item: coding.estimate(item[1]))
+    return [(form, _sections(base, target, plan)) for form, plan in plans]
+
+
+def pack(base: Side, target: Side, sections: list[bytes]) -> bytes:
+    """A delta file of these sections."""
     packed = [coding.compress(data, number) for number, data in enumerate(sections)]
     header = delta.Header(
         base=base.name, base_bytes=len(base.data), target=target.name,
         target_bytes=len(target.data), sizes=tuple(len(data) for data in packed),
     )  # fmt: skip
-    return form, delta.write_header(header) + b"".join(packed)
+    return delta.write_header(header) + b"".join(packed)
 
 
 def _fill(common: Sequence[Stretch], size: int) -> Iterator[Operation]:
@@ -177,7 +187,7 @@ def _lanes(there: Bytes, here: Bytes) -> list[tuple[Kind, int]]:
             if whole <= 0:
                 continue
             cut = slice(phase, phase + whole)
-            price = _price(kind, width, there[cut], here[cut])
+            price = _price(kind, there[cut], here[cut])
             rest = size - whole
             if price is None or price + 8 * rest >= best[0]:
                 continue
@@ -186,20 +196,24 @@ def _lanes(there: Bytes, here: Bytes) -> list[tuple[Kind, int]]:
     return best[1]
 
 
-def _price(kind: Kind, width: int, there: Bytes, here: Bytes) -> float | None:
+def _price(kind: Kind, there: Bytes, here: Bytes) -> float | None:
     """Bits, about; None where this kind cannot tell it."""
     if kind in delta.KEEPS:
-        kept = _kept(there, here, width)
+        kept = _kept(kind, there, here)
         return None if kept is None else _bits(np.packbits(kept, bitorder="little"))
     planes = _difference_planes(kind, there, here)
     return sum(_bits(plane) for plane in planes)
 
 
-def _kept(there: Bytes, here: Bytes, width: int) -> Mask | None:
-    """For each element whether it was kept; None where one is neither kept nor zero."""
+def _kept(kind: Kind, there: Bytes, here: Bytes) -> Mask | None:
+    """For each element whether it was kept; None where one is neither kept nor taken away."""
+    width = delta.WIDTHS[kind]
     old, new = there.reshape(-1, width), here.reshape(-1, width)
     same = (old == new).all(axis=1)
-    return same if not new[~same].any() else None
+    gone, left = new[~same], np.zeros_like(old[~same])
+    if kind in delta.SIGNED:
+        left[:, -1] = old[~same, -1] & 0x80
+    return same if np.array_equal(gone, left) else None
 
 
 def _difference_planes(kind: Kind, there: Bytes, here: Bytes) -> list[Bytes]:
@@ -240,7 +254,7 @@ def _sections_of(kind: Kind, there: Bytes, here: Bytes) -> Iterator[tuple[int, B
     if kind is Kind.INSERT:
         yield Section.LITERALS, here
     elif kind in delta.KEEPS:
-        kept = _kept(there, here, delta.WIDTHS[kind])
+        kept = _kept(kind, there, here)
         assert kept is not None
         yield Section.BITS, np.packbits(kept, bitorder="little")
     elif kind is not Kind.COPY:

@@ -7,7 +7,8 @@ sections that the operations read from, each from front to back:
 - ``sub`` adds a section's bytes to the base, lane by lane: nibbles, bytes, or little-endian
   integers of 2 or 4 bytes, modulo the lane. Neighbouring weights of two trainings differ little,
   so the differences have far less entropy than the weights. Wide lanes are kept as byte planes.
-- ``keep`` takes the base's element where a bit is set and zero elsewhere: what pruning does.
+- ``keep`` takes the base's element where a bit is set and zero elsewhere: what pruning does. Its
+  signed form leaves the element's top bit, since a float times a mask of zero is minus zero.
 
 Copy and insert are those of VCDIFF (Korn et al., RFC 3284, 2002); adding byte differences to
 inexact matches is bsdiff's (Percival, "Naive differences of executable code", 2003).
@@ -62,6 +63,8 @@ class Kind(enum.IntEnum):
     KEEP_1 = 6  # the base where a bit is set, zero elsewhere; elements of one byte
     KEEP_2 = 7  # of two
     KEEP_4 = 8  # of four
+    KEEP_SIGNED_2 = 9  # the base where a bit is set, its sign alone elsewhere; of two bytes
+    KEEP_SIGNED_4 = 10  # of four
 
 
 class Section(enum.IntEnum):
@@ -77,9 +80,11 @@ class Section(enum.IntEnum):
 
 WIDTHS: Final = {
     Kind.SUB_2: 2, Kind.SUB_4: 4, Kind.KEEP_1: 1, Kind.KEEP_2: 2, Kind.KEEP_4: 4,
+    Kind.KEEP_SIGNED_2: 2, Kind.KEEP_SIGNED_4: 4,
 }  # fmt: skip
 """Bytes of an element, where it is more than a byte or matters."""
-KEEPS: Final = (Kind.KEEP_1, Kind.KEEP_2, Kind.KEEP_4)
+SIGNED: Final = (Kind.KEEP_SIGNED_2, Kind.KEEP_SIGNED_4)
+KEEPS: Final = (Kind.KEEP_1, Kind.KEEP_2, Kind.KEEP_4, *SIGNED)
 _LANE_BITS: Final = {Kind.SUB_NIBBLE: 4, Kind.SUB_1: 8, Kind.SUB_2: 16, Kind.SUB_4: 32}
 
 
@@ -269,7 +274,7 @@ def _combine(kind: Kind, base: bytes, sections: list[_Section]) -> bytes:
     if kind is Kind.COPY:
         return base
     if kind in KEEPS:
-        return _keep(base, sections[Section.BITS], WIDTHS[kind])
+        return _keep(kind, base, sections[Section.BITS])
     first, width = Section.BYTES, 1
     if kind in (Kind.SUB_2, Kind.SUB_4):
         width = WIDTHS[kind]
@@ -280,19 +285,20 @@ def _combine(kind: Kind, base: bytes, sections: list[_Section]) -> bytes:
     return add_lanes(base, bytes(difference), _LANE_BITS[kind])
 
 
-def _keep(base: bytes, bits: _Section, width: int) -> bytes:
+def _keep(kind: Kind, base: bytes, bits: _Section) -> bytes:
+    width = WIDTHS[kind]
     elements = len(base) // width
     packed = bits.read((elements + 7) // 8)
-    masks = _masks(width)
+    masks = _masks(width, kind in SIGNED)
     mask = b"".join([masks[byte] for byte in packed])[: len(base)]
     kept = int.from_bytes(base, "little") & int.from_bytes(mask, "little")
     return kept.to_bytes(len(base), "little")
 
 
 @functools.cache
-def _masks(width: int) -> list[bytes]:
+def _masks(width: int, signed: bool) -> list[bytes]:
     """For every byte of bits what it lets through of eight elements."""
-    on, off = b"\xff" * width, bytes(width)
+    on, off = b"\xff" * width, bytes(width - 1) + (b"\x80" if signed else b"\0")
     return [b"".join(on if byte >> i & 1 else off for i in range(8)) for byte in range(256)]
 
 

@@ -71,6 +71,15 @@ def test_floats_that_moved_a_little_save_their_upper_bytes(dtype: type) -> None:
     assert size < 0.66 * old.nbytes
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_mask_of_zeros_leaves_minus_zeros_and_costs_a_bit_all_the_same(dtype: type) -> None:
+    old = RNG.normal(size=N).astype(dtype)
+    new = old * (RNG.random(N) < 0.5).astype(dtype)
+    form, size = there_and_back({"m": old.tobytes()}, {"m": new.tobytes()})
+    assert form == DIFFERENCE
+    assert size < N / 8 * 1.05 + 300
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int8])
 def test_what_was_pruned_costs_a_bit_an_element(dtype: type) -> None:
     old = RNG.integers(1, 127, N).astype(dtype) if dtype is np.int8 else RNG.normal(size=N)
