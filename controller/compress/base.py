@@ -25,6 +25,12 @@ from fitment.core import plain
 
 Numbers = Mapping[str, float]
 
+TRAINING_THREADS = 1
+"""Training takes one core, whatever else is allowed. The layers of a small network are too short to
+share: beside two busy programs, two threads took five times as long as one, since each layer waits
+for the slower. And a seed then gives the same weights on any number of cores.
+"""
+
 
 class Form(enum.Enum):
     """In which form a model is between two passes."""

@@ -84,7 +84,7 @@ class Stage:
             raise DemoFailed("the controller was not started")
         return self.client
 
-    def wait(self, what: str, look: Callable[[], T | None], *, timeout_s: float = 240.0) -> T:
+    def wait(self, what: str, look: Callable[[], T | None], *, timeout_s: float = 480.0) -> T:
         """Look again and again until there is something; everything must keep running.
 
         Raises:

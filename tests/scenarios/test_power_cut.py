@@ -24,6 +24,8 @@ ELSEWHERE = {
     "agent/cli.py:_enroll": "an enrolment, which is begun anew with a new token",
     "agent/journal.py:open_journal": "the data directory itself",
     "agent/journal.py:_move": "tests/scenarios/test_agent_damage.py",
+    "agent/serving.py:start": "sockets and a job file, which no power loss outlives",
+    "agent/serving.py:wait": "sockets and a job file, which no power loss outlives",
     "agent/studies.py:_failed": "a study changes nothing that serves",
     "agent/studies.py:_make_job": "a study changes nothing that serves",
     "agent/studies.py:drop": "a study changes nothing that serves",
@@ -35,6 +37,8 @@ ELSEWHERE = {
     "agent/workers/overlay.py:materialize": "written for an operator who waits for it",
     "agent/workers/serve.py:__init__": "a socket, which no power loss outlives",
     "agent/workers/serve.py:server_close": "a socket, which no power loss outlives",
+    "agent/workers/serving/open_inference.py:__init__": "a socket, which no power loss outlives",
+    "agent/workers/serving/open_inference.py:close": "a socket, which no power loss outlives",
 }
 """Uses of the seam that no deployment comes to, and why that is enough."""
 

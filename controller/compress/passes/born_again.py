@@ -6,7 +6,15 @@ import copy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from controller.compress.base import Applied, Candidate, Context, Form, Pass, Property
+from controller.compress.base import (
+    TRAINING_THREADS,
+    Applied,
+    Candidate,
+    Context,
+    Form,
+    Pass,
+    Property,
+)
 from controller.compress.distillation import methods, training
 from controller.compress.passes.distil import Distil
 from controller.errors import FitError
@@ -54,7 +62,7 @@ class BornAgain(Pass):
 
         from controller.compress.distillation import generations
 
-        torch.set_num_threads(context.threads)
+        torch.set_num_threads(TRAINING_THREADS)
         taught: list[Any] = []
         numbers: dict[str, float] = {}
         for index in range(self.generations):

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.compress.base import Applied, Candidate, Context, Form, Pass, Property
+from controller.compress.base import (
+    TRAINING_THREADS,
+    Applied,
+    Candidate,
+    Context,
+    Form,
+    Pass,
+    Property,
+)
 from controller.compress.distillation import augment, methods, training
 from controller.compress.distillation.hinton import distillation_loss
 from controller.errors import FitError
@@ -69,7 +77,7 @@ class Distil(Pass):
     def apply(self, candidate: Candidate, context: Context) -> Applied:
         import torch
 
-        torch.set_num_threads(context.threads)
+        torch.set_num_threads(TRAINING_THREADS)
         student = copy.deepcopy(candidate.payload)
         method = methods.make(
             self.method, temperature=self.temperature, alpha=self.alpha, weight=self.weight

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.catalog.workload import GUARD
-from controller.compress.base import Applied, Candidate, Context, Form, Numbers, Pass, Property
+from controller.compress.base import (
+    TRAINING_THREADS,
+    Applied,
+    Candidate,
+    Context,
+    Form,
+    Numbers,
+    Pass,
+    Property,
+)
 from controller.compress.distillation import features, methods, training
 from controller.compress.passes import onnx_tidy
 from controller.compress.passes.distil import Distil
@@ -56,7 +65,7 @@ class AttachExit(Pass):
 
         from controller.compress.dynamic import exits
 
-        torch.set_num_threads(context.threads)
+        torch.set_num_threads(TRAINING_THREADS)
         torch.manual_seed(context.seed)  # of the head's first weights
         place, shape, classes = self._place(candidate.payload, context)
         head = exits.head(shape[0], min(shape[1:]), classes, self.hidden)

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.compress.base import Applied, Candidate, Context, Form, Numbers, Pass, Property
+from controller.compress.base import (
+    TRAINING_THREADS,
+    Applied,
+    Candidate,
+    Context,
+    Form,
+    Numbers,
+    Pass,
+    Property,
+)
 from controller.compress.graph import model as graph_model
 from controller.errors import FitError
 
@@ -79,7 +88,7 @@ class Qat(Pass):
 
         from controller.compress.qat.training import Schedule, train
 
-        torch.set_num_threads(context.threads)
+        torch.set_num_threads(TRAINING_THREADS)
         split = context.training
         chosen = np.random.default_rng(context.seed).permutation(len(split))[: self.samples]
         inputs, labels = split.inputs[chosen], split.labels[chosen]

@@ -22,7 +22,16 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from controller.compress.base import Applied, Candidate, Context, Form, Numbers, Pass, Property
+from controller.compress.base import (
+    TRAINING_THREADS,
+    Applied,
+    Candidate,
+    Context,
+    Form,
+    Numbers,
+    Pass,
+    Property,
+)
 from controller.compress.passes.refit import leaving, refit
 from controller.compress.passes.units import Unit, activations, replaced, units
 from controller.errors import FitError
@@ -76,7 +85,7 @@ class Shorten(Pass):
     def apply(self, candidate: Candidate, context: Context) -> Applied:
         import torch
 
-        torch.set_num_threads(context.threads)
+        torch.set_num_threads(TRAINING_THREADS)
         inputs = torch.from_numpy(context.calibration[:INPUTS].copy())
         judge = _Judge(candidate.payload.eval(), inputs)
         found = self._search(judge)

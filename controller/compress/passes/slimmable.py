@@ -11,7 +11,16 @@ import random
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from controller.compress.base import Applied, Candidate, Context, Form, Numbers, Pass, Property
+from controller.compress.base import (
+    TRAINING_THREADS,
+    Applied,
+    Candidate,
+    Context,
+    Form,
+    Numbers,
+    Pass,
+    Property,
+)
 from controller.compress.distillation import methods, training
 from controller.compress.passes.distil import Distil
 from controller.compress.recipe import Recipe
@@ -76,7 +85,7 @@ class TrainSlimmable(Pass):
         from controller.compress.dynamic import slim
         from controller.compress.dynamic.sandwich import Sandwich
 
-        torch.set_num_threads(context.threads)
+        torch.set_num_threads(TRAINING_THREADS)
         example = torch.from_numpy(context.calibration[:2].copy())
         network = slim.slimmable(
             candidate.payload, example, self.widths, multiple_of=self.multiple_of

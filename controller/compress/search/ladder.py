@@ -44,7 +44,7 @@ class Cut:
 
 QUICK_CUTS = (Cut(0.5),)  # a shortened network learns too little in a quick fit
 THOROUGH_CUTS = (*(Cut(ratio) for ratio in (0.3, 0.5, 0.65)), Cut(0.5, 0.4), Cut(0.65, 0.4))
-THOROUGH_TRAINING = 5  # times as many training inputs as a quick fit's
+THOROUGH_TRAINING = 3  # times as many training inputs as a quick fit's
 SHORT_TRAINING = 2  # times as many epochs where layers are new
 SPARSITY = 0.8  # of weights that are zero for the transfer's sake
 CALIBRATORS = ("percentile", "mse", "kl")  # beside minmax
