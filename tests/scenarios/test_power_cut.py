@@ -49,7 +49,7 @@ def report(root: Path) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(dir=place, prefix="fitment-power-") as folder:
         done = subprocess.run(
             [sys.executable, "-m", "tests.scenarios.power_cut", folder],
-            cwd=root, timeout=600, capture_output=True, text=True, check=False,
+            cwd=root, timeout=1500, capture_output=True, text=True, check=False,
             env={**os.environ, "PYTHONPATH": f"{root}:{root / 'protos'}", "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
