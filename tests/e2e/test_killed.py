@@ -105,11 +105,12 @@ def refit_reached(status: JobStatus) -> Callable[[Stack], bool]:
 
 
 def device_reached(state: State, *, deployment: int = 1) -> Callable[[Stack], bool]:
-    """Its so-manieth deployment is there, or past it."""
+    """Its so-manieth deployment is there, or past it: idle again, once its end is known."""
 
     def reached(stack: Stack) -> bool:
         begun, now = stack.on_device()
-        return begun >= deployment and DEVICE_ORDER.index(now) >= DEVICE_ORDER.index(state)
+        past = now is State.IDLE or DEVICE_ORDER.index(now) >= DEVICE_ORDER.index(state)
+        return begun >= deployment and past
 
     return reached
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -59,6 +60,7 @@ from agent.runner import ProcessRunner
 archive, folder, variant = sys.argv[1:]
 job = StageJob(result="", archive_path=archive, folder=str(Path(folder) / "slot"), variant=variant)
 running = ProcessRunner(Path(folder) / "jobs").start("stage", job, deadline_s=1e9)
+os.kill(running._process.pid, signal.SIGSTOP)  # a busy machine may not get to the next line soon
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -73,20 +75,23 @@ def test_a_worker_whose_supervisor_died_before_it_began_does_nothing(
     arguments = [str(blobs.path(packed.archive)), str(tmp_path), packed.variant]
     parent = subprocess.run([sys.executable, "-c", _KILLED, *arguments], cwd=root, check=False)
     assert parent.returncode == -signal.SIGKILL
+    for worker in _working_on(tmp_path / "jobs"):
+        os.kill(worker, signal.SIGCONT)
     until_s = time.monotonic() + 30
-    while _works_on(tmp_path / "jobs") and time.monotonic() < until_s:
+    while _working_on(tmp_path / "jobs") and time.monotonic() < until_s:
         time.sleep(0.02)
-    assert not _works_on(tmp_path / "jobs")
+    assert not _working_on(tmp_path / "jobs")
     assert not (tmp_path / "slot").exists()
     assert not list((tmp_path / "jobs").glob("*.result.json"))
 
 
-def _works_on(folder: Path) -> bool:
-    lines = []
+def _working_on(folder: Path) -> list[int]:
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            lines.append((process / "cmdline").read_bytes().decode(errors="replace"))
-    return any(str(folder) in line for line in lines)
+            if str(folder) in (process / "cmdline").read_bytes().decode(errors="replace"):
+                found.append(int(process.name))
+    return found
 
 
 def test_a_failure_keeps_its_code(runner: ProcessRunner, tmp_path: Path) -> None:
