@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 ACCEPT_WAIT_S = 10.0
 STOP_WAIT_S = 5.0
+LOOK_S, STEADY_LOOKS = 0.05, 3
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
 STEADY_S = 60.0
@@ -114,14 +115,16 @@ class Broker:
         self._watcher = threading.Thread(target=self._watch, name="broker", daemon=True)
         self._watcher.start()
         deadline = time.monotonic() + ACCEPT_WAIT_S
-        while not (self.pid and self._accepts()):
+        looks = 0  # it listens before it reads its certificate, and ends when that is wrong
+        while looks < STEADY_LOOKS:
+            looks = looks + 1 if self.pid and self._accepts() else 0
             if self._failure:
                 self.stop()
                 raise FitmentError(f"mosquitto does not start: {self._failure}")
             if time.monotonic() > deadline:
                 self.stop()
                 raise Temporary(f"mosquitto does not accept on {self.host}:{self.port}")
-            time.sleep(0.02)
+            time.sleep(LOOK_S)
         log.info("action=broker_up host=%s port=%d pid=%d", self.host, self.port, self.pid)
 
     def reload(self, revoked: Iterable[str]) -> None:
