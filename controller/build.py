@@ -161,19 +161,7 @@ async def _serve(
     enroll = EnrollService(
         base.engine, base.controller, welcome=_welcome(trust, addresses), let_in=keeper.look
     )
-    gateway = GatewayService(
-        base.engine,
-        base.controller,
-        sessions=door.sessions,
-        blobs=base.controller.context.blobs,
-        read_metadata=trust.repository.read,
-        ca_pem=trust.ca.certificate_pem,
-        deltas=Deltas(
-            settings.data_dir.resolve() / "deltas",
-            base.controller.context.blobs,
-            trust.repository.archive_of,
-        ),
-    )
+    gateway = _gateway(base, door)
     await servers.start(base.engine, base.controller, enroll=enroll, gateway=gateway)
     api = Api(
         controller=base.controller,
@@ -190,6 +178,20 @@ async def _serve(
         app = await stack.enter_async_context(serving.opened(app, api, tokens[0]))
     await rest.start(app)
     return addresses
+
+
+def _gateway(base: _Base, door: Door) -> GatewayService:
+    blobs, trust = base.controller.context.blobs, base.trust
+    made = base.settings.data_dir.resolve() / "deltas"
+    return GatewayService(
+        base.engine,
+        base.controller,
+        sessions=door.sessions,
+        blobs=blobs,
+        read_metadata=trust.repository.read,
+        ca_pem=trust.ca.certificate_pem,
+        deltas=Deltas(made, blobs, trust.repository.archive_of),
+    )
 
 
 class _Relay:

@@ -63,11 +63,8 @@ def serve(  # noqa: PLR0913 - one parameter an option
     as_json: Json = False,
 ) -> None:
     """Run a controller: enrolment, gateway, link, REST, and the loop behind them."""
-    flags = {
-        name: value
-        for name, value in locals().items()
-        if name not in {"config", "verbose", "as_json"}
-    }
+    ours = {"config", "verbose", "as_json"}
+    flags = {name: value for name, value in locals().items() if name not in {*ours, "ours"}}
     file = config or (Path(FILE_NAME) if Path(FILE_NAME).exists() else None)
     settings = load(file=file, environment=os.environ, flags=flags)
     _log(verbose=verbose)
