@@ -1,4 +1,4 @@
-"""Rules for every test: loopback only, and nothing is left running."""
+"""Rules for every test: loopback only, nothing is left running, and chance is told from a bug."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import pytest
 # One thread each: suites share two cores, and timings are not what tests are about.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+_REAL_PARTS = frozenset({"e2e", "integration", "scenarios"})
+"""Folders whose tests wait for real processes on a machine that does other things too."""
+
 _connect = socket.socket.connect
 
 
@@ -24,6 +27,24 @@ def _loopback_only(self: socket.socket, address: Any) -> None:
 
 def _is_loopback(host: str) -> bool:
     return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run a failed test of real parts once more.
+
+    A bug fails twice. What failed once is named in the summary as ``RERUN``, with its trace: it is
+    a race in the test or in Fitment, and to be fixed like any other.
+    """
+    for item in items:
+        if _REAL_PARTS.intersection(item.path.parts):
+            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show why a test had to be run again, also where it passed then."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"first run of {report.nodeid}")
+        terminalreporter.line(report.longreprtext)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from controller.errors import FitmentError
 
 STOP_S = 20.0
 CALL_S = 120.0
+ENDS_S = 1.0
+"""How long after a failed step a program that ended is looked for."""
 _PARENT = "FITMENT_PARENT_PID"
 
 
@@ -96,6 +99,21 @@ class Crew:
         """Whether all programs still run; see `Program.check`."""
         for program in self.programs.values():
             program.check()
+
+    def ended(self, within_s: float) -> str:
+        """Which program ended, and its last words; nothing where all still run.
+
+        A connection is refused a moment before its program counts as ended, hence the wait.
+        """
+        until = time.monotonic() + within_s
+        while True:
+            try:
+                self.check()
+            except DemoFailed as error:
+                return str(error)
+            if time.monotonic() > until:
+                return ""
+            time.sleep(0.05)
 
     def stop(self) -> None:
         """End all programs, the last started first."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from controller.demo import report
-from controller.demo.processes import crew
+from controller.demo.processes import ENDS_S, crew
 from controller.demo.report import StepTime
 from controller.demo.stage import MARK, Folders, Stage, environment
 from controller.demo.steps import STEPS, Step
@@ -74,8 +74,8 @@ def _take(stage: Stage, step: Step, times: list[StepTime], shown: Callable[[], T
             stage.say = say
             result = step.run(stage)
     except FitmentError as error:
-        result = str(error)
-        failed = f"{step.title}: {error}"
+        result = stage.crew.ended(ENDS_S) or str(error)
+        failed = f"{step.title}: {result}"
     seconds = round(time.monotonic() - began, 2)
     times.append(StepTime(name=step.name, title=step.title, seconds=seconds, result=result))
     return failed

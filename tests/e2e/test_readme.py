@@ -132,8 +132,10 @@ def test_the_five_minutes(root: Path, walk: Walk) -> None:
     for line in fleet:
         if line.startswith("fitment device pull"):
             walk.until("fitment device show edge-1", "onnx_only: ")  # it takes a moment to commit
-        walk.run(line)
-    assert "edge-1" in walk.said["fitment rollout status"]
+        if line.startswith("fitment rollout status"):
+            walk.until(line, "edge-1")  # a moment to be admitted
+        else:
+            walk.run(line)
     first = walk.said["fitment device show"]
     assert list((walk.folder / "running").glob("edge-1-*.tflite"))
     for line in change:
