@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+from agent import trusted
 from agent.desk import Desk
 from agent.domain.plan import QUARANTINE_AFTER
 from agent.domain.record import DeploymentRecord, SlotFacts
@@ -23,13 +24,18 @@ _NOTES: Final = 24
 
 def build(
     desk: Desk, fingerprint: Fingerprint, active: DeploymentRecord | None, *,
-    boot_id: str, notes: Iterable[str],
+    boot_id: str, notes: Iterable[str], asked: frozenset[str] = frozenset(),
 ) -> ReportedState:  # fmt: skip
-    """The state of now, without the supervisor's memory, which changes all the time."""
+    """The state of now, without the supervisor's memory, which changes all the time.
+
+    ``asked``: the deployments that the controller wishes for. Of those that ended long ago it is
+    told again how: it was restored from a backup, and would wait for them in vain.
+    """
     journal = desk.journal
     slots = journal.slots()
     studies = journal.studies()
-    records = [*journal.ended(), *([active] if active is not None else [])]
+    records = [*journal.ended(), *journal.told_again(asked)]
+    records += [active] if active is not None else []
     said = [
         *notes,
         *(f"slot {facts.slot}: {facts.reason}" for facts in slots if facts.reason),
@@ -39,12 +45,13 @@ def build(
     return ReportedState(
         boot_id=boot_id,
         agent_version=__version__,
-        observed_generation=int(journal.setting("generation", "0")),
+        observed_generation=journal.highest_generation(),
         fingerprint=fingerprint,
         slots=tuple(_slot(facts, desk.stack) for facts in slots),
         deployments=tuple(record.report() for record in records),
         studies_done=tuple(studies)[-STUDIES_REPORTED:],
         notes=tuple(said)[-_NOTES:],
+        metadata_versions=trusted.versions(desk.folders.metadata),
     )
 
 

@@ -10,7 +10,7 @@ import profiles
 from controller.domain import fleet
 from controller.domain.telemetry import placed
 from controller.errors import NotFound
-from controller.reconcile import desired
+from controller.reconcile import catching_up, desired
 from controller.reconcile.context import Context
 from fitment.core import digest
 from fitment.core.deployment import (
@@ -85,6 +85,7 @@ def _reported(context: Context, device: fleet.Device, reported: ReportedState) -
     if _is_stale(device.reported, reported):
         log.info("action=stale_report_dropped device=%s", device.name)
         return
+    catching_up.on_report(context, device, reported)
     before = device.reported.fingerprint if device.reported else None
     updated = replace(device, reported=reported, online=True, last_seen=context.clock())
     if before is None or not device.profile or before.hardware != reported.fingerprint.hardware:
@@ -118,7 +119,10 @@ def _matched(context: Context, device: fleet.Device, seen_now: Fingerprint) -> f
 
 def _deployment(context: Context, name: str, report: DeploymentReport) -> None:
     known = context.store.deployments.get(report.deployment)
-    if known is None or known.device != name:
+    if known is None:
+        catching_up.on_unknown(context, name, report)
+        return
+    if known.device != name:
         return
     if known.outcome is not None and report.outcome in (None, known.outcome):
         return  # what the controller ended (by a deadline, say) yields to the device's word only
