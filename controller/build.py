@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from controller.artifacts.blobs import FolderBlobs
 from controller.artifacts.deltas import Deltas
+from controller.backup import restore
 from controller.config import ANY_HOSTS, Settings
 from controller.dashboard import serving
 from controller.errors import Conflict
@@ -32,6 +33,7 @@ from controller.gateway.http.api import Api
 from controller.gateway.http.app import make_app
 from controller.gateway.http.server import RestServer
 from controller.gateway.views import Addresses
+from controller.reconcile import recovery
 from controller.reconcile.context import Context, ReconcileSettings
 from controller.reconcile.controller import Controller
 from controller.reconcile.engine import Engine
@@ -100,6 +102,7 @@ async def started(settings: Settings) -> AsyncIterator[Wired]:
         relay = _Relay()
         controller = _controller(settings, trust, relay)
         stack.callback(controller.close)
+        notes += _recovered(settings, controller)
         engine = Engine(controller, tick_s=settings.tick_s)
         engine.start()
         stack.callback(engine.stop)
@@ -223,6 +226,18 @@ def _controller(settings: Settings, trust: Trust, relay: _Relay) -> Controller:
         started_at=time.time(),
     )
     return Controller(context)
+
+
+def _recovered(settings: Settings, controller: Controller) -> tuple[str, ...]:
+    """What a first start on a restored directory has to do, and to say."""
+    place = settings.data_dir.resolve()
+    restored = restore.marker(place)
+    if restored is None:
+        return ()
+    origin = recovery.Origin(backup_at=restored.backup_at, was=Path(restored.was), now=place)
+    notes = recovery.begin(controller.context, origin)
+    restore.done(place)
+    return notes
 
 
 def _revoked(controller: Controller) -> frozenset[str]:
