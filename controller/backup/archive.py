@@ -147,13 +147,16 @@ def read(path: Path, check: Check, sink: Sink, step: Step) -> tuple[Head, Manife
     Raises:
         UserError: it is no backup, of another format, cut short, or damaged.
     """
-    with path.open("rb") as raw, _damage(path):
+    with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) as packed, _damage(path):
         try:
-            tar = tarfile.open(fileobj=raw, mode="r|gz", bufsize=_CHUNK)  # noqa: SIM115 - just below
+            tar = tarfile.open(fileobj=packed, mode="r|", bufsize=_CHUNK)  # noqa: SIM115 - just below
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"{path} is no backup of Fitment ({error})") from error
         with tar:
-            return _read(path, tar, check, sink, lambda: step(raw.tell()))
+            found = _read(path, tar, check, sink, lambda: step(raw.tell()))
+        while packed.read(_CHUNK):  # to its very end, where its own check is
+            pass
+        return found
 
 
 def _read(
@@ -174,6 +177,8 @@ def _read(
         step()
         if member.name == MANIFEST:
             manifest = _json(tar, member, Manifest)
+            if tar.next() is not None:
+                raise UserError(f"{path} is damaged: something follows its manifest")
             _compare(path, manifest, found)
             return head, manifest
         found.append(_file(path, tar, member, sink))

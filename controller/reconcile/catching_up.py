@@ -63,8 +63,10 @@ def _release(context: Context, name: str, slot: SlotReport) -> None:
         "variant": digest.short(slot.variant) if slot.variant else "", "known": str(known),
     }  # fmt: skip
     context.record(f"device:{name}", UNKNOWN_RELEASE, name, details)
-    if believed(known, slot.counter) > known:
+    ahead = believed(known, slot.counter) > known
+    if ahead:
         context.record(f"device:{name}", "counter_fast_forwarded", slot.slot, details)
+    if ahead or slot.counter == known:  # two releases of one number would be told apart by nobody
         _renumber(context, slot)
 
 

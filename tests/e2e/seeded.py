@@ -39,12 +39,16 @@ HARMLESS = {"latency_ratio_max": None}
 
 
 def seed(data: Path, work: Path, names: tuple[str, ...]) -> dict[str, fleet.Variant]:
-    """A data directory with one model version a name, each with its fit done."""
-    trust = Trust.create(data / "trust", data / "offline", ["127.0.0.1"])
+    """One model version a name, each with its fit done, in a new data directory or one at rest."""
+    offline, hosts = data / "offline", ["127.0.0.1"]
+    new = not (data / "trust").exists()
+    trust = (
+        Trust.create(data / "trust", offline, hosts) if new else Trust.open(data / "trust", offline)
+    )
     blobs = FolderBlobs(data / "blobs")
     with closing(open_store(f"sqlite:///{data / 'fitment.db'}", "default")) as store:
         made = {}
-        for number, name in enumerate(names, 1):
+        for number, name in enumerate(names, 1 + len(store.models.find())):
             ref = _bundle(work, blobs, trust, name)
             made[name] = _variant(name, ref)
             store.models.add(_model(data, name, number))
@@ -68,8 +72,9 @@ def _variant(name: str, ref: BundleRef) -> fleet.Variant:
 
 def _model(data: Path, name: str, number: int) -> fleet.ModelVersion:
     return fleet.ModelVersion(
-        id=name, name=SLOT, version=str(number), digest=f"sha256:{name}", registered_at=float(number),
-        snapshot=str(data / "models" / name), budget=fleet.Budget(agreement_min=0.0),
+        id=name, name=SLOT, version=str(number), digest=f"sha256:{name}",
+        registered_at=float(number), snapshot=str(data / "models" / name),
+        budget=fleet.Budget(agreement_min=0.0),
     )  # fmt: skip
 
 

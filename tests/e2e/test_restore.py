@@ -26,17 +26,21 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 def test_a_fleet_goes_on_with_a_controller_of_yesterday(fleet: Fleet, tmp_path: Path) -> None:
-    variants = seed(fleet.data, tmp_path, ("two", "three"))
+    variants = seed(fleet.data, tmp_path, ("one", "two"))
     fleet.start()
     for name in DEVICES:
         fleet.join(name)
     fleet.wait("profiles", fleet.known)
-    _, under_way = fleet.roll_out("two", wait=False)
+    _, under_way = fleet.roll_out("one", wait=False)
     fleet.wait("its orders", lambda: len(open_ones(fleet, under_way)) == len(DEVICES))
     said = call(fleet.env, "controller", "backup", str(tmp_path / "yesterday.backup"))
     assert said["files"] > 10
     fleet.wait("its end", lambda: fleet.state(under_way) == "completed")
-    newer, _ = fleet.roll_out("three")  # of this the backup knows nothing
+    fleet.kill()
+    seed(fleet.data, tmp_path, ("three",))  # of this the backup knows nothing
+    fleet.start()
+    fleet.wait("the devices", fleet.known)
+    newer, _ = fleet.roll_out("three")
     ran = {name: fleet.on_disk(name) for name in DEVICES}
     assert {facts.release for facts in ran.values()} == {newer.id}
     fleet.kill()
