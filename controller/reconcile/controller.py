@@ -23,6 +23,7 @@ from controller.reconcile import (
     pulling,
     releasing,
     rolling,
+    strangers,
 )
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
@@ -76,6 +77,12 @@ class Controller:
 
     def revoke(self, device: str) -> None:
         enrolment.revoke(self.context, device)
+
+    def readmit(self, device: str) -> None:
+        strangers.readmit(self.context, device)
+
+    def strangers(self) -> tuple[str, ...]:
+        return strangers.names(self.context)
 
     def is_allowed(self, device: str, serial: str) -> bool:
         return enrolment.is_allowed(self.context, device, serial)

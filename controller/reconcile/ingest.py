@@ -10,7 +10,7 @@ import profiles
 from controller.domain import fleet
 from controller.domain.telemetry import placed
 from controller.errors import NotFound
-from controller.reconcile import catching_up, desired
+from controller.reconcile import catching_up, desired, strangers
 from controller.reconcile.context import Context
 from fitment.core import digest
 from fitment.core.deployment import (
@@ -34,7 +34,10 @@ GAVE_UP = "the device gave it up"
 def on_uplink(context: Context, name: str, uplink: Uplink) -> tuple[Downlink, ...]:
     """Take in one message; returns what to answer."""
     device = context.store.devices.get(name)
-    if device is None or device.revoked:
+    if device is None:
+        strangers.note(context, name)
+        return ()
+    if device.revoked:
         return ()
     if uplink.telemetry is not None:
         return _telemetry(context, device, uplink.telemetry)

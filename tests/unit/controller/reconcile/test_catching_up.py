@@ -11,7 +11,7 @@ import pytest
 
 from controller.domain import fleet
 from controller.domain.catching_up import LEAP, believed
-from controller.errors import TrustError, UserError
+from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import recovery
 from controller.reconcile.rolling import RolloutPlan
 from fitment.core.deployment import DeploymentReport, DeploymentState, Outcome, SlotReport
@@ -130,3 +130,31 @@ def test_the_first_start_after_a_restore(tmp_path: Path, world: Any) -> None:
     assert world.store.jobs.find()[0].folder == str(tmp_path / "new" / "jobs" / job.id)
     assert (tmp_path / "new" / "jobs" / job.id / "result.json").exists()  # it is over
     assert not (tmp_path / "new" / "jobs" / "probe-onnx" / "result.json").exists()
+
+
+def test_a_device_that_is_not_on_record_waits_for_an_operator(world: Any) -> None:
+    lost = world.join("lost")
+    world.store.devices.delete("lost")
+    lost.report()
+    assert not world.controller.is_allowed("lost", "17")
+    assert not world.controller.is_allowed("lost", "17")
+    assert world.store.devices.get("lost") is None
+    assert world.controller.strangers() == ("lost",)
+    with pytest.raises(NotFound, match="has called itself 'nobody'"):
+        world.controller.readmit("nobody")
+    world.controller.readmit("lost")
+    assert world.controller.is_allowed("lost", "17")
+    assert world.controller.strangers() == ()
+    with pytest.raises(Conflict, match="is on record"):
+        world.controller.readmit("lost")
+    lost.report()
+    assert world.store.devices.get("lost").profile
+    world.controller.revoke("lost")
+    assert world.trust.ca.is_revoked("17")  # the serial that it showed is known
+    assert world.actions().count("unknown_device") == 2  # by the link, and with its serial
+
+
+def test_a_revoked_certificate_is_no_stranger(world: Any) -> None:
+    world.trust.revoke("18", 1.0)
+    assert not world.controller.is_allowed("gone", "18")
+    assert world.controller.strangers() == ()
