@@ -30,6 +30,7 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _DAYS = ("telemetry_raw_days", "telemetry_hour_days", "telemetry_day_days")
 _MOST_DAYS = 36_500
+_LEAST_LEASE_S, _MOST_LEASE_S = 1.0, 3600.0
 _AT_LEAST_1 = ("fit_threads", "telemetry_raw_rows", "telemetry_rollup_rows")
 
 
@@ -63,6 +64,8 @@ class Settings:
     optimise: bool = True  # triggers start fits by themselves
     auto_approve: bool = False  # releases and rollouts that a trigger made need no operator
     fit_threads: int = 2  # processor threads of a fit worker
+    standby: bool = False  # wait until no other controller acts on the data directory
+    lease_s: float = 15.0  # a controller that is silent for this long may be replaced
     tick_s: float = 1.0  # pause between two looks at the world
     telemetry_raw_days: float = 7.0  # how long samples stay as devices sent them
     telemetry_raw_rows: int = 500_000  # and how many at most; about 1 kB each
@@ -189,16 +192,7 @@ def _checked(settings: Settings) -> Settings:
         port = getattr(settings, key)
         if not 0 <= port <= 65535:
             raise UserError(f"'{key}' is {port}: a port is between 0 (any free one) and 65535")
-    if not settings.tick_s > 0:
-        raise UserError(f"'tick_s' is {settings.tick_s}: it must be more than 0")
-    for key in _DAYS:
-        if not 0 < getattr(settings, key) <= _MOST_DAYS:
-            raise UserError(
-                f"'{key}' is {getattr(settings, key)}: more than 0 and at most {_MOST_DAYS} days"
-            )
-    for key in _AT_LEAST_1:
-        if getattr(settings, key) < 1:
-            raise UserError(f"'{key}' is {getattr(settings, key)}: it must be at least 1")
+    _check_amounts(settings)
     if settings.host in ANY_HOSTS and not settings.public_host:
         raise UserError(
             f"'host' is {settings.host}, which devices cannot connect to:"
@@ -207,3 +201,20 @@ def _checked(settings: Settings) -> Settings:
     if settings.mqtt_url and not settings.mqtt_url.startswith(("mqtts://", "mqtt+tls://")):
         raise UserError("'mqtt_url' must begin with mqtts://: certificates are the identity")
     return settings
+
+
+def _check_amounts(settings: Settings) -> None:
+    if not settings.tick_s > 0:
+        raise UserError(f"'tick_s' is {settings.tick_s}: it must be more than 0")
+    if not _LEAST_LEASE_S <= settings.lease_s <= _MOST_LEASE_S:
+        raise UserError(
+            f"'lease_s' is {settings.lease_s}: between {_LEAST_LEASE_S:g} and {_MOST_LEASE_S:g} s"
+        )
+    for key in _DAYS:
+        if not 0 < getattr(settings, key) <= _MOST_DAYS:
+            raise UserError(
+                f"'{key}' is {getattr(settings, key)}: more than 0 and at most {_MOST_DAYS} days"
+            )
+    for key in _AT_LEAST_1:
+        if getattr(settings, key) < 1:
+            raise UserError(f"'{key}' is {getattr(settings, key)}: it must be at least 1")

@@ -53,6 +53,13 @@ def serve(  # noqa: PLR0913 - one parameter an option
         bool | None,
         typer.Option("--auto-approve/--no-auto-approve", help="Releases need no operator."),
     ] = None,
+    standby: Annotated[
+        bool | None,
+        typer.Option("--standby/--no-standby", help="Wait until no other controller acts here."),
+    ] = None,
+    lease_s: Annotated[
+        float | None, typer.Option(help="Silent for this long, it may be replaced.")
+    ] = None,
     fit_threads: Annotated[int | None, typer.Option(help="Processor threads of a fit.")] = None,
     telemetry_raw_days: _Days = None,
     telemetry_raw_rows: _Rows = None,

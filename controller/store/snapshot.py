@@ -36,6 +36,7 @@ def copy(source: Path, target: Path, step: Callable[[int, int], None]) -> int:
                 writer, pages=_PAGES, sleep=0, progress=lambda _, left, of: step(of - left, of)
             )
             reader.rollback()
+            writer.execute("DELETE FROM setting WHERE tenant = '' AND key = 'lease'")  # not of it
             writer.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
     except sqlite3.Error as error:
         raise UserError(f"the database {source} cannot be copied: {error}") from error

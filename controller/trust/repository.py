@@ -66,6 +66,8 @@ class MetadataRepository:
         self._lock = threading.Lock()
         self._signers = {role: load_signer(folder / "online", role) for role in ONLINE}
         self._roles = self._load_all()
+        self.before_signing: Callable[[], None] = lambda: None
+        """May refuse a new version, by raising: another process may write this folder by now."""
         self._seen: dict[Role, int] = {}  # versions that devices have trusted
 
     @classmethod
@@ -222,6 +224,7 @@ class MetadataRepository:
         metadata.signed.version = version if role is Role.ROOT else max(version, above)
         metadata.signed.expires = LIFETIMES[role].expiry(moment)
         metadata.sign(signer)
+        self.before_signing()
         files.write_private(self._folder / _file_name(role, metadata), metadata.to_bytes())
         if role is not Role.ROOT:
             self._prune(role)

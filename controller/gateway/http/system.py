@@ -82,6 +82,7 @@ def _status(api: Api) -> Status:
         jobs_active=sum(job.status not in _JOB_ENDED for job in store.jobs.find()),
         rollouts_active=sum(r.state in _ROLLOUT_ACTIVE for r in store.rollouts.find()),
         triggers_open=sum(not trigger.closed_at for trigger in store.triggers.find()),
+        lease=api.lease(),
         notes=_notes(api),
     )
 
