@@ -19,6 +19,7 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from controller import seats
+from controller.artifacts import mirrors
 from controller.artifacts.blobs import FolderBlobs
 from controller.artifacts.deltas import Deltas
 from controller.backup import restore
@@ -29,7 +30,7 @@ from controller.gateway.bridge import Bridge
 from controller.gateway.door import Door, Doorkeeper, open_door
 from controller.gateway.grpc import GrpcServers, ServerFiles
 from controller.gateway.grpc_enroll import EnrollService, Welcome
-from controller.gateway.grpc_gateway import GatewayService
+from controller.gateway.grpc_gateway import GatewayService, Stock
 from controller.gateway.http.api import Api
 from controller.gateway.http.app import make_app
 from controller.gateway.http.server import RestServer
@@ -216,10 +217,13 @@ def _gateway(base: _Base, door: Door) -> GatewayService:
         base.engine,
         base.controller,
         sessions=door.sessions,
-        blobs=blobs,
-        read_metadata=trust.repository.read,
+        stock=Stock(
+            blobs=blobs,
+            read_metadata=trust.repository.read,
+            deltas=Deltas(made, blobs, trust.repository.archive_of),
+            locate=mirrors.parse(base.settings.artifact_urls).urls,
+        ),
         ca_pem=trust.ca.certificate_pem,
-        deltas=Deltas(made, blobs, trust.repository.archive_of),
     )
 
 

@@ -60,6 +60,7 @@ class Settings:
     dashboard: bool = True  # web pages beside REST, where NiceGUI is installed
     link: LinkChoice = LinkChoice.AUTO
     mqtt_url: str = ""  # mqtts://host:port of a broker that we do not start
+    artifact_urls: str = ""  # mirrors of data_dir/blobs: https://models.example/{folder}/{hex} …
     offline_dir: Path | None = None  # keys of root and targets; None: data_dir/offline
     optimise: bool = True  # triggers start fits by themselves
     auto_approve: bool = False  # releases and rollouts that a trigger made need no operator
