@@ -237,23 +237,25 @@ def _rested(now: Standing, limits: Limits, now_s: float) -> bool:
 
 
 def words(pressures: frozenset[Pressure], now: Readings) -> str:
-    """The pressures as a sentence, with their numbers."""
-    said: Mapping[Pressure, str] = {
-        Pressure.HEAT: _heat_words(now),
-        Pressure.BATTERY: f"battery: {_number(now.battery_percent)} % left, discharging",
+    """The pressures as a sentence, with the numbers that there are."""
+    said: Mapping[Pressure, tuple[str, ...]] = {
+        Pressure.HEAT: (
+            _with("{:.1f} °C", now.temperature_c),
+            _with("clocks are cut at {:.1f}", now.throttle_c),
+            "clocks are being cut" if now.throttled else "",
+        ),
+        Pressure.BATTERY: (_with("{:.0f} % left", now.battery_percent), "discharging"),
         Pressure.MEMORY: (
-            f"memory: tasks waited {_number(now.memory_stall_percent)} % of the time, "
-            f"{_number(now.memory_available_share, 100.0)} % is available"
+            _with("tasks waited {:.1f} % of the time", now.memory_stall_percent),
+            _with("{:.1%} is available", now.memory_available_share),
         ),
     }
-    return "; ".join(text for pressure, text in said.items() if pressure in pressures)
+    return "; ".join(
+        f"{pressure.value}: {', '.join(part for part in parts if part)}"
+        for pressure, parts in said.items()
+        if pressure in pressures
+    )
 
 
-def _heat_words(now: Readings) -> str:
-    clocks = ", clocks are being cut" if now.throttled else ""
-    point = "" if now.throttle_c is None else f", clocks are cut at {now.throttle_c:.1f}"
-    return f"heat: {_number(now.temperature_c)} °C{point}{clocks}"
-
-
-def _number(value: float | None, unit: float = 1.0) -> str:
-    return "?" if value is None else f"{value * unit:.1f}"
+def _with(text: str, value: float | None) -> str:
+    return "" if value is None else text.format(value)
