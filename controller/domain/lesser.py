@@ -167,7 +167,7 @@ def _words(variant: Variant, chosen: Variant, case: Case) -> str:
         ("measured", "mJ", lambda v: _energy(case.of(v))),
         ("measured", "ms p50", lambda v: choice.measured_ms(case.of(v))),
         ("predicted", "ms p50", choice.predicted_ms),
-        ("", "bytes in the file", lambda v: float(v.file_bytes)),
+        ("", "kB in the file", lambda v: v.file_bytes / 1000),
     )
     for kind, unit, cost in named:
         own, other = cost(variant), cost(chosen)
