@@ -167,16 +167,17 @@ def decode(desired: DesiredState) -> Orders:
 def plan(now: Situation) -> Step | None:
     """The next step, or None when there is nothing to do but to go on with what is active.
 
-    A changed stack comes first, since what serves may serve wrongly; then what ends things,
-    then what begins them, one at a time.
+    What nobody asks for any more is taken away before anything is asked of it. Then a changed
+    stack comes first, since what serves may serve wrongly; then what ends things, then what begins
+    them, one at a time.
     """
     return (
-        _recheck(now)
+        _clear(now)
+        or _recheck(now)
         or _acknowledge(now)
         or _interrupt(now)
         or _drop_study(now)
         or _start(now)
-        or _clear(now)
         or _mend(now)
         or _prepare(now)
         or _begin_study(now)
