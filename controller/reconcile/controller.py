@@ -170,8 +170,8 @@ class Controller:
     ) -> fleet.FitJob:
         return fitting.start(self.context, model_id, cohort, effort=effort, trigger=trigger)
 
-    def create_release(self, model_id: str) -> fleet.Release:
-        release = releasing.create(self.context, model_id)
+    def create_release(self, model_id: str, *, with_fallback: bool = False) -> fleet.Release:
+        release = releasing.create(self.context, model_id, with_fallback=with_fallback)
         if self.context.settings.auto_approve:
             return self.approve_release(release.id, actor="controller")
         return release

@@ -80,7 +80,12 @@ def _telemetry(
 def _tags(device: fleet.Device, said: Mapping[str, str]) -> Mapping[str, str]:
     """The device's tags, with what is known of it here; it cannot speak for another profile."""
     variant, slots = said.get("variant", ""), device.reported.slots if device.reported else ()
-    releases = [s.release for s in slots if s.slot == said.get("slot") and s.variant == variant]
+    releases = [
+        slot.release
+        for slot in slots
+        if slot.slot == said.get("slot")
+        and variant in (slot.variant, *(rung.variant for rung in slot.ladder))
+    ]
     return {**said, "profile": device.profile, "release": releases[0] if releases else ""}
 
 
