@@ -46,6 +46,9 @@ def serve(  # noqa: PLR0913 - one parameter an option
     mqtt_url: Annotated[
         str | None, typer.Option(help="A broker that is not ours, mqtts://host:port.")
     ] = None,
+    artifact_urls: Annotated[
+        str | None, typer.Option(help="Mirrors of the blobs, https://…/{folder}/{hex}.")
+    ] = None,
     optimise: Annotated[
         bool | None, typer.Option("--optimise/--no-optimise", help="Let triggers start fits.")
     ] = None,
