@@ -219,6 +219,7 @@ def _controller(settings: Settings, trust: Trust, relay: _Relay) -> Controller:
             optimise=settings.optimise,
             auto_approve=settings.auto_approve,
             retention=settings.retention,
+            telemetry_interval_s=settings.telemetry_interval_s,
         ),
         started_at=time.time(),
     )

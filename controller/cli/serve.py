@@ -54,6 +54,9 @@ def serve(  # noqa: PLR0913 - one parameter an option
         typer.Option("--auto-approve/--no-auto-approve", help="Releases need no operator."),
     ] = None,
     fit_threads: Annotated[int | None, typer.Option(help="Processor threads of a fit.")] = None,
+    telemetry_interval_s: Annotated[
+        float | None, typer.Option(help="Seconds between two samples of a device.")
+    ] = None,
     telemetry_raw_days: _Days = None,
     telemetry_raw_rows: _Rows = None,
     telemetry_hour_days: _Days = None,

@@ -68,7 +68,7 @@ def _publish(
         generation=wish.generation,
         assignments=tuple(sign(order) for order in orders if order is not None),
         studies=tuple(sign(_study(s)) for s in wish.studies),
-        telemetry_interval_s=5.0,
+        telemetry_interval_s=context.settings.telemetry_interval_s,
         reconnect_jitter_s=1.0,
     )
     context.publish(device.name, Downlink(desired=desired))
