@@ -58,11 +58,11 @@ def simulate(  # noqa: PLR0913 - one parameter an option
         check_mix(mix)
     wanted = Fleet(devices=devices, scenario=SCENARIOS[scenario], seed=seed, mix=mix)
     if wire:
-        driven = {
-            "telemetry_interval_s": telemetry_interval, "pace": pace,
-            "switched_on_per_s": connect_rate, "settle_s": settle,
+        numbers = {
+            "--telemetry-interval": telemetry_interval, "--pace": pace,
+            "--connect-rate": connect_rate, "--settle": settle,
         }  # fmt: skip
-        _on_the_wire(wanted, driven, as_json=as_json)
+        _on_the_wire(wanted, numbers, as_json=as_json)
         return
     result: Result = world.simulate(wanted)
     if as_json:

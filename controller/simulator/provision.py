@@ -75,5 +75,5 @@ def _enrol(context: Context, name: str, path: Path) -> None:
     path.write_bytes(certificates.key_pem(key) + admitted.certificate_pem)
 
 
-def _nobody(device: str, downlink: Downlink) -> None:  # noqa: ARG001 - the protocol's names
+def _nobody(device: str, downlink: Downlink) -> None:
     """Nobody listens yet."""
