@@ -23,10 +23,11 @@ from fitment.core.fingerprint import Fingerprint
 from fitment.core.kernels import KernelTable
 from fitment.core.link import Downlink, Uplink
 from fitment.core.measurement import Measurement
-from fitment.core.telemetry import TelemetryBatch
+from fitment.core.telemetry import Command, CommandKind, TelemetryBatch
 
 log = logging.getLogger("controller.reconcile")
 
+REPORT_WITHIN_S = 60.0
 GAVE_UP = "the device gave it up"
 """How the reason of a study begins that the device said was done and answered nothing to."""
 
@@ -51,15 +52,26 @@ def take_in(context: Context, heard: Sequence[Heard]) -> tuple[tuple[str, Downli
         for one in heard:
             of_device.setdefault(one.device, []).append(one)
         batches: list[tuple[str, TelemetryBatch]] = []
+        asked: list[tuple[str, Downlink]] = []
         for name, all_of_it in of_device.items():
             device = context.store.devices.get(name)
             if device is not None and not device.revoked:
                 device = _one_device(context, device, all_of_it)
-                batches += _batches(context, device, all_of_it)
+                of_it = _batches(context, device, all_of_it)
+                batches += of_it
+                if of_it and (device.reported is None or not device.online):
+                    asked.append((name, _asks_for_report(context)))
         acks = context.store.telemetry.ingest_many(batches)
     # One ack a device and outbox: the last says the most.
     last = {(name, ack.outbox): ack for (name, _), ack in zip(batches, acks, strict=True)}
-    return tuple((name, Downlink(ack=ack)) for (name, _), ack in last.items())
+    return (*asked, *((name, Downlink(ack=ack)) for (name, _), ack in last.items()))
+
+
+def _asks_for_report(context: Context) -> Downlink:
+    """For a device that sends samples and counts as away: what it said was lost on the way."""
+    deadline = int((context.clock() + REPORT_WITHIN_S) * 1e9)
+    command = Command(id=context.new_id(), kind=CommandKind.REPORT, deadline_unix_ns=deadline)
+    return Downlink(command=command)
 
 
 def _one_device(context: Context, known: fleet.Device, heard: Sequence[Heard]) -> fleet.Device:

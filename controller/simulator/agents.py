@@ -22,7 +22,7 @@ from controller.simulator.sockets import Connection, Loop, Tls
 from controller.simulator.traits import Scenario
 from fitment.core.deployment import Outcome
 from fitment.core.link import Downlink, Uplink
-from fitment.core.telemetry import Presence
+from fitment.core.telemetry import CommandKind, Presence
 from fitment.wire import codec, topics
 
 KEEPALIVE_S = 30
@@ -193,6 +193,8 @@ class Agent:
             self._crowd.counts.stored += len(took)
             self._crowd.counts.ack_s += took
             self._send_telemetry()
+        if downlink.command is not None and downlink.command.kind is CommandKind.REPORT:
+            self._publish("reported", codec.encode(self.device.reported()))
         desired = downlink.desired
         if desired is None:
             return
