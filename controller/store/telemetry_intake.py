@@ -2,6 +2,7 @@
 
 What is known of an outbox (up to where it is acknowledged, which batches are there) is read for
 all of them at once, each batch is decided on in Python, and what is new is written at once.
+CROSS JOIN is how SQLite is told to go through what was asked for, and not through the table.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from fitment.core.telemetry import Ack, TelemetryBatch
 
 _READ_OUTBOXES = (
     "WITH asked AS (SELECT value ->> 0 AS device, value ->> 1 AS outbox FROM json_each(?))"
-    " SELECT o.device, o.outbox, o.acked, o.forgotten FROM asked JOIN outbox AS o"
+    " SELECT o.device, o.outbox, o.acked, o.forgotten FROM asked CROSS JOIN outbox AS o"
     " ON o.tenant = ? AND o.device = asked.device AND o.outbox = asked.outbox"
 )
 _READ_BATCHES = (
     "WITH asked AS (SELECT value ->> 0 AS device, value ->> 1 AS outbox, value ->> 2 AS above"
     " FROM json_each(?))"
-    " SELECT b.device, b.outbox, b.sequence FROM asked JOIN batch AS b"
+    " SELECT b.device, b.outbox, b.sequence FROM asked CROSS JOIN batch AS b"
     " ON b.tenant = ? AND b.device = asked.device AND b.outbox = asked.outbox"
     " AND b.sequence > asked.above"
 )
