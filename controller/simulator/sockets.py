@@ -139,7 +139,9 @@ class Connection:
     def close(self, *, goodbye: bytes = b"") -> None:
         """End it without telling the owner; what still fits leaves."""
         if goodbye and self.up:
-            self.send(goodbye)
+            self.send(goodbye)  # which may find that it is over already
+        if self._ended:
+            return
         self._ended, self.up = True, False
         self._loop.forget(self._sock)
         self._sock.close()
