@@ -17,7 +17,7 @@ from fitment.core.telemetry import Ack
 
 # As the standard writes them (MQTT 3.1.1, 3.1 to 3.10), byte by byte.
 CONNECT = (
-    b"\x10\x19\x00\x04MQTT\x04\x2e\x00\x1e\x00\x03dev\x00\x01w\x00\x03off"
+    b"\x10\x17\x00\x04MQTT\x04\x2e\x00\x1e\x00\x03dev\x00\x01w\x00\x03off"
 )  # fmt: skip
 
 
