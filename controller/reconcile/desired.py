@@ -49,6 +49,7 @@ def publish_to(
     """
     sent: list[tuple[str, Downlink]] = []
     with context.store.transaction():
+        jitter_s = _jitter_s(context)
         for name in names:
             device = context.store.devices.get(name)
             if device is None or device.revoked:
@@ -59,7 +60,7 @@ def publish_to(
                 continue
             wish = plan.wish(device, deployments, studies)
             if wish.changed or name in again:
-                sent.append((name, _desired(context, device, wish)))
+                sent.append((name, _desired(context, device, wish, jitter_s)))
     for name, downlink in sent:
         context.publish(name, downlink)
 
@@ -74,7 +75,7 @@ def publish_all(context: Context, looks: Looks) -> None:
     publish_to(context, names, lazily=True)
 
 
-def _desired(context: Context, device: fleet.Device, wish: plan.Wish) -> Downlink:
+def _desired(context: Context, device: fleet.Device, wish: plan.Wish, jitter_s: float) -> Downlink:
     """What is sent; the device's record says that it was asked for."""
     if wish.changed:
         device = replace(device, generation=wish.generation, desired_key=wish.key)
@@ -86,7 +87,7 @@ def _desired(context: Context, device: fleet.Device, wish: plan.Wish) -> Downlin
         assignments=tuple(sign(order) for order in orders if order is not None),
         studies=tuple(sign(_study(s)) for s in wish.studies),
         telemetry_interval_s=context.settings.telemetry_interval_s,
-        reconnect_jitter_s=_jitter_s(context),
+        reconnect_jitter_s=jitter_s,
     )
     return Downlink(desired=desired)
 

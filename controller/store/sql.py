@@ -106,9 +106,12 @@ class SqlCollection(Generic[R]):
     ) -> tuple[tuple[int, R], ...]:
         place = self._table.c.position
         beyond = place < after if newest else place > after
+        # Without a filter SQLite would take an index that begins with the tenant and sort all of
+        # it; the sign keeps it to the order of the rows.
+        mine = self._mine if equal else literal_column("+tenant") == self._tenant
         query = (
             select(place, self._table.c.document, self._table.c.key)
-            .where(self._mine, *self._wanted(equal), *([beyond] if after else []))
+            .where(mine, *self._wanted(equal), *([beyond] if after else []))
             .order_by(place.desc() if newest else place)
             .limit(limit)
         )
