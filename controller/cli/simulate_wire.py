@@ -82,7 +82,11 @@ def show(result: WireResult) -> None:
                 f" ({100 * result.controller_cpu_share_quiet:.0f} % before the rollout),"
                 f" {result.controller_rss_bytes_per_device / 1024:.0f} KiB a device"
             ),
-            "a tick": f"{result.tick_ms:.1f} ms ({result.tick_quiet_ms:.1f} ms before the rollout)",
+            "a tick": (
+                f"{result.tick_ms:.1f} ms, {result.tick_cpu_ms:.1f} ms of it processor time"
+                f" ({result.tick_quiet_ms:.1f} and {result.tick_quiet_cpu_ms:.1f} ms before the"
+                " rollout)"
+            ),
             "broker": f"{100 * result.broker_cpu_share:.0f} % of a core,"
             f" {result.broker_rss_bytes_per_device / 1024:.0f} KiB a device",
             "simulator": f"{100 * result.simulator_cpu_share:.0f} % of a core",

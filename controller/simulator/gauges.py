@@ -28,6 +28,7 @@ class Reading:
     own_cpu_s: float
     ticks: float = 0.0
     ticks_s: float = 0.0
+    ticks_cpu_s: float = 0.0
     tick_buckets: dict[float, float] = field(default_factory=dict)  # bound to ticks within it
     rows: float = 0.0  # of telemetry, ever stored
 
@@ -41,6 +42,7 @@ class Between:
     broker_cpu_share: float
     own_cpu_share: float
     tick_ms: float  # mean of the loop's ticks, by the controller's own clock
+    tick_cpu_ms: float  # of processor time, mean
     tick_most_ms: float  # no tick took longer than this bound
     ticks: int
     rows_per_s: float
@@ -58,6 +60,7 @@ class Between:
             broker_cpu_share=(other.broker_cpu_s - one.broker_cpu_s) / seconds,
             own_cpu_share=(other.own_cpu_s - one.own_cpu_s) / seconds,
             tick_ms=1000 * (other.ticks_s - one.ticks_s) / ticks if ticks else 0.0,
+            tick_cpu_ms=1000 * (other.ticks_cpu_s - one.ticks_cpu_s) / ticks if ticks else 0.0,
             tick_most_ms=1000 * (within[0] if within else float("inf")),
             ticks=int(ticks), rows_per_s=(other.rows - one.rows) / seconds,
         )  # fmt: skip
@@ -87,7 +90,9 @@ class Gauges:
             controller_rss=memory_bytes(self.controller).get("rss", 0),
             broker_cpu_s=cpu_s(broker), broker_rss=memory_bytes(broker).get("rss", 0),
             own_cpu_s=cpu_s(os.getpid()), ticks=told.get(f"{_TICKS}_count", 0.0),
-            ticks_s=told.get(f"{_TICKS}_sum", 0.0), tick_buckets=_buckets(told),
+            ticks_s=told.get(f"{_TICKS}_sum", 0.0),
+            ticks_cpu_s=told.get("fitment_loop_tick_cpu_seconds_total", 0.0),
+            tick_buckets=_buckets(told),
             rows=told.get("fitment_telemetry_rows_total", 0.0),
         )  # fmt: skip
 

@@ -52,9 +52,11 @@ class WireResult(Result):
     broker_cpu_share: float
     simulator_cpu_share: float
     tick_ms: float  # of the controller's loop, mean
+    tick_cpu_ms: float  # processor time of one, mean: what a busy machine cannot stretch
     tick_most_ms: float  # no tick took longer than this bound
     controller_cpu_share_quiet: float  # with telemetry alone, before the rollout
     tick_quiet_ms: float
+    tick_quiet_cpu_ms: float
     controller_rss_bytes: int
     controller_rss_bytes_per_device: int  # above what it took before a device was there
     broker_rss_bytes_per_device: int

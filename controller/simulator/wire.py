@@ -201,7 +201,10 @@ class WireWorld:
                 max(0, readings.end.broker_rss - readings.empty.broker_rss) // devices
             ),
             simulator_cpu_share=ran.own_cpu_share,
-            tick_ms=ran.tick_ms, tick_most_ms=ran.tick_most_ms, tick_quiet_ms=quiet.tick_ms,
+            tick_ms=ran.tick_ms,
+            tick_cpu_ms=ran.tick_cpu_ms,
+            tick_most_ms=ran.tick_most_ms, tick_quiet_ms=quiet.tick_ms,
+            tick_quiet_cpu_ms=quiet.tick_cpu_ms,
             connect_s=readings.there.at - readings.empty.at,
             ack_p50_ms=_quantile(acks, 0.5), ack_p95_ms=_quantile(acks, 0.95),
             lost_connections=counts.lost, pace=self.wire.pace,
