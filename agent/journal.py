@@ -152,6 +152,11 @@ class Journal:
                 (facts.slot, _dump(facts)),
             )
 
+    def drop_slot(self, slot: str) -> None:
+        """Forget a slot that is gone."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM slots WHERE slot = ?", (slot,))
+
     # Studies and what waits to be handed in
 
     def studies(self) -> dict[str, str]:

@@ -256,6 +256,7 @@ def _controller(
             optimise=settings.optimise,
             auto_approve=settings.auto_approve,
             retention=settings.retention,
+            telemetry_interval_s=settings.telemetry_interval_s,
         ),
         started_at=time.time(),
     )

@@ -180,8 +180,9 @@ class Client:
     def release(self, key: str) -> fleet.Release:
         return self._get(fleet.Release, f"/v1/releases/{_part(key)}")
 
-    def create_release(self, model: str) -> fleet.Release:
-        return self._post(fleet.Release, "/v1/releases", model=model)
+    def create_release(self, model: str, *, with_fallback: bool = False) -> fleet.Release:
+        more = {"with_fallback": True} if with_fallback else {}
+        return self._post(fleet.Release, "/v1/releases", model=model, **more)
 
     def approve_release(self, key: str) -> fleet.Release:
         return self._post(fleet.Release, f"/v1/releases/{_part(key)}/approve")

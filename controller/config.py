@@ -31,6 +31,7 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _DAYS = ("telemetry_raw_days", "telemetry_hour_days", "telemetry_day_days")
 _MOST_DAYS = 36_500
 _LEAST_LEASE_S, _MOST_LEASE_S = 1.0, 3600.0
+_MOST_INTERVAL_S = 86_400.0
 _AT_LEAST_1 = ("fit_threads", "telemetry_raw_rows", "telemetry_rollup_rows")
 
 
@@ -68,6 +69,7 @@ class Settings:
     standby: bool = False  # wait until no other controller acts on the data directory
     lease_s: float = 15.0  # a controller that is silent for this long may be replaced
     tick_s: float = 1.0  # pause between two looks at the world
+    telemetry_interval_s: float = 5.0  # how often devices send a sample
     telemetry_raw_days: float = 7.0  # how long samples stay as devices sent them
     telemetry_raw_rows: int = 500_000  # and how many at most; about 1 kB each
     telemetry_hour_days: float = 90.0  # rollups by hour; a row a device, quantity and variant
@@ -210,6 +212,11 @@ def _check_amounts(settings: Settings) -> None:
     if not _LEAST_LEASE_S <= settings.lease_s <= _MOST_LEASE_S:
         raise UserError(
             f"'lease_s' is {settings.lease_s}: between {_LEAST_LEASE_S:g} and {_MOST_LEASE_S:g} s"
+        )
+    if not 0.1 <= settings.telemetry_interval_s <= _MOST_INTERVAL_S:
+        raise UserError(
+            f"'telemetry_interval_s' is {settings.telemetry_interval_s}: it is between 0.1 s and"
+            f" {_MOST_INTERVAL_S:.0f} s"
         )
     for key in _DAYS:
         if not 0 < getattr(settings, key) <= _MOST_DAYS:

@@ -33,15 +33,19 @@ class Ticks:
     """How the ticks since the start went."""
 
     seconds: float = 0.0  # all together
+    cpu_s: float = 0.0  # processor time of the same
     failures: int = 0
     buckets: tuple[int, ...] = (0,) * (len(TICK_BUCKETS_S) + 1)  # ticks of each length
 
-    def with_one(self, seconds: float, *, failed: bool) -> Ticks:
+    def with_one(self, seconds: float, *, failed: bool, cpu_s: float = 0.0) -> Ticks:
         """And one more."""
         place = bisect.bisect_left(TICK_BUCKETS_S, seconds)
         buckets = (*self.buckets[:place], self.buckets[place] + 1, *self.buckets[place + 1 :])
         failures = self.failures + failed
-        return Ticks(seconds=self.seconds + seconds, failures=failures, buckets=buckets)
+        return Ticks(
+            seconds=self.seconds + seconds, cpu_s=self.cpu_s + cpu_s, failures=failures,
+            buckets=buckets,
+        )  # fmt: skip
 
 
 class Engine:
@@ -100,7 +104,7 @@ class Engine:
             log.debug("action=stopped_between_ticks")
 
     def _tick(self) -> float:
-        began, failed = time.perf_counter(), True
+        began, worked, failed = time.perf_counter(), time.thread_time(), True
         try:
             self._guard()
             wait_s = min(self.controller.tick(), self._tick_s)
@@ -111,7 +115,9 @@ class Engine:
             self._failing = str(error)
             return self._tick_s
         finally:
-            self.ticks = self.ticks.with_one(time.perf_counter() - began, failed=failed)
+            self.ticks = self.ticks.with_one(
+                time.perf_counter() - began, failed=failed, cpu_s=time.thread_time() - worked
+            )
         if self._failing:
             log.info("action=tick_recovered")
         self._failing = ""

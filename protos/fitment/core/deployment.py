@@ -57,6 +57,14 @@ class StudyKind(enum.Enum):
     BENCHMARK = "benchmark"  # time one candidate variant
 
 
+class Pressure(enum.Enum):
+    """What a device may be short of; a lesser variant relieves some of it."""
+
+    HEAT = "heat"  # it is near the point at which its clocks are cut, or they are
+    BATTERY = "battery"  # it runs on what is left of a charge
+    MEMORY = "memory"  # tasks wait for memory, or little is left
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkPlan:
     """How long to time: minimum count *and* minimum seconds, with a cap."""
@@ -101,6 +109,16 @@ class BundleRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lesser:
+    """One rung below the chosen variant: what serves when that one may not, or cannot."""
+
+    bundle: BundleRef
+    relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
+    portable: bool = False  # plain floating point: for the day the chosen one no longer runs
+    reason: str = ""  # why it is on the ladder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """One variant for one slot of one device: the payload that the director signs."""
 
@@ -118,6 +136,8 @@ class Assignment:
     deadline_s: float = 3600.0  # for the whole deployment
     step_deadline_s: float = 600.0  # for each state
     trial_s: float = 1.0
+    ladder: tuple[Lesser, ...] = ()  # rungs 1, 2, …; the chosen variant is rung 0
+    throttle_c: float | None = None  # at which this class of device cuts its clocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +175,19 @@ class DesiredState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RungReport:
+    """One lesser variant as the device holds it."""
+
+    rung: int  # from 1
+    variant: str
+    name: str = ""
+    portable: bool = False
+    ready: bool = False  # it is there and has answered the goldens, on this stack
+    reason: str = ""  # why it is on the ladder, or why it is not ready
+    p50_ms: float | None = None  # measured on this device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReport:
     """What one slot of the device holds and serves."""
 
@@ -168,6 +201,10 @@ class SlotReport:
     integer_coverage: float | None = None
     serving: bool = False
     checked_stack: str = ""  # stack hash under which it was last checked
+    ladder: tuple[RungReport, ...] = ()  # lesser variants; empty when the release names none
+    rung: int = 0  # that serves; 0 is the variant above
+    rung_since_unix: float = 0.0  # by the device's clock; 0: it was never another
+    rung_reason: str = ""  # why that one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
