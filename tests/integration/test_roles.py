@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 
 from controller.cli import run
 from controller.client import Client
-from controller.domain.roles import Role, covers
-from controller.errors import Conflict, Forbidden, UserError
+from controller.dashboard.desk import Desk
+from controller.domain.roles import Identity, Role, covers
+from controller.errors import Conflict, Forbidden, NotFound, UserError
 from controller.gateway.http import access
+from controller.gateway.http.api import Api
 from controller.gateway.http.document import ROLE_KEY
 from controller.trust import Trust
-from tests.integration.gateway_stage import METRICS_TOKEN, NOW, TOKEN, Stage, staged
+from tests.integration.gateway_stage import ADDRESSES, METRICS_TOKEN, NOW, TOKEN, Stage, staged
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +193,16 @@ def test_the_command_line(
     assert "needs the role 'admin', and 'bob' has 'viewer'" in capsys.readouterr().err
     monkeypatch.setenv("FITMENT_TOKEN", TOKEN)
     assert run(["operator", "revoke", "bob"]) == 0
+
+
+def test_the_dashboards_desk_asks_for_the_role_itself(stage: Stage) -> None:
+    """A button that is not drawn is no lock: what it would do is refused, too."""
+    api = Api(
+        controller=stage.controller, engine=stage.engine, addresses=ADDRESSES, link="",
+        data_dir=stage.folder, shut_out=lambda: None,
+    )  # fmt: skip
+    desk = Desk(api)
+    with pytest.raises(Forbidden, match="needs the role 'operator'"):
+        asyncio.run(desk.change_rollout(Identity(name="v", role=Role.VIEWER), "none", "pause"))
+    with pytest.raises(NotFound):
+        asyncio.run(desk.change_rollout(Identity(name="o", role=Role.OPERATOR), "none", "pause"))
