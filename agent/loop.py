@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from agent import reporting
+from agent.config import Settings
 from agent.deployer import Deployer
 from agent.desk import Desk, Folders
 from agent.domain import plan
@@ -94,6 +95,7 @@ class Parts:
     boot_id: str
     jitter: Callable[[], float]  # 0..1
     sample: Callable[[str], Mapping[str, float]]
+    time_zone: Callable[[Settings], str]
     floor_unix: float = 0.0  # of the build: no true clock is before it
 
 
@@ -282,6 +284,7 @@ class Supervisor:
             setting=setting,
             now_s=parts.clock.monotonic_s(),
             floor_unix=max(parts.floor_unix, float(parts.journal.setting("time_floor", "0"))),
+            wall_unix=parts.clock.wall_unix_s(),
             runtimes=fingerprint.runtimes() if fingerprint else (),
             samples=settings.samples,
             limits=Limits(memory_bytes=settings.memory_bytes),
@@ -333,6 +336,8 @@ class Supervisor:
             self._deployer.start(desk, step.order, step.assignment)
         elif isinstance(step, plan.Mend):
             self._deployer.mend(desk, step.slot)
+        elif isinstance(step, plan.GiveWay):
+            self._deployer.give_way(desk)
         elif isinstance(step, plan.Refuse):
             self._deployer.refuse(desk, step.order, step.assignment, step.reason)
         elif isinstance(step, plan.BeginStudy):
@@ -387,6 +392,7 @@ class Supervisor:
         state = reporting.build(
             desk, fingerprint, self._deployer.record,
             boot_id=self._parts.boot_id, notes=self._notes(),
+            time_zone=self._parts.time_zone(self._parts.settings.settings),
         )  # fmt: skip
         if state != self._reported:
             self._link.send(Uplink(reported=reporting.with_memory(state)))
@@ -396,7 +402,7 @@ class Supervisor:
         parts = self._parts
         problems = (
             parts.journal.lost, parts.settings.problem, parts.fingerprint.problem,
-            self._renewal.problem,
+            self._renewal.problem, self._deployer.problem,
         )  # fmt: skip
         asked = self._orders.problems if self._orders is not None else ()
         return [problem for problem in (*problems, *asked) if problem]

@@ -13,7 +13,7 @@ from agent.domain.record import DeploymentRecord, SlotFacts
 from agent.sensors import process_memory
 from fitment import __version__
 from fitment.core import digest
-from fitment.core.deployment import ReportedState, SlotReport
+from fitment.core.deployment import UNDERSTANDS_WINDOWS, ReportedState, SlotReport
 from fitment.core.fingerprint import Fingerprint
 
 STUDIES_REPORTED: Final = 32
@@ -23,7 +23,7 @@ _NOTES: Final = 24
 
 def build(
     desk: Desk, fingerprint: Fingerprint, active: DeploymentRecord | None, *,
-    boot_id: str, notes: Iterable[str],
+    boot_id: str, notes: Iterable[str], time_zone: str = "",
 ) -> ReportedState:  # fmt: skip
     """The state of now, without the supervisor's memory, which changes all the time."""
     journal = desk.journal
@@ -45,6 +45,8 @@ def build(
         deployments=tuple(record.report() for record in records),
         studies_done=tuple(studies)[-STUDIES_REPORTED:],
         notes=tuple(said)[-_NOTES:],
+        time_zone=time_zone,
+        understands=(UNDERSTANDS_WINDOWS,),
     )
 
 

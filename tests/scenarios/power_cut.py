@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from agent import durable
 from agent.journal import read_journal
 from agent.slots import Slots
-from fitment.core.deployment import Assignment, CalibrationMode, CalibrationPlan, DeviceGates
+from fitment.core.deployment import Assignment, CalibrationMode, CalibrationPlan, DeviceGates, Span
 
 from .agent_world import SLOT
 from .power_device import Centre, Device, complete, die, stand_in, warm
@@ -373,6 +373,8 @@ def scenarios(centre: Centre) -> list[Scenario]:
     second = centre.order("v2", counter=2, calibration=plan)
     slow = centre.order("v2", counter=3, gates=DeviceGates(latency_ratio_max=0.1))
     wrong = centre.order("v2", counter=4)
+    opens = int(Device.wall_unix) + 90  # every boot begins at the same moment, and waits
+    night = replace(second, windows=(Span(opens_unix=opens, closes_unix=opens + 3600),))
     v1, v2 = centre.variants["v1"], centre.variants["v2"]
     return [
         Scenario(name="install", order=first, outcome="committed", serves=v1, before=""),
@@ -385,6 +387,8 @@ def scenarios(centre: Centre) -> list[Scenario]:
                  wrong_on_trial=True, since="symlink"),
         Scenario(name="staging-again", order=second, outcome="committed", serves=v2, before=v1,
                  begins="rename .*-stage.result.json", until="-calibrate.json"),
+        Scenario(name="in-its-window", order=night, outcome="committed", serves=v2, before=v1,
+                 since="-5-check.json", until="-calibrate.json"),
         Scenario(name="calibrating-again", order=second, outcome="committed", serves=v2, before=v1,
                  begins="rename slots/digits/b/overlay.json", until="-benchmark.json"),
     ]  # fmt: skip

@@ -59,13 +59,13 @@ def report(root: Path) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     "scenario",
     ["install", "update", "judged-bad", "wrong-on-trial", "first-is-wrong", "staging-again",
-     "calibrating-again"],
+     "in-its-window", "calibrating-again"],
 )  # fmt: skip
 def test_the_power_goes_around_every_step(report: dict[str, Any], scenario: str) -> None:
     found = report[scenario]
     print(f"{scenario}: {found['runs']} cuts in {found['seconds']:.0f} s")
     assert found["failures"] == []
-    assert found["runs"] > 20
+    assert found["runs"] > (10 if scenario == "in-its-window" else 20)
 
 
 def test_every_use_of_the_seam_is_met_by_a_power_cut(report: dict[str, Any], root: Path) -> None:
