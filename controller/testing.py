@@ -17,6 +17,7 @@ from controller.reconcile.controller import Controller
 from controller.reconcile.fitrunner import BuiltProbe, FitProgress
 from fitment.core import digest, plain
 from fitment.core.deployment import (
+    UNDERSTANDS_WINDOWS,
     Assignment,
     BundleRef,
     DeploymentReport,
@@ -167,6 +168,8 @@ class TwinDevice:
     gives_up: tuple[str, ...] = ()  # bundles by name: it says "done" and answers nothing
     rechecks: bool = True  # it answers its golden inputs on a new stack before it reports that
     online: bool = False
+    time_zone: str = ""
+    understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS,)
     desired: DesiredState | None = None
     generations: list[int] = field(default_factory=list)  # of all that it received
     slots: dict[str, SlotReport] = field(default_factory=dict)
@@ -215,6 +218,7 @@ class TwinDevice:
             observed_generation=self.desired.generation if self.desired else 0,
             fingerprint=self.seen, slots=tuple(self.slots.values()),
             deployments=tuple(self.reports.values()), studies_done=self.studies_done,
+            time_zone=self.time_zone, understands=self.understands,
         )  # fmt: skip
         self.controller.on_uplink(self.name, Uplink(reported=reported))
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from controller.domain import gates, sequential
 from controller.domain.fleet import Deployment, Device, Gate, Release, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
+from fitment.core.deployment import UNDERSTANDS_WINDOWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +150,7 @@ def _returned(view: View) -> tuple[Step, ...]:
     return tuple(
         Admit(device=d.name, wave=view.rollout.wave)
         for d in view.targets
-        if d.name in view.rollout.pending and d.name not in view.deployments and d.online
+        if d.name in view.rollout.pending and d.name not in view.deployments and _ready(view, d)
     )
 
 
@@ -167,7 +168,7 @@ def _admissions(view: View) -> tuple[Step, ...]:
         taken = _taken(view.of(members))
         free = quota(len(members), view.rollout.waves[_reach(view, view.of(members))]) - taken
         free = min(free, _room(view.of(members), view.rollout.gate))
-        waiting = [d for d in members if d.online and d.name not in view.deployments]
+        waiting = [d for d in members if d.name not in view.deployments and _ready(view, d)]
         chosen = waiting[: max(0, free)]
         if chosen and not taken:
             openings -= 1
@@ -175,6 +176,19 @@ def _admissions(view: View) -> tuple[Step, ...]:
                 continue
         admitted += [Admit(device=d.name, wave=view.rollout.wave) for d in chosen]
     return tuple(admitted)
+
+
+def _ready(view: View, device: Device) -> bool:
+    """Whether it can be given an order: it is there, and would keep to the windows."""
+    if not view.rollout.windows:
+        return device.online
+    understands = device.reported.understands if device.reported else ()
+    return device.online and UNDERSTANDS_WINDOWS in understands and not _closed(view)
+
+
+def _closed(view: View) -> bool:
+    """Whether the last maintenance window is over for good."""
+    return 0 < view.rollout.windows_end <= view.now
 
 
 def _taken(deployments: Iterable[Deployment]) -> int:
@@ -207,6 +221,9 @@ def _advance(view: View) -> tuple[Step, ...]:
     if any(d.outcome is None for d in deployments):
         return ()
     away = tuple(d.name for d in view.targets if d.name not in view.deployments)
+    if away and _closed(view):
+        reason = f"the last maintenance window is over; not reached: {', '.join(away)}; cancel this"
+        return (Ask(reason=f"{reason} rollout and create another for them"),)
     if not real and away:
         return ()  # not even a canary was there yet
     if real and view.now - max(d.ended_at for d in real) < rollout.soak_s:

@@ -11,7 +11,7 @@ from controller.domain import fleet, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import releasing
+from controller.reconcile import releasing, zones
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
@@ -30,6 +30,7 @@ class RolloutPlan:
     soak_s: float = 0.0
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
+    windows: tuple[str, ...] = ()
 
 
 def create(
@@ -39,26 +40,30 @@ def create(
 
     Raises:
         NotFound: no such release or device.
-        UserError: the waves do not add up, or the release has nothing for any device.
+        UserError: the waves do not add up, the release has nothing for any device, or a
+            maintenance window would never open.
     """
     release = context.store.releases.get(release_id)
     if release is None:
         raise NotFound(f"no release '{release_id}'; see: fitment release list")
     _check_waves(asked.waves)
     _check_gate(asked.gate)
+    windows = zones.read(asked.windows)
     approved = bool(release.approved_at)
     made = fleet.Rollout(
         id=context.new_id(), release=release_id, created_at=context.clock(),
         state=RolloutState.RUNNING if approved else RolloutState.AWAITING_APPROVAL,
         selector=dict(asked.selector), devices=asked.devices, waves=asked.waves,
         soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate, trigger=trigger,
-        wave_started_at=context.clock(),
+        wave_started_at=context.clock(), windows=tuple(str(window) for window in windows),
     )  # fmt: skip
-    if not targets(context, made, release):
+    chosen = targets(context, made, release)
+    if not chosen:
         raise UserError(
             "no device of the selection has a variant in this release;"
             f" it has: {', '.join(release.variants)}"
         )
+    made = replace(made, windows_end=zones.check(windows, chosen, made))
     with context.store.transaction():
         context.store.rollouts.add(made)
         details = {"release": release_id, "waves": ", ".join(f"{w:g}" for w in asked.waves)}
@@ -189,10 +194,13 @@ def _admit(
         created_at=context.clock(), cohort=device.cohort,
         fingerprint=device.reported.fingerprint if device.reported else None,
         energy_before_mj=_energy_before(context, made.gate, device.name, release.slot),
+        windows=zones.spans_for(device, made, now=context.clock()),
     )  # fmt: skip
     context.store.deployments.add(deployment)
     details = {"device": device.name, "wave": str(step.wave), "rollout": made.id}
     context.record("controller", "admitted_to_wave", deployment.id, details)
+    if made.windows and not deployment.windows:  # in its zone the last one is over already
+        _end(context, deployment, Outcome.CANCELLED, "no maintenance window is left for it")
 
 
 def _energy_before(context: Context, gate: fleet.Gate, device: str, slot: str) -> float | None:
@@ -354,13 +362,16 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
 
 def reopen(context: Context, device: fleet.Device, drifted: fleet.Deployment, why: str) -> None:
     """Try once more on a device that left its release by itself."""
+    made = context.store.rollouts.get(drifted.rollout)
     again = fleet.Deployment(
         id=context.new_id(), rollout=drifted.rollout, release=drifted.release,
         device=device.name, slot=drifted.slot, variant=drifted.variant, wave=drifted.wave,
         created_at=context.clock(), cohort=device.cohort,
         fingerprint=device.reported.fingerprint if device.reported else None,
-        reasons=(why,),
+        reasons=(why,), windows=zones.spans_for(device, made, now=context.clock()) if made else (),
     )  # fmt: skip
+    if made is not None and made.windows and not again.windows:
+        return  # outside its windows nothing is switched, and none is left
     with context.store.transaction():
         context.store.deployments.add(again)
         details = {"device": device.name, "release": drifted.release, "reason": why}
