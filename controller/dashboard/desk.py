@@ -184,6 +184,7 @@ class Desk:
             devices={device.name: device for device in devices if device is not None},
             names=self._named({d.variant for d in deployments}),
             audit=store.audit.find(subject=key),
+            now=self._api.controller.context.clock(),
         )
 
     async def journal(self) -> Journal:

@@ -41,6 +41,7 @@ UPGRADED = "2.0"
 _TAKES_S: Mapping[State, tuple[float, float]] = {
     State.VERIFYING: (0.2, 0.6),
     State.STAGING: (0.5, 2.0),
+    State.WAITING: (0.0, 0.0),
     State.CALIBRATING: (0.0, 0.0),
     State.BENCHMARKING: (4.0, 16.0),
     State.JUDGING: (0.0, 0.0),

@@ -172,6 +172,31 @@ def test_a_rollout_is_paused_and_goes_on(stage: Stage, client: Client) -> None:
         client.change_rollout(rollout, "explode")
 
 
+def test_a_rollout_shows_its_windows_and_refuses_what_never_opens(
+    stage: Stage, client: Client
+) -> None:
+    stage.join("device-a").behave = lambda _assignment: None
+    stage.engine.call(lambda: stage.controller.register_model(MODEL)).result(5)
+    (job,) = client.start_fits("m")
+    stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
+    release = client.create_release("m")
+    client.approve_release(release.id)
+    night = ["mon-sun 2:00 +2h Europe/Berlin"]
+    for windows, deadline_s, words in (
+        (night, 3600.0, "no device would switch"),
+        (["daily 02:00 +0h UTC"], 8 * 86_400.0, "too short"),
+        (["daily 02:00 +2h Nowhere/Land"], 8 * 86_400.0, "no IANA time zone"),
+        (["2020-01-01 02:00 +2h UTC"], 8 * 86_400.0, "is over"),
+    ):
+        with pytest.raises(UserError, match=words):
+            client.create_rollout(release.id, windows=windows, deadline_s=deadline_s)
+    made = client.create_rollout(release.id, windows=night, deadline_s=8 * 86_400.0)
+    assert made.rollout.windows == ("daily 02:00 +2h Europe/Berlin",)
+    stage.until(lambda: bool(client.rollout(made.rollout.id).deployments))
+    (deployment,) = client.rollout(made.rollout.id).deployments
+    assert len(deployment.windows) == 8
+
+
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [

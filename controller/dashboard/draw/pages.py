@@ -27,6 +27,7 @@ from controller.dashboard.views.twin import HistoryRow, Twin
 from controller.dashboard.views.waves import Waves
 from controller.dashboard.views.workbench import Candidate, Fit, ReleaseRow, Workbench
 from controller.domain import fleet
+from fitment.core.deployment import Span
 
 
 def counts(view: Overview) -> Html:
@@ -305,7 +306,8 @@ def rollout(view: Waves) -> Html:
     rows = [
         (
             join(link(d.device, "devices", d.device), " ", emulated(d.emulated)), str(d.wave),
-            d.variant, join(badge(d.state), reasons(d.reasons)), value(d.p50), value(d.ratio),
+            d.variant, join(badge(d.state), _window(d.window), reasons(d.reasons)), value(d.p50),
+            value(d.ratio),
             value(d.agreement), moment(d.since),
         )
         for d in view.devices
@@ -322,6 +324,14 @@ def rollout(view: Waves) -> Html:
             "fitment-agent run")),
         section("Decisions", reasons(view.reasons) or empty("None yet.")),
     )  # fmt: skip
+
+
+def _window(found: Span | None) -> Html:
+    """When a device that waits may switch."""
+    if found is None:
+        return Html("")
+    opens, closes = moment(found.opens_unix), moment(found.closes_unix)
+    return tag("p", "window from ", opens, " to ", closes, class_="note")
 
 
 def _evidence(view: Waves) -> Html:
@@ -343,6 +353,7 @@ def rollout_head(view: Waves) -> Html:
         ("rollout", tag("code", view.id)),
         ("model", link(view.slot, "models", view.model) if view.model else "–"),
         ("release", tag("code", view.release)), ("for", view.selector),
+        ("switches in", reasons(view.windows) if view.windows else ""),
         ("deadline", view.deadline), ("soak", view.soak), ("created", moment(view.created_at)),
         ("asked by", join("a trigger: ", link("triggers", "triggers")) if view.trigger else ""),
         ("goes back to", view.revert_release), ("still away", ", ".join(view.pending)),

@@ -17,6 +17,7 @@ from fitment.core.deployment import (
     Outcome,
     ReportedState,
     SlotReport,
+    Span,
 )
 from fitment.core.measurement import Energy, Measurement, ReadingStatus, Verdict
 
@@ -52,6 +53,21 @@ def deployment(name: str, **more: object) -> fleet.Deployment:
         "outcome": Outcome.COMMITTED,
     }  # fmt: skip
     return fleet.Deployment(**(values | more))  # type: ignore[arg-type]
+
+
+def test_a_deployment_that_waits_shows_the_window_to_come() -> None:
+    spans = (Span(opens_unix=100, closes_unix=200), Span(opens_unix=300, closes_unix=400))
+    night = rollout(fleet.RolloutState.RUNNING, windows=("daily 02:00 +2h Europe/Berlin",))
+    row = deployment("a", outcome=None, state=DeploymentState.WAITING, windows=spans, ended_at=0.0)
+    for now, opens in ((50.0, 100), (150.0, 100), (200.0, 300)):
+        view = waves.waves(waves.RolloutRecords(rollout=night, deployments=(row,), now=now))
+        assert view.devices[0].window is not None
+        assert view.devices[0].window.opens_unix == opens
+        assert "window from" in draw.rollout(view)
+        assert "daily 02:00 +2h Europe/Berlin" in draw.rollout_head(view)
+    over = waves.waves(waves.RolloutRecords(rollout=night, deployments=(row,), now=400.0))
+    assert over.devices[0].window is None
+    assert "window from" not in draw.rollout(over)
 
 
 def rollout(state: fleet.RolloutState, **more: object) -> fleet.Rollout:
