@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from controller.domain import fleet
+from controller.domain.comparison import Comparison
 from controller.errors import (
     Conflict,
     DiskFull,
@@ -150,6 +151,10 @@ class Client:
     ) -> tuple[fleet.FitJob, ...]:
         kind = tuple[fleet.FitJob, ...]
         return self._post(kind, "/v1/fits", model=model, device=device, effort=effort)
+
+    def compare(self, a: str, b: str, model: str = "") -> Comparison:
+        """Two variants beside each other on every device that measured them."""
+        return self._get(Comparison, "/v1/variants/compare", a=a, b=b, model=model)
 
     def releases(self) -> tuple[fleet.Release, ...]:
         return self._all(fleet.Release, "/v1/releases")

@@ -21,6 +21,7 @@ from controller.cli import (
     serve,
     simulate,
     trust,
+    variants,
     watching,
 )
 from controller.errors import FitmentError, UserError, disk_error
@@ -46,6 +47,7 @@ def build_app() -> typer.Typer:
     app.add_typer(devices.devices, name="device")
     app.add_typer(models.app, name="model")
     app.command("fit")(fit.fit)
+    app.add_typer(variants.app, name="variant")
     app.add_typer(releases.app, name="release")
     app.add_typer(rollouts.app, name="rollout")
     app.add_typer(watching.triggers, name="trigger")

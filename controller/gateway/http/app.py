@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.errors import FitmentError, disk_error
 from controller.gateway import errors
-from controller.gateway.http import devices, models, releases, system, telemetry
+from controller.gateway.http import devices, models, releases, system, telemetry, variants
 from controller.gateway.http.api import Api
 from controller.gateway.http.document import PROBLEM_TYPE, describe
 
@@ -63,7 +63,7 @@ class OperatorsOnly:
 def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
     """The application; it holds no state of its own."""
     app = FastAPI(title="Fitment", docs_url=None, redoc_url=None, openapi_url=None)
-    for room in (devices, models, releases, system, telemetry):
+    for room in (devices, models, releases, system, telemetry, variants):
         app.include_router(room.router(api), prefix="/v1")
     app.include_router(system.metrics_route(api))
 
