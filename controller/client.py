@@ -153,8 +153,8 @@ class Client:
         return self._post(kind, "/v1/fits", model=model, device=device, effort=effort)
 
     def compare(self, a: str, b: str, model: str = "") -> Comparison:
-        """Two variants beside each other on every device that measured them."""
-        return self._get(Comparison, "/v1/variants/compare", a=a, b=b, model=model)
+        """``b`` beside ``a`` on every device that measured them; each a name or a digest."""
+        return self._get(Comparison, f"/v1/variants/{_part(b)}", against=a, model=model)
 
     def releases(self) -> tuple[fleet.Release, ...]:
         return self._all(fleet.Release, "/v1/releases")

@@ -225,10 +225,12 @@ class TwinDevice:
     def measure(self, ref: BundleRef, *, baseline: str = "") -> Measurement:
         """A measurement of one bundle as this twin times it."""
         before = self.times_ms.get(baseline)
+        known = next((s for s in self.slots.values() if s.name == baseline), None)
         return Measurement(
             id=f"{self.name}-{ref.name}", bundle=ref.variant, runtime="onnx 1.31", threads=1,
             verdict=Verdict.VALID, energy=Energy(status=ReadingStatus.UNAVAILABLE, reason="none"),
             latency=latency(self.times_ms.get(ref.name, 1.0)), agreement=0.99, golden_ok=True,
+            baseline=known.variant if known is not None else "",
             baseline_latency=None if before is None else latency(before),
             hardware=self.seen.hardware.hash, stack=self.seen.stack.hash,
         )  # fmt: skip

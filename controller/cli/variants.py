@@ -99,7 +99,8 @@ def _row(row: Row) -> tuple[str, ...]:
 
 def _device(found: OnDevice) -> tuple[str, ...]:
     def change(quantity: Quantity) -> str:
-        return changed(quantity, found.changes[quantity.value])
+        found_change = found.changes[quantity.value]
+        return "-" if found_change.value is None else changed(quantity, found_change)
 
     how = ", interleaved" if found.interleaved else ""
     return (

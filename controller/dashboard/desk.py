@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from controller.dashboard.views.beside import Asked
+from controller.dashboard.views.beside import names_of as variant_names
 from controller.dashboard.views.overview import JOB_ENDED, ROLLOUT_ENDED, FleetRecords
 from controller.dashboard.views.twin import COLUMNS, SAMPLES_MOST, DeviceRecords, names_of
 from controller.dashboard.views.waves import ACTS, RolloutRecords
 from controller.dashboard.views.workbench import ModelRecords
 from controller.domain import fleet
+from controller.errors import UserError
 from controller.gateway.http.api import Api, found
 
 T = TypeVar("T")
@@ -186,6 +189,22 @@ class Desk:
             audit=store.audit.find(subject=key),
             now=self._api.controller.context.clock(),
         )
+
+    async def compare(self, a: str, b: str, model: str) -> Asked:
+        """For the page that sets two variants beside each other; what is wrong is in it."""
+        return await self._look(("compare", a, b, model), lambda: self._compare(a, b, model))
+
+    def _compare(self, a: str, b: str, model: str) -> Asked:
+        controller = self._api.controller
+        known = {m.id for m in controller.store.models.find() if model in (m.id, m.name)}
+        jobs = [j for j in controller.store.jobs.find() if not model or j.model in known]
+        asked = Asked(a=a, b=b, model=model, names=variant_names(jobs))
+        if not a or not b:
+            return asked
+        try:
+            return replace(asked, found=controller.compare(a, b, model))
+        except UserError as error:
+            return replace(asked, trouble=str(error))
 
     async def journal(self) -> Journal:
         """For triggers and audit."""

@@ -138,12 +138,13 @@ def _group(kind: tuple[str, bool], devices: Sequence[OnDevice]) -> Group:
     )  # fmt: skip
 
 
-_READ: Mapping[Quantity, Callable[[SideOnDevice], Reading]] = {
+READ: Mapping[Quantity, Callable[[SideOnDevice], Reading]] = {
     Quantity.LATENCY: lambda side: side.latency_ms,
     Quantity.ENERGY: lambda side: side.energy_mj,
     Quantity.AGREEMENT: lambda side: side.agreement,
     Quantity.MEMORY: lambda side: side.memory_bytes,
 }
+"""Where a quantity is in what one device measured."""
 
 
 def _row(quantity: Quantity, devices: Sequence[OnDevice]) -> Row:
@@ -164,9 +165,7 @@ def _row(quantity: Quantity, devices: Sequence[OnDevice]) -> Row:
 
 def _values(quantity: Quantity, sides: Iterable[SideOnDevice | None]) -> list[float]:
     readings = [
-        _READ[quantity](side)
-        for side in sides
-        if side is not None and side.verdict is Verdict.VALID
+        READ[quantity](side) for side in sides if side is not None and side.verdict is Verdict.VALID
     ]
     return [r.value for r in readings if r.value is not None]
 

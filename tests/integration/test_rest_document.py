@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from controller.client import Client
 from controller.domain import fleet
-from controller.gateway.http import devices, models, releases, system, telemetry
+from controller.gateway.http import devices, models, releases, system, telemetry, variants
 from controller.gateway.http.api import Api
 from controller.gateway.http.document import PROBLEM_TYPE
 from controller.trust import Trust
@@ -83,6 +83,7 @@ def names(stage: Stage) -> Mapping[str, str]:
         return {
             "devices": "device-a", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
+            "variants": "int8",
         }  # fmt: skip
 
 
@@ -119,7 +120,8 @@ def test_it_has_every_route_and_no_other(stage: Stage, document: dict[str, Any])
         controller=stage.controller, engine=stage.engine, addresses=ADDRESSES, link="",
         data_dir=stage.folder, shut_out=lambda: None,
     )  # fmt: skip
-    rooms = [("/v1", room.router(api)) for room in (devices, models, releases, system, telemetry)]
+    ours = (devices, models, releases, system, telemetry, variants)
+    rooms = [("/v1", room.router(api)) for room in ours]
     rooms.append(("", system.metrics_route(api)))
     routes = {("/healthz", "get")} | {
         (prefix + route.path, method.lower())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller.dashboard.draw.beside import form
 from controller.dashboard.draw.charts import pareto, sparkline
 from controller.dashboard.draw.markup import (
     Html,
@@ -22,6 +23,7 @@ from controller.dashboard.draw.markup import (
     value,
 )
 from controller.dashboard.views import journal
+from controller.dashboard.views.beside import Asked
 from controller.dashboard.views.overview import Count, DeviceRow, Matrix, Overview
 from controller.dashboard.views.twin import HistoryRow, Twin
 from controller.dashboard.views.waves import Waves
@@ -213,8 +215,17 @@ def model(view: Workbench) -> Html:
         heading(f"{view.name} {view.version}"), head,
         section("Fits", fits or empty(
             "It was not fitted yet. For every cohort of the fleet:", f"fitment fit {view.name}")),
+        section("Compare two variants", form(_two(view), model=view.id),
+                note="as devices measured them") if len(view.variants) > 1 else "",
         section("Releases", releases or empty("None yet:", command)),
     )  # fmt: skip
+
+
+def _two(view: Workbench) -> Asked:
+    """The chosen one against the next, to begin with."""
+    first = next((c.name for f in view.fits for c in f.candidates), view.variants[0])
+    other = next(name for name in view.variants if name != first)
+    return Asked(a=other, b=first, names=view.variants)
 
 
 def _fit(view: Fit) -> Html:

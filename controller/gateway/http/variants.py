@@ -6,10 +6,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from controller.domain.comparison import Comparison
-from controller.errors import UserError
 from controller.gateway.http.answers import tagged
 from controller.gateway.http.api import Api, filters
 from controller.gateway.http.document import shows
+
+PLAIN = "fp32"
+"""What a variant is compared with where nothing else is asked for: what fits begin with."""
 
 
 def router(api: Api) -> APIRouter:
@@ -17,14 +19,12 @@ def router(api: Api) -> APIRouter:
     routes = APIRouter()
 
     @routes.get(
-        "/variants/compare", response_model=Comparison, openapi_extra=shows("a", "b", "model")
+        "/variants/{key}", response_model=Comparison, openapi_extra=shows("against", "model")
     )
-    async def compare(request: Request) -> Response:
-        asked = filters(request, "a", "b", "model")
-        a, b = asked.get("a", ""), asked.get("b", "")
-        if not a or not b:
-            raise UserError("'a' and 'b' are two variants, each a name or a digest")
-        model = asked.get("model", "")
-        return tagged(request, await api.ask(lambda: api.controller.compare(a, b, model)))
+    async def compare(key: str, request: Request) -> Response:
+        asked = filters(request, "against", "model")
+        against, model = asked.get("against", PLAIN), asked.get("model", "")
+        found = await api.ask(lambda: api.controller.compare(against, key, model))
+        return tagged(request, found)
 
     return routes
