@@ -233,6 +233,7 @@ class TwinDevice:
             baseline=known.variant if known is not None else "",
             baseline_latency=None if before is None else latency(before),
             hardware=self.seen.hardware.hash, stack=self.seen.stack.hash,
+            emulated=self.seen.emulated,
         )  # fmt: skip
 
     def _study(self, study: Study) -> None:

@@ -66,7 +66,9 @@ def _choice(name: str, label: str, chosen: str, names: Sequence[str]) -> Html:
         tag("option", one, value=one, selected="selected" if one == chosen else False)
         for one in offered
     ]
-    return tag("label", tag("span", label), tag("select", options, name=name))
+    # Not around the list: its entries would become part of what a screen reader calls it.
+    key = f"choose-{name}"
+    return tag("div", tag("label", label, for_=key), tag("select", options, name=name, id=key))
 
 
 def _evidence(found: Sequence[Evidence]) -> Html:
