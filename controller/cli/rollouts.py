@@ -124,7 +124,7 @@ def pause_rollout(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
 ) -> None:
-    """Admit nobody else; who has begun goes on."""
+    """Admit nobody else; who has begun goes on, but for devices that wait for a window."""
     _change(rollout, "pause", server=server, data_dir=data_dir, as_json=as_json)
 
 

@@ -334,6 +334,7 @@ class Deployment:
     cohort: Cohort | None = None  # of the device when it was admitted
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
     windows: tuple[Span, ...] = ()  # when the device may switch, as it was told
+    held_back: bool = False  # taken back while it waited for a window; it may be admitted again
     energy_before_mj: float | None = None  # of one inference of what ran there, if it was measured
     fetched_bytes: int = 0  # that came over the wire, as the device says
     delta_base: str = ""  # variant that the device rebuilt it from; empty: it came whole

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from controller.domain import gates, sequential
 from controller.domain.fleet import Deployment, Device, Gate, Release, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
-from fitment.core.deployment import UNDERSTANDS_WINDOWS
+from fitment.core.deployment import UNDERSTANDS_WINDOWS, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,13 @@ class View:
             found.setdefault(key, []).append(device)
         return found
 
+    def reached(self, device: Device) -> bool:
+        """Whether it has had its turn; one that was held back before its window has not."""
+        found = self.deployments.get(device.name)
+        if found is None:
+            return False
+        return not (found.held_back and found.outcome is Outcome.CANCELLED)
+
     def of(self, members: Sequence[Device]) -> list[Deployment]:
         """Their deployments, in admission order."""
         return [self.deployments[d.name] for d in members if d.name in self.deployments]
@@ -150,7 +157,7 @@ def _returned(view: View) -> tuple[Step, ...]:
     return tuple(
         Admit(device=d.name, wave=view.rollout.wave)
         for d in view.targets
-        if d.name in view.rollout.pending and d.name not in view.deployments and _ready(view, d)
+        if d.name in view.rollout.pending and not view.reached(d) and _ready(view, d)
     )
 
 
@@ -168,7 +175,7 @@ def _admissions(view: View) -> tuple[Step, ...]:
         taken = _taken(view.of(members))
         free = quota(len(members), view.rollout.waves[_reach(view, view.of(members))]) - taken
         free = min(free, _room(view.of(members), view.rollout.gate))
-        waiting = [d for d in members if d.name not in view.deployments and _ready(view, d)]
+        waiting = [d for d in members if not view.reached(d) and _ready(view, d)]
         chosen = waiting[: max(0, free)]
         if chosen and not taken:
             openings -= 1
@@ -220,7 +227,7 @@ def _advance(view: View) -> tuple[Step, ...]:
     real = [d for d in deployments if not gates.is_void(d)]
     if any(d.outcome is None for d in deployments):
         return ()
-    away = tuple(d.name for d in view.targets if d.name not in view.deployments)
+    away = tuple(d.name for d in view.targets if not view.reached(d))
     if away and _closed(view):
         reason = f"the last maintenance window is over; not reached: {', '.join(away)}; cancel this"
         return (Ask(reason=f"{reason} rollout and create another for them"),)

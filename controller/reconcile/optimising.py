@@ -190,11 +190,19 @@ def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
 
 
 def _windows(context: Context, device: str, slot: str) -> dict[str, Any]:
-    """What was switched in a maintenance window is switched in one again."""
+    """What was switched in a window is switched in one again, if it serves until then."""
+    found = context.store.devices.get(device)
+    slots = found.reported.slots if found is not None and found.reported is not None else ()
+    if any(s.slot == slot and s.golden_ok is False for s in slots):
+        return {}
     ran = plan.running(context.store.deployments.find(device=device)).get(slot)
     before = context.store.rollouts.get(ran.rollout) if ran is not None else None
     kept = zones.repeating(before.windows) if before is not None else ()
-    return {"windows": kept, "deadline_s": before.deadline_s} if before and kept else {}
+    return {"windows": kept, "deadline_s": _WINDOW_DEADLINE_S} if kept else {}
+
+
+_WINDOW_DEADLINE_S = 8 * 86_400.0
+"""Longer than from any weekly window to the next."""
 
 
 def _watch(context: Context, trigger: fleet.Trigger) -> None:

@@ -233,6 +233,7 @@ def _halt(
     context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.Halt
 ) -> None:
     _to(context, made, RolloutState.HALTED, step.reason)
+    _hold_back(context, made.id)
 
 
 def _complete(
@@ -299,8 +300,31 @@ def approved(context: Context, release_id: str) -> None:
 
 
 def pause(context: Context, rollout_id: str) -> fleet.Rollout:
-    """Admit nothing more; what is under way goes on."""
-    return _to(context, get(context, rollout_id), RolloutState.PAUSED, "paused", "operator")
+    """Admit nothing more; what is under way goes on, but for devices that wait for a window."""
+    with context.store.transaction():
+        made = _to(context, get(context, rollout_id), RolloutState.PAUSED, "paused", "operator")
+        _hold_back(context, rollout_id)
+    return made
+
+
+def _hold_back(context: Context, rollout_id: str) -> None:
+    """Take back what has not begun to switch: it would hours from now, whatever came in between."""
+    for deployment in context.store.deployments.find(rollout=rollout_id, outcome=None):
+        if deployment.windows and deployment.state in _BEFORE_WINDOW:
+            held = replace(deployment, held_back=True)
+            _end(context, held, Outcome.CANCELLED, "held back before its maintenance window")
+
+
+_BEFORE_WINDOW = frozenset(
+    {
+        DeploymentState.IDLE,
+        DeploymentState.FETCHING,
+        DeploymentState.VERIFYING,
+        DeploymentState.STAGING,
+        DeploymentState.WAITING,
+    }
+)
+"""States in which nothing was measured yet, and nothing switched."""
 
 
 def resume(context: Context, rollout_id: str) -> fleet.Rollout:

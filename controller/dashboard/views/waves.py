@@ -15,7 +15,10 @@ from controller.domain.sequential import MOST
 from fitment.core.deployment import DeploymentState, Span
 
 ACTS: Mapping[str, tuple[RolloutState, str]] = {
-    "pause": (RolloutState.PAUSED, "Nobody else is admitted; devices that have begun go on."),
+    "pause": (
+        RolloutState.PAUSED,
+        "Nobody else is admitted; devices that have begun go on, but not those that wait.",
+    ),
     "resume": (
         RolloutState.RUNNING,
         "It goes on. After a halt, the failures so far are acknowledged and judged no more.",
@@ -132,7 +135,9 @@ def waves(records: RolloutRecords) -> Waves:
         created_at=made.created_at,
         selector=_selection(made),
         gate=gate(made.gate),
-        deadline=f"{made.deadline_s:g} s for each device",
+        deadline=f"{windows.words(made.deadline_s)} for each device"
+        if made.deadline_s >= 3600
+        else f"{made.deadline_s:g} s for each device",
         soak=f"{made.soak_s:g} s after each wave" if made.soak_s else "none",
         windows=made.windows,
         reasons=made.reasons,

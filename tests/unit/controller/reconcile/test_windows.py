@@ -13,11 +13,12 @@ import pytest
 
 from controller.domain import fleet
 from controller.domain.fleet import RolloutState
+from controller.domain.rollout import View
 from controller.errors import UserError
 from controller.reconcile.rolling import RolloutPlan
-from controller.testing import fingerprint
+from controller.testing import commit, fingerprint
 from fitment.core import plain
-from fitment.core.deployment import Assignment, Outcome, Span
+from fitment.core.deployment import Assignment, DeploymentState, Outcome, Span
 
 DAY = 86_400.0
 NIGHT = RolloutPlan(waves=(1.0,), deadline_s=8 * DAY, windows=("daily 02:00 +2h Europe/Berlin",))
@@ -158,6 +159,79 @@ def test_cancelled_and_reverted_while_it_waits(world: Any) -> None:
     world.controller.cancel(rollout.id)
     world.settle(3)
     assert ordered(world, "a") is None
+
+
+def wait(_order: Assignment) -> Outcome | None:
+    """Staged, outside its windows."""
+    return None
+
+
+@pytest.mark.parametrize("state", [DeploymentState.FETCHING, DeploymentState.WAITING])
+def test_a_pause_takes_back_who_has_not_begun_to_switch(world: Any, state: DeploymentState) -> None:
+    release = joined(world, "a", behave=wait)
+    rollout = world.controller.create_rollout(release.id, NIGHT)
+    world.settle(3)
+    (first,) = world.store.deployments.find()
+    world.devices["a"].reports.clear()
+    world.store.deployments.put(replace(first, state=state))
+    world.controller.pause(rollout.id)
+    world.turn()
+    (held,) = world.store.deployments.find()
+    assert (held.outcome, held.held_back) == (Outcome.CANCELLED, True)
+    assert ordered(world, "a") is None
+    world.devices["a"].behave = commit
+    world.controller.resume(rollout.id)
+    world.settle()
+    assert world.runs("a") == "int8"
+    assert world.rollout(rollout.id).state is RolloutState.COMPLETED
+    assert [d.outcome for d in world.store.deployments.find()] == [
+        Outcome.CANCELLED, Outcome.COMMITTED,
+    ]  # fmt: skip
+
+
+def test_a_pause_leaves_who_has_begun_to_switch(world: Any) -> None:
+    release = joined(world, "a", behave=wait)
+    rollout = world.controller.create_rollout(release.id, NIGHT)
+    world.settle(3)
+    (first,) = world.store.deployments.find()
+    world.devices["a"].reports.clear()
+    world.store.deployments.put(replace(first, state=DeploymentState.TRIAL))
+    world.controller.pause(rollout.id)
+    assert world.store.deployments.find()[0].outcome is None
+
+
+def test_a_halt_takes_back_who_would_switch_hours_later(world: Any) -> None:
+    release = joined(world, "abcd")
+    for name in "bc":
+        world.devices[name].behave = wait
+    world.devices["a"].behave = lambda _: Outcome.ROLLED_BACK
+    rollout = world.controller.create_rollout(release.id, NIGHT)
+    world.settle()
+    assert world.rollout(rollout.id).state is RolloutState.HALTED
+    found = {d.device: d for d in world.store.deployments.find()}
+    assert found["b"].held_back
+    assert found["c"].held_back
+    assert not found["a"].held_back
+    assert ordered(world, "b") is None
+    committed = replace(found["b"], outcome=Outcome.COMMITTED)
+    assert View(rollout=rollout, targets=(), deployments={"b": committed}, now=0.0).reached(
+        world.store.devices.get("b")
+    ), "a device that switched all the same has had its turn"
+
+
+def test_what_does_not_serve_is_mended_at_any_time(world: Any) -> None:
+    release = joined(world, "a")
+    world.controller.create_rollout(release.id, NIGHT)
+    world.settle()
+    twin = world.devices["a"]
+    twin.behave = wait
+    twin.times_ms = {"fp32": 1.0, "int8": 4.0, "tiny": 0.2}
+    twin.slots = {k: replace(s, golden_ok=False, serving=False) for k, s in twin.slots.items()}
+    twin.change(fingerprint(runtime="1.32"))
+    world.until(lambda: bool(world.store.triggers.find()))
+    world.settle()
+    again = [r for r in world.store.rollouts.find() if r.trigger]
+    assert [r.windows for r in again] == [()]
 
 
 def test_a_revert_waits_for_no_window(world: Any) -> None:
