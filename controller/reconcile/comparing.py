@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from controller.domain import fleet
 from controller.domain.comparison import Comparison, Side, compare
@@ -11,12 +12,28 @@ from controller.errors import NotFound, UserError
 from controller.reconcile.context import Context
 from fitment.core.deployment import StudyKind
 
+PART = 200
+"""Records that are read at once."""
 _DIGITS = 6
 """Of a digest, at least, where it stands for a variant."""
 
 
-def of(context: Context, a: str, b: str, *, model: str = "") -> Comparison:
-    """Compare two variants, each given by its name or by its digest.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two variants, and where measurements of them may be."""
+
+    a: Side
+    b: Side
+    releases: tuple[str, ...]  # that hold one of them
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of both."""
+        return self.a.digests | self.b.digests
+
+
+def begin(context: Context, a: str, b: str, *, model: str = "") -> Pair:
+    """Find two variants, each given by its name or by its digest.
 
     Args:
         context: the loop's hands.
@@ -31,10 +48,48 @@ def of(context: Context, a: str, b: str, *, model: str = "") -> Comparison:
     """
     jobs = context.store.jobs.find()
     one, other = (_side(context, jobs, text, model) for text in (a, b))
+    both = one.digests | other.digests
     if one.digests & other.digests:
         raise UserError(f"'{a}' and '{b}' are the same variant; give two")
-    groups, devices = compare(one.digests, other.digests, _taken(context, one, other))
-    return Comparison(a=one, b=other, groups=groups, devices=devices)
+    held = [r.id for r in context.store.releases.find() if both & set(r.variants.values())]
+    return Pair(a=one, b=other, releases=tuple(held))
+
+
+def deployed(context: Context, pair: Pair, release: str, after: int = 0) -> tuple[list[Taken], int]:
+    """What some deployments of a release measured, and the place to go on from; 0: that was all.
+
+    A part at a time, so that a large fleet does not keep the engine's thread.
+    """
+    rows = context.store.deployments.page(PART, after=after, release=release)
+    taken = [
+        Taken(
+            device=d.device, source=f"deployment {d.id}", measurement=d.measurement,
+            profile=d.cohort.profile if d.cohort else "", at=d.ended_at or d.created_at,
+        )
+        for _, d in rows
+        if d.measurement is not None and d.measurement.bundle in pair.digests
+    ]  # fmt: skip
+    return taken, rows[-1][0] if len(rows) == PART else 0
+
+
+def studied(context: Context, pair: Pair, after: int = 0) -> tuple[list[Taken], int]:
+    """The same for candidates that were timed without being deployed."""
+    rows = context.store.studies.page(PART, after=after, kind=StudyKind.BENCHMARK)
+    taken = [
+        Taken(
+            device=s.device, profile=s.cohort.profile, at=s.done_at, source=f"study {s.id}",
+            measurement=s.measurement,
+        )
+        for _, s in rows
+        if s.measurement is not None and s.measurement.bundle in pair.digests
+    ]  # fmt: skip
+    return taken, rows[-1][0] if len(rows) == PART else 0
+
+
+def finish(pair: Pair, taken: Sequence[Taken]) -> Comparison:
+    """Both beside each other."""
+    groups, devices = compare(pair.a.digests, pair.b.digests, taken)
+    return Comparison(a=pair.a, b=pair.b, groups=groups, devices=devices)
 
 
 def _side(context: Context, jobs: Sequence[fleet.FitJob], text: str, model: str) -> Side:
@@ -81,27 +136,3 @@ def _nothing(
     told = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
     there = f"there are {told}" if told else "make some: fitment fit MODEL"
     return f"no variant is named '{text}', and no digest begins so; {there}"
-
-
-def _taken(context: Context, a: Side, b: Side) -> Iterator[Taken]:
-    """Measurements of either, from deployments of releases that hold one, and from studies."""
-    digests, store = a.digests | b.digests, context.store
-    profiles = {d.name: d.profile for d in store.devices.find()}
-    for release in store.releases.find():
-        if not digests & set(release.variants.values()):
-            continue
-        for deployment in store.deployments.find(release=release.id):
-            measured = deployment.measurement
-            if measured is not None and measured.bundle in digests:
-                profile = deployment.cohort.profile if deployment.cohort else ""
-                yield Taken(
-                    device=deployment.device, source=f"deployment {deployment.id}",
-                    profile=profile or profiles.get(deployment.device, ""), measurement=measured,
-                    at=deployment.ended_at or deployment.created_at,
-                )  # fmt: skip
-    for study in store.studies.find(kind=StudyKind.BENCHMARK):
-        if study.measurement is not None and study.measurement.bundle in digests:
-            yield Taken(
-                device=study.device, profile=study.cohort.profile, at=study.done_at,
-                source=f"study {study.id}", measurement=study.measurement,
-            )  # fmt: skip

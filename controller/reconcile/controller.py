@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from controller.domain import fleet
-from controller.domain.comparison import Comparison
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
-    comparing,
     desired,
     enrolment,
     fitting,
@@ -173,9 +171,6 @@ class Controller:
 
     def pull(self, device: str, slot: str = "") -> fleet.RunningModel:
         return pulling.pull(self.context, device, slot)
-
-    def compare(self, a: str, b: str, model: str = "") -> Comparison:
-        return comparing.of(self.context, a, b, model=model)
 
     def approve_release(self, release_id: str, *, actor: str = "operator") -> fleet.Release:
         approved = releasing.approve(self.context, release_id, actor=actor)
