@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from controller.domain import fleet, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import releasing, zones
+from controller.reconcile import asking, releasing, zones
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
@@ -46,8 +45,8 @@ def create(
     release = context.store.releases.get(release_id)
     if release is None:
         raise NotFound(f"no release '{release_id}'; see: fitment release list")
-    _check_waves(asked.waves)
-    _check_gate(asked.gate)
+    asking.check_waves(asked.waves)
+    asking.check_gate(asked.gate)
     windows = zones.read(asked.windows)
     approved = bool(release.approved_at)
     made = fleet.Rollout(
@@ -59,43 +58,13 @@ def create(
     )  # fmt: skip
     chosen = targets(context, made, release)
     if not chosen:
-        raise UserError(
-            "no device of the selection has a variant in this release;"
-            f" it has: {', '.join(release.variants)}"
-        )
+        raise UserError(asking.nobody(context, made, release))
     made = replace(made, windows_end=zones.check(windows, chosen, made))
     with context.store.transaction():
         context.store.rollouts.add(made)
         details = {"release": release_id, "waves": ", ".join(f"{w:g}" for w in asked.waves)}
         context.record("controller" if trigger else "operator", "rollout_created", made.id, details)
     return made
-
-
-def _check_waves(waves: Sequence[float]) -> None:
-    rising = all(a < b for a, b in itertools.pairwise(waves))
-    if not waves or not rising or waves[0] <= 0 or waves[-1] != 1.0:
-        shown = ", ".join(f"{w:g}" for w in waves)
-        raise UserError(
-            f"waves are cumulative shares that rise to 1, for example 0.1, 0.5, 1; not: {shown}"
-        )
-
-
-def _check_gate(gate: fleet.Gate) -> None:
-    """Refuse what no rollout could be judged by.
-
-    Raises:
-        UserError: saying which number is wrong.
-    """
-    bounds = (
-        ("the share that may fail", gate.max_failure_share, 0 <= gate.max_failure_share <= 1),
-        ("the false-halt rate", gate.false_halt_rate, 0 < gate.false_halt_rate < 1),
-        ("the share above a ratio", gate.above_share, 0 <= gate.above_share < 1),
-        ("the devices under way at once", gate.open_most, gate.open_most >= 1),
-        ("the minimum sample", gate.min_sample, gate.min_sample >= 1),
-    )
-    for name, value, fits in bounds:
-        if not fits:
-            raise UserError(f"{name} cannot be {value:g}; shares are from 0 to 1, counts from 1 on")
 
 
 def targets(
