@@ -9,9 +9,17 @@ import pytest
 
 from agent.jobs import BenchmarkJob, BenchmarkResult
 from agent.testing import benchmarked
-from fitment.core.deployment import Assignment, Outcome, Span, StudyKind
+from fitment.core.deployment import Assignment, Lesser, Outcome, Pressure, Span, StudyKind
 from fitment.core.telemetry import CommandKind
-from tests.scenarios.agent_world import SLOT, WALL_UNIX, World, assignment, fingerprint, study
+from tests.scenarios.agent_world import (
+    SLOT,
+    WALL_UNIX,
+    World,
+    assignment,
+    bundle,
+    fingerprint,
+    study,
+)
 
 BEFORE = ("fetching", "verifying", "staging", "waiting")
 INSIDE = ("calibrating", "benchmarking", "judging", "trial", "committing", "reporting")
@@ -245,3 +253,19 @@ def test_damage_is_mended_while_another_release_waits(world: World) -> None:
     assert world.states("d-2")[-1] == "waiting"
     at(world, 5.1)
     assert world.serves() == "v2"
+
+
+def test_a_lesser_variant_is_made_ready_at_any_time_and_the_chosen_one_in_the_window(
+    world: World,
+) -> None:
+    rung = (Lesser(bundle=bundle("v3"), relieves=(Pressure.HEAT,)),)
+    order = night((5.0, 6.0), ladder=rung)
+    wait(world, order)
+    at(world, 5.1)
+    assert world.serves() == "v2"
+    world.wish()
+    at(world, 7.0)  # the window is over; the rung only stands ready
+    slot = world.slot()
+    assert slot is not None
+    assert [(r.name, r.ready) for r in slot.ladder] == [("v3", True)]
+    assert slot.rung == 0
