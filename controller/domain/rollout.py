@@ -202,8 +202,12 @@ def _ready(view: View, device: Device) -> bool:
     """Whether it can be given an order: it is there, and would keep to the windows."""
     if not view.rollout.windows:
         return device.online
-    understands = device.reported.understands if device.reported else ()
-    return device.online and UNDERSTANDS_WINDOWS in understands and not _closed(view)
+    return device.online and keeps_to_windows(device) and not _closed(view)
+
+
+def keeps_to_windows(device: Device) -> bool:
+    """Whether its agent says that it heeds maintenance windows; older ones do not."""
+    return device.reported is not None and UNDERSTANDS_WINDOWS in device.reported.understands
 
 
 def _closed(view: View) -> bool:
@@ -260,6 +264,9 @@ def _advance(view: View) -> tuple[Step, ...]:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
     if away:
         words += f"; never reached: {', '.join(away)}"
+        old = [d.name for d in view.targets if d.name in away and d.online and not _ready(view, d)]
+        if old:
+            words += f"; too old an agent for maintenance windows: {', '.join(old)}"
     return (Complete(reason=words, pending=away),)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from controller.domain import fleet
 from controller.domain import windows as rules
+from controller.domain.rollout import keeps_to_windows
 from controller.domain.windows import MOST_SPANS, Window, parse, spans
 from controller.errors import UserError
 from fitment.core.deployment import Span
@@ -68,10 +69,16 @@ def check(windows: Sequence[Window], devices: Sequence[fleet.Device], made: flee
         When the last window closes for good, 0 where they repeat.
 
     Raises:
-        UserError: for some device none opens in time.
+        UserError: for some device none opens in time, or no agent would keep to them.
     """
     if not windows:
         return 0.0
+    told = [device for device in devices if device.reported is not None]
+    if told and not any(keeps_to_windows(device) for device in told):
+        raise UserError(
+            "no agent of the selection keeps to maintenance windows: bring them up to date first,"
+            " or leave --window out"
+        )
     elsewhere = {named(device): zones_for(device) for device in devices}
     every = [zones_for(None), *elsewhere.values()]
     for zone_of in every:

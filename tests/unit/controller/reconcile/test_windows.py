@@ -119,14 +119,26 @@ def test_it_is_refused_for_a_device_in_whose_zone_it_comes_too_late(world: Any) 
 
 
 def test_an_older_agent_is_given_no_order_that_it_would_not_keep_to(world: Any) -> None:
-    release = joined(world, "a", understands=())
+    release = joined(world, "ab")
+    world.devices["a"].understands = ()
+    world.turn()
     rollout = world.controller.create_rollout(release.id, NIGHT)
-    world.settle(5)
-    assert world.store.deployments.find() == ()
+    world.settle()
+    made = world.rollout(rollout.id)
+    assert made.state is RolloutState.COMPLETED
+    assert made.pending == ("a",)
+    assert "never reached: a; too old an agent for maintenance windows: a" in made.reasons[-1]
+    assert (world.runs("a"), world.runs("b")) == ("", "int8")
     assert world.devices["a"].desired is None or not world.devices["a"].desired.assignments
     world.devices["a"].understands = ("windows",)  # the agent was brought up to date
     world.settle()
-    assert world.rollout(rollout.id).state is RolloutState.COMPLETED
+    assert world.runs("a") == "int8"
+
+
+def test_a_fleet_of_older_agents_is_told_apart_at_once(world: Any) -> None:
+    release = joined(world, "a", understands=())
+    with pytest.raises(UserError, match="no agent of the selection keeps to maintenance windows"):
+        world.controller.create_rollout(release.id, NIGHT)
 
 
 def test_an_order_without_its_windows_is_never_sent(world: Any) -> None:
