@@ -81,7 +81,7 @@ def deployment(
     own = replace(
         assignment, deployment=_name(facts, rung, known), slot=rung_slot(facts.slot, rung),
         bundle=lesser.bundle, gates=DeviceGates(), calibration=CalibrationPlan(), ladder=(),
-        deadline_s=DEADLINE_S, trial_s=0.0,
+        deadline_s=DEADLINE_S, trial_s=0.0, windows=(),  # it stands ready; nothing is switched
     )  # fmt: skip
     return DeploymentRecord(
         order=order, assignment=own, rung=rung, started_at_s=now_s, state_entered_at_s=now_s

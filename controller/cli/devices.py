@@ -73,6 +73,7 @@ def show_device(
     if device.reported is not None:
         facts["agent"] = device.reported.agent_version
         facts["emulated"] = "yes: it stands in for a board" * device.reported.fingerprint.emulated
+        facts["time zone"] = device.labels.get("time_zone") or device.reported.time_zone
         facts["rungs"] = "; ".join(_rungs(device.reported))
         facts["notes"] = "; ".join(device.reported.notes)
     print_facts(facts)

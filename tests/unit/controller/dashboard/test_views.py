@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
-from controller.dashboard.views import journal, overview, twin, waves, workbench
-from controller.dashboard.views.words import Tone
-from controller.domain import fleet
+from controller.dashboard.views import beside, journal, overview, twin, waves, workbench
+from controller.dashboard.views.words import Tone, Value
+from controller.domain import comparison, fleet
 from controller.domain.judgement import Exposure, GateReport, GateVerdict
+from controller.domain.paired import Taken
 from controller.testing import fingerprint, latency, variant
 from fitment.core.deployment import (
     CalibrationMode,
@@ -17,6 +19,7 @@ from fitment.core.deployment import (
     Outcome,
     ReportedState,
     SlotReport,
+    Span,
 )
 from fitment.core.measurement import Energy, Measurement, ReadingStatus, Verdict
 
@@ -52,6 +55,21 @@ def deployment(name: str, **more: object) -> fleet.Deployment:
         "outcome": Outcome.COMMITTED,
     }  # fmt: skip
     return fleet.Deployment(**(values | more))  # type: ignore[arg-type]
+
+
+def test_a_deployment_that_waits_shows_the_window_to_come() -> None:
+    spans = (Span(opens_unix=100, closes_unix=200), Span(opens_unix=300, closes_unix=400))
+    night = rollout(fleet.RolloutState.RUNNING, windows=("daily 02:00 +2h Europe/Berlin",))
+    row = deployment("a", outcome=None, state=DeploymentState.WAITING, windows=spans, ended_at=0.0)
+    for now, opens in ((50.0, 100), (150.0, 100), (200.0, 300)):
+        view = waves.waves(waves.RolloutRecords(rollout=night, deployments=(row,), now=now))
+        assert view.devices[0].window is not None
+        assert view.devices[0].window.opens_unix == opens
+        assert "window from" in draw.rollout(view)
+        assert "daily 02:00 +2h Europe/Berlin" in draw.rollout_head(view)
+    over = waves.waves(waves.RolloutRecords(rollout=night, deployments=(row,), now=400.0))
+    assert over.devices[0].window is None
+    assert "window from" not in draw.rollout(over)
 
 
 def rollout(state: fleet.RolloutState, **more: object) -> fleet.Rollout:
@@ -308,3 +326,37 @@ def test_triggers_and_audit_in_rows() -> None:
     assert f"the newest {journal.SHOWN_MOST} of {view.matching}" in draw.audit(view)
     assert journal.audit(entries, {}, "nothing").rows == ()
     assert journal.short("01a20cbb-425a-74dc-a71d-d364618269a7") == "01a20cbb…69a7"
+
+
+def test_two_variants_beside_each_other_show_what_is_missing_as_missing() -> None:
+    side = {"model": "m", "model_name": "m", "version": "1"}
+    a = comparison.Side(name="fp32", variants=(FP32,), **side)  # type: ignore[arg-type]
+    b = comparison.Side(name="int8", variants=(INT8,), **side)  # type: ignore[arg-type]
+    taken = [
+        Taken(device=name, profile="p", at=1.0, source="s", measurement=measured(ms, bundle=which))
+        for name in ("d1", "d2")
+        for ms, which in ((2.0, FP32.bundle.variant), (1.0, INT8.bundle.variant))
+    ]
+    groups, devices = comparison.compare(a.digests, b.digests, taken[:3])
+    found = comparison.Comparison(a=a, b=b, groups=groups, devices=devices)
+    view = beside.beside(beside.Asked(a="fp32", b="int8", names=("fp32", "int8"), found=found))
+    (kind,) = view.kinds
+    assert [line.name for line in kind.lines] == ["latency", "energy", "agreement", "memory"]
+    assert kind.lines[0].change == Value(text="× 0.500", note="1 device")
+    assert kind.lines[0].a.note == "2 devices"
+    assert kind.lines[1].change == Value(text="–", note="B was not measured here; no sensor")
+    assert [mark.name for mark in kind.marks] == ["latency"]
+    whole, half = view.devices
+    assert (whole.b is None, half.b is None) == (False, True)
+    assert half.latency == Value(text="–", note="B was not measured here")
+    assert half.agreement.note == "99.00 % to –: B was not measured here"
+    markup = draw_beside.page(view)
+    assert "not measured here" in markup
+    assert 'aria-label="latency × 0.500"' in markup
+    assert "<option" in markup
+
+
+def test_nothing_to_compare_says_what_to_do() -> None:
+    assert "fitment fit MODEL" in draw_beside.page(beside.beside(beside.Asked()))
+    chosen = beside.beside(beside.Asked(names=("a", "b"), trouble="no variant <x>"))
+    assert "no variant &lt;x&gt;" in draw_beside.page(chosen)
