@@ -12,15 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from agent.hardware import boards
 from agent.slots import Slots
+from agent.workers import io_check
+from agent.workers.child import JobError
 from controller.artifacts.packing import pack_into
+from fitment.core.bundle import BundleManifest, IoSpec, TensorSpec
 from fitment.core.deployment import BundleRef, Lesser, Outcome, Pressure, SlotReport
 from fitment.core.telemetry import TelemetryBatch
 from fitment.oip import open_inference_pb2 as pb
-from tests.integration.serving_models import Client
+from tests.integration.serving_models import Client, offered, output
 from tests.integration.test_agent_process import DEVICE, FOUND, PLAN, Place
 from tests.integration.test_serving_swaps import Load
 from tests.integration.test_workers_serve import Client as Frames
@@ -30,6 +35,7 @@ from tests.integration.worker_models import (
     affine_inputs,
     affine_models,
     onnx_scaled,
+    write_bundle,
 )
 
 pytestmark = pytest.mark.skipif(FOUND.program is None, reason=FOUND.reason)
@@ -235,3 +241,71 @@ def test_a_worker_that_starts_on_a_broken_stack_waits_for_no_supervisor(
         _, errors = process.communicate(timeout=30)
     assert "code=golden_failed" in errors
     assert process.returncode == 0
+
+
+def image(folder: Path, layout: str, side: int = 4) -> str:
+    """The same model of images in either layout, under the names that its tools give it."""
+    rng = np.random.default_rng(5)
+    pictures = rng.normal(size=(6, 2, side, side)).astype(np.float32)
+    weights = rng.normal(size=(2 * side * side, 3)).astype(np.float32)
+    turned = layout == "NHWC"
+    shape = ("n", side, side, 2) if turned else ("n", 2, side, side)
+    nodes = [
+        *([helper.make_node("Transpose", ["in"], ["t"], perm=[0, 3, 1, 2])] if turned else []),
+        helper.make_node("Flatten", ["t" if turned else "x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["out" if turned else "y"]),
+    ]
+    names = ("in", "out") if turned else ("x", "y")
+    graph = helper.make_graph(
+        nodes, "image",
+        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, ("n", 3))],
+        [numpy_helper.from_array(weights, "w")],
+    )  # fmt: skip
+    opset = [helper.make_opsetid("", 17)]
+    data = helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    answers = pictures.reshape(6, -1) @ weights
+    inputs = pictures.transpose(0, 2, 3, 1).copy() if turned else pictures
+    sizes = tuple(-1 if size == "n" else size for size in shape)
+    spec = IoSpec(
+        inputs=(TensorSpec(name=names[0], dtype="float32", shape=sizes),),
+        outputs=(TensorSpec(name=names[1], dtype="float32", shape=(-1, 3)),), layout=layout,
+    )  # fmt: skip
+    manifest = BundleManifest(name=layout, model="shoes", artifact="model.onnx", io=spec)
+    return write_bundle(folder, manifest, data, goldens=(inputs, answers, answers))
+
+
+def test_a_rung_of_another_layout_is_known_as_the_chosen_variant(tmp_path: Path) -> None:
+    """Callers feed what they always fed: no request may fail because a rung took over."""
+    slots = Slots(tmp_path / "slots")
+    for slot, layout in (("shoes", "NCHW"), ("shoes~1", "NHWC")):
+        slots.prepare(slot)
+        image(slots.folder(slot, "a"), layout)
+        slots.switch(slot, "a")
+    pictures = np.random.default_rng(6).normal(size=(3, 2, 4, 4)).astype(np.float32)
+    answers, told = [], []
+    for slot in ("shoes", "shoes~1"):
+        folder = slots.folder(slot, "a")
+        with offered(folder, tmp_path / f"{slot}.grpc") as (service, client):
+            answers.append(output(client.infer(pictures)))
+            metadata = client.stub.ModelMetadata(pb.ModelMetadataRequest(name="shoes"), timeout=20)
+            told.append([(t.name, t.datatype, list(t.shape)) for t in metadata.inputs])
+            told[-1] += [(t.name, t.datatype, list(t.shape)) for t in metadata.outputs]
+            assert io_check.describe(service.loaded)["layout"] == "NCHW"
+            assert service.check().golden_ok
+    assert np.allclose(answers[0], answers[1], atol=1e-5)
+    assert told[0] == told[1] == [("x", "FP32", [-1, 2, 4, 4]), ("y", "FP32", [-1, 3])]
+
+
+def test_a_rung_that_takes_other_inputs_does_not_take_over(tmp_path: Path) -> None:
+    slots = Slots(tmp_path / "slots")
+    for slot, side in (("shoes", 4), ("shoes~1", 5)):
+        slots.prepare(slot)
+        image(slots.folder(slot, "a"), "NCHW", side)
+        slots.switch(slot, "a")
+    with offered(slots.folder("shoes", "a"), tmp_path / "g") as (service, _):
+        with pytest.raises(JobError) as refused:
+            service.swap(str(slots.folder("shoes~1", "a")), "")
+        assert refused.value.code == "rung_mismatch"
+        assert service.loaded.bundle.manifest.name == "NCHW"
+        assert service.check().golden_ok
