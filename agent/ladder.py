@@ -17,6 +17,7 @@ from agent.desk import Desk
 from agent.domain import ladder, rungs
 from agent.domain.ladder import Limits, Readings, Standing
 from agent.domain.record import SlotFacts
+from agent.journal import Journal
 from agent.sensors import with_throttle_point
 from fitment.core import plain
 from fitment.core.deployment import Pressure
@@ -47,6 +48,12 @@ class Stood:
     pressed: bool = False
     pressures: tuple[Pressure, ...] = ()
     strikes: int = 0
+
+
+def stored(journal: Journal, slot: str) -> Stood | None:
+    """What the journal says of a slot that has, or had, a ladder."""
+    text = journal.setting(_SETTING + slot)
+    return plain.from_plain(Stood, json.loads(text)) if text else None
 
 
 class Ladders:
@@ -113,11 +120,8 @@ class Ladders:
 
     def _take_up(self, desk: Desk, slot: str) -> None:
         """What an earlier process left; its pauses begin anew."""
-        text = desk.journal.setting(_SETTING + slot)
         # Without a word in the journal the link tells.
-        stood = Stood(rung=desk.slots.rung(slot))
-        if text:
-            stood = plain.from_plain(Stood, json.loads(text))
+        stood = stored(desk.journal, slot) or Stood(rung=desk.slots.rung(slot))
         self._stood[slot] = stood
         self._standings[slot] = Standing(
             rung=stood.rung, reason=stood.reason, pressed=stood.pressed, strikes=stood.strikes,
