@@ -222,7 +222,7 @@ class Supervisor:
         if downlink.desired is not None:
             desired = downlink.desired
             self._orders = plan.decode(desired)
-            self._parts.journal.save_setting("generation", str(desired.generation))
+            self._parts.journal.see_generation(desired.generation)
             self._telemetry.interval_s = max(0.1, desired.telemetry_interval_s)
             self._link.jitter_s = max(0.0, desired.reconnect_jitter_s)
             self._dirty = self._replan = True
@@ -406,6 +406,7 @@ class Supervisor:
         self._dirty = False
         state = reporting.build(
             desk, fingerprint, self._deployer.record,
+            asked=self._orders.deployments() if self._orders is not None else frozenset(),
             boot_id=self._parts.boot_id, notes=self._notes(), stood=self._ladders.stood,
         )  # fmt: skip
         if state != self._reported:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from agent import trusted
 from agent.desk import Desk
 from agent.domain import rungs
 from agent.domain.ladder import Health
@@ -28,12 +29,18 @@ _NOTES: Final = 24
 def build(
     desk: Desk, fingerprint: Fingerprint, active: DeploymentRecord | None, *,
     boot_id: str, notes: Iterable[str], stood: Mapping[str, Stood],
+    asked: frozenset[str] = frozenset(),
 ) -> ReportedState:  # fmt: skip
-    """The state of now, without the supervisor's memory, which changes all the time."""
+    """The state of now, without the supervisor's memory, which changes all the time.
+
+    ``asked``: the deployments that the controller wishes for. Of those that ended long ago it is
+    told again how: it was restored from a backup, and would wait for them in vain.
+    """
     journal = desk.journal
     slots = journal.slots()
     studies = journal.studies()
-    records = [*journal.ended(), *([active] if active is not None else [])]
+    records = [*journal.ended(), *journal.told_again(asked)]
+    records += [active] if active is not None else []
     said = [
         *notes,
         *(
@@ -47,7 +54,7 @@ def build(
     return ReportedState(
         boot_id=boot_id,
         agent_version=__version__,
-        observed_generation=int(journal.setting("generation", "0")),
+        observed_generation=journal.highest_generation(),
         fingerprint=fingerprint,
         slots=tuple(
             _slot(facts, {s.slot: s for s in slots}, desk.stack, stood.get(facts.slot, Stood()))
@@ -56,6 +63,7 @@ def build(
         deployments=tuple(record.report() for record in records),
         studies_done=tuple(studies)[-STUDIES_REPORTED:],
         notes=tuple(said)[-_NOTES:],
+        metadata_versions=trusted.versions(desk.folders.metadata),
     )
 
 

@@ -52,7 +52,7 @@ def _read(journal: Journal) -> Status:
     slots = journal.slots()
     stands = {facts.slot: stored(journal, facts.slot) for facts in slots if facts.ladder}
     return Status(
-        observed_generation=int(journal.setting("generation", "0")),
+        observed_generation=journal.highest_generation(),
         slots=slots,
         stands={slot: stood for slot, stood in stands.items() if stood is not None},
         deployments=tuple(record.report() for record in journal.history(_HISTORY)),

@@ -92,6 +92,10 @@ class Client:
     def revoke(self, name: str) -> fleet.Device:
         return self._post(fleet.Device, f"/v1/devices/{_part(name)}/revoke")
 
+    def readmit(self, name: str) -> fleet.Device:
+        """Put a device on record again that was enrolled after the backup."""
+        return self._post(fleet.Device, f"/v1/devices/{_part(name)}/readmit")
+
     def telemetry(
         self, name: str, column: str, limit: int = 20, since: float = 0.0
     ) -> TelemetryView:

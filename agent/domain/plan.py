@@ -40,6 +40,10 @@ class Orders:
         """Whether this deployment is still wished for."""
         return any(order.deployment == deployment for _, order in self.assignments)
 
+    def deployments(self) -> frozenset[str]:
+        """Ids of all that are wished for."""
+        return frozenset(order.deployment for _, order in self.assignments)
+
     def asked(self, study: str) -> bool:
         """Whether this study is still wished for."""
         return any(order.id == study for _, order in self.studies)

@@ -108,6 +108,19 @@ def pull_model(
         print_facts(facts)
 
 
+@devices.command("readmit")
+def readmit_device(
+    name: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+) -> None:
+    """Put a device on record again that was enrolled after the backup. Not one that was revoked!"""
+    with connect(server, data_dir) as client:
+        device = client.readmit(name)
+    if as_json:
+        print_json(device)
+    else:
+        print(f"{name} is on record again, with the certificate that it has.")
+
+
 @devices.command("revoke")
 def revoke_device(
     name: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False

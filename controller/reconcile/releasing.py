@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from controller.domain import fleet, lesser
+from controller.domain import catching_up, fleet, lesser
 from controller.domain.fleet import JobStatus
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile import cohorts, fitting
@@ -64,7 +64,7 @@ def _assemble(
 ) -> fleet.Release:
     release = fleet.Release(
         id=context.new_id(), model=model.id, slot=model.name, created_at=context.clock(),
-        counter=_next_counter(context, model.name),
+        counter=highest_counter(context, model.name) + 1,
     )  # fmt: skip
     variants, reasons, gates, calibration = {}, {}, {}, {}
     for key, job in chosen.items():
@@ -121,17 +121,17 @@ def _gates(budget: fleet.Budget, variant: fleet.Variant, *, trigger: bool) -> De
     )
 
 
-def _next_counter(context: Context, slot: str) -> int:
-    """Above every release of the slot and above what any device says it runs."""
-    ours = [r.counter for r in context.store.releases.find(slot=slot)]
+def highest_counter(context: Context, slot: str) -> int:
+    """Of every release of the slot, and of what any device says it runs, as far as believed."""
+    ours = max((r.counter for r in context.store.releases.find(slot=slot)), default=0)
     theirs = [
-        report.counter
+        catching_up.believed(ours, report.counter)
         for device in context.store.devices.find()
         if device.reported is not None
         for report in device.reported.slots
         if report.slot == slot
     ]
-    return max([0, *ours, *theirs]) + 1
+    return max([ours, *theirs])
 
 
 def approve(context: Context, release_id: str, *, actor: str = "operator") -> fleet.Release:
@@ -194,7 +194,7 @@ def revert_of(
         )
     back = fleet.Release(
         id=context.new_id(), model=models[0], slot=current.slot, variants=variants,
-        reasons=reasons, ladders=ladders, counter=_next_counter(context, current.slot),
+        reasons=reasons, ladders=ladders, counter=highest_counter(context, current.slot) + 1,
         created_at=context.clock(),
     )  # fmt: skip
     with context.store.transaction():

@@ -7,6 +7,7 @@ how it is, and nothing depends on either arriving exactly once.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fitment.core.fingerprint import Fingerprint
@@ -246,7 +247,7 @@ class ReportedState:
 
     boot_id: str
     agent_version: str
-    observed_generation: int
+    observed_generation: int  # the highest that it ever saw; orders of a lower one are taken too
     fingerprint: Fingerprint
     slots: tuple[SlotReport, ...] = ()
     deployments: tuple[DeploymentReport, ...] = ()
@@ -254,3 +255,4 @@ class ReportedState:
     supervisor_anonymous_bytes: int | None = None
     supervisor_pss_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    metadata_versions: Mapping[str, int] = field(default_factory=dict)  # role -> trusted version

@@ -209,6 +209,22 @@ class ReportedState(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class MetadataVersionsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     BOOT_ID_FIELD_NUMBER: builtins.int
     AGENT_VERSION_FIELD_NUMBER: builtins.int
     OBSERVED_GENERATION_FIELD_NUMBER: builtins.int
@@ -219,6 +235,7 @@ class ReportedState(google.protobuf.message.Message):
     SUPERVISOR_ANONYMOUS_BYTES_FIELD_NUMBER: builtins.int
     SUPERVISOR_PSS_BYTES_FIELD_NUMBER: builtins.int
     NOTES_FIELD_NUMBER: builtins.int
+    METADATA_VERSIONS_FIELD_NUMBER: builtins.int
     boot_id: builtins.str
     agent_version: builtins.str
     observed_generation: builtins.int
@@ -234,6 +251,10 @@ class ReportedState(google.protobuf.message.Message):
     def studies_done(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
     def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def metadata_versions(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """of each role, that the device has trusted"""
+
     def __init__(
         self,
         *,
@@ -247,9 +268,10 @@ class ReportedState(google.protobuf.message.Message):
         supervisor_anonymous_bytes: builtins.int | None = ...,
         supervisor_pss_bytes: builtins.int | None = ...,
         notes: collections.abc.Iterable[builtins.str] | None = ...,
+        metadata_versions: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "fingerprint", b"fingerprint", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "notes", b"notes", "observed_generation", b"observed_generation", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "metadata_versions", b"metadata_versions", "notes", b"notes", "observed_generation", b"observed_generation", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes"]) -> typing.Literal["supervisor_anonymous_bytes"] | None: ...
     @typing.overload
