@@ -73,7 +73,7 @@ def show_device(
     if device.reported is not None:
         facts["agent"] = device.reported.agent_version
         facts["emulated"] = "yes: it stands in for a board" * device.reported.fingerprint.emulated
-        facts["rungs"] = "; ".join(_rungs(device.reported))
+        facts["rungs"] = "; ".join(rungs(device.reported))
         facts["notes"] = "; ".join(device.reported.notes)
     print_facts(facts)
 
@@ -218,7 +218,7 @@ def _profile(device: fleet.Device) -> str:
     return f"{device.profile or '-'}{' (emulated)' * emulated}"
 
 
-def _rungs(reported: ReportedState) -> list[str]:
+def rungs(reported: ReportedState) -> list[str]:
     """For each slot with a ladder: which rung serves, since when and why, and what stands ready."""
     found = []
     for slot in reported.slots:
