@@ -25,7 +25,7 @@ from controller.cli.common import (
 from controller.domain import fleet
 from controller.domain.telemetry import Period
 from controller.gateway.views import SeriesView
-from fitment.core.deployment import ReportedState
+from fitment.core.deployment import ReportedState, SlotReport
 
 devices = typer.Typer(no_args_is_help=True, help="Enrolled devices.")
 tokens = typer.Typer(no_args_is_help=True, help="One-time admissions.")
@@ -236,5 +236,11 @@ def rungs(reported: ReportedState) -> list[str]:
 def _runs(device: fleet.Device) -> str:
     if device.reported is None:
         return "-"
-    slots = [f"{slot.slot}: {slot.name}" for slot in device.reported.slots if slot.variant]
+    slots = [f"{slot.slot}: {_serves(slot)}" for slot in device.reported.slots if slot.variant]
     return ", ".join(slots) or "-"
+
+
+def _serves(slot: SlotReport) -> str:
+    """The chosen variant, or the lesser one that serves in its place."""
+    lesser = next((rung.name for rung in slot.ladder if rung.rung == slot.rung), None)
+    return slot.name if lesser is None else f"{lesser} (rung {slot.rung})"
