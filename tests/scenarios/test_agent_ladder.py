@@ -14,7 +14,7 @@ from agent.jobs import CheckJob
 from agent.slots import RUNG
 from agent.testing import answers_wrongly, checked, fails
 from agent.workers.serving import follow
-from fitment.core.deployment import Assignment, Lesser, Outcome, Pressure
+from fitment.core.deployment import Assignment, DeviceGates, Lesser, Outcome, Pressure
 from fitment.core.telemetry import TelemetryBatch
 
 from .agent_world import SLOT, World, assignment, bundle, fingerprint
@@ -149,6 +149,25 @@ def test_a_changed_stack_on_which_the_chosen_one_fails_is_served_from_a_rung(wor
     slot = world.slot()
     assert slot is not None
     assert (slot.rung, slot.rung_reason) == (0, "")
+
+
+def test_a_changed_stack_that_takes_the_integer_kernels_away_is_served_from_a_rung(
+    tmp_path: Path,
+) -> None:
+    """The answers are right still, but no longer by the kernels that the order asks for."""
+    world = World(tmp_path)
+    world.wish(laddered(gates=DeviceGates(integer_coverage_min=0.9)))
+    world.finish("d-1")
+    world.run(30)
+    assert serves(world) == "v1"
+    world.runner.script["check"] = [lambda job: replace(checked(job), integer_coverage=0.2)]
+    world.device = fingerprint(stack="1.30")
+    world.run(30)
+    slot = world.slot()
+    assert slot is not None
+    assert (slot.golden_ok, slot.integer_coverage, slot.rung) == (True, 0.2, 1)
+    assert "0.20 of its heavy operators run in integers" in slot.rung_reason
+    assert serves(world) == "v2"
 
 
 def test_only_the_portable_rung_is_left_when_the_others_no_longer_load(world: World) -> None:
