@@ -255,6 +255,31 @@ def test_a_restart_keeps_the_rung_and_its_reason(world: World) -> None:
     assert serves(world) == "v1"
 
 
+def test_a_rung_that_the_disk_lost_holds_up_nothing(world: World) -> None:
+    world.slots.deactivate(rung_slot(SLOT, 1))
+    world.readings = HOT
+    world.run(20)
+    assert serves(world) == "v1"
+    world.wish(assignment("d-2", counter=2, name="v2"))
+    assert world.finish("d-2").outcome is Outcome.COMMITTED
+
+
+def test_a_journal_that_is_lost_finds_the_rung_on_the_disk(world: World) -> None:
+    world.readings = HOT
+    world.run(5)
+    world.kill()
+    for path in world.folders.data_dir.glob("journal.db*"):
+        path.unlink()
+    world.readings = WARM
+    world.boot()
+    world.run(30)
+    slot = world.slot()
+    assert slot is not None
+    assert [rung.ready for rung in slot.ladder] == [True, True]
+    assert (slot.variant, slot.counter) == (bundle("v1").variant, 1)
+    assert serves(world) == "v1", "nothing says that it is hot, so the chosen one is back"
+
+
 def test_an_order_cannot_name_a_rungs_slot(world: World) -> None:
     world.wish(assignment("d-9", counter=9, slot=rung_slot(SLOT, 1)))
     assert world.finish("d-9").outcome is Outcome.REJECTED
