@@ -139,6 +139,9 @@ class _Stub:
         path = self._centre.blobs.path(request.archive)
         return _Call(path.read_bytes()[request.offset :])
 
+    def LocateArtifact(self, _request: Any, timeout: float) -> Any:
+        return gateway_pb2.LocateArtifactResponse()
+
     def FindDelta(self, request: Any, timeout: float) -> Any:
         named, size = self._centre.deltas.get((request.archive, request.base), ("", 0))
         return gateway_pb2.FindDeltaResponse(delta=named, delta_bytes=size)
