@@ -35,7 +35,7 @@ class Facts:
     name: str
     version: str
     source: str  # "torch" or "onnx"
-    input_shape: tuple[int, ...]
+    input_shapes: Mapping[str, tuple[int, ...]]  # by name; one without a name is ''
     output_shape: tuple[int, ...]
     counts: Mapping[str, int]  # samples by split; no "train": none
     digests: Mapping[str, str]  # of the data by split
@@ -65,7 +65,7 @@ def validate(workload: Workload, *, threads: int = 1) -> Facts:
         name=workload.name,
         version=workload.version,
         source="onnx" if isinstance(source, Path) else "torch",
-        input_shape=workload.input_shape,
+        input_shapes=_by_name(workload),
         output_shape=tuple(int(n) for n in outputs.shape[1:]),
         counts={name: len(split) for name, split in splits.items()},
         digests={name: split_digest(split) for name, split in splits.items()},
@@ -123,9 +123,15 @@ def split_digest(split: Split) -> str:
     """Digest of inputs and labels with their types and shapes."""
     parts = []
     for array in (split.inputs, split.labels):
-        parts.append(f"{array.dtype.str}{array.shape}".encode())
+        kind = array.dtype.descr if array.dtype.names else array.dtype.str
+        parts.append(f"{kind}{array.shape}".encode())
         parts.append(np.ascontiguousarray(array).tobytes())
     return digest.digest_chunks(parts)
+
+
+def _by_name(workload: Workload) -> Mapping[str, tuple[int, ...]]:
+    shape = workload.input_shape
+    return shape if isinstance(shape, Mapping) else {"": shape}
 
 
 def _samples(inputs: NDArray[Any]) -> frozenset[int]:

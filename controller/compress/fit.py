@@ -16,7 +16,6 @@ from pathlib import Path
 from controller.catalog import workload as catalog
 from controller.catalog.foreign import translated
 from controller.compress.cache import FitCache
-from controller.compress.graph import model as graph_model
 from controller.compress.predict import predict
 from controller.compress.rungs import Built, RungMaker, Settings
 from controller.compress.search import ladder
@@ -27,6 +26,7 @@ from controller.errors import FitError, FitmentError, WorkloadError
 from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Cost
 
+FEEDS = "feeds.npy"
 RESERVE = 0.1  # of the accuracy budget is kept back: guard figures have noise
 
 Progress = Callable[[str, float], None]
@@ -61,6 +61,7 @@ class FitResult:
     folders: Mapping[str, str]  # variant digest -> bundle folder
     fp32_accuracy: float
     fp32_bytes: int
+    feeds: str = ""  # .npy of a few real inputs in the source's layout, to time with
     steps: tuple[tuple[str, float], ...] = ()  # rung and its seconds
     cached: tuple[str, ...] = ()  # rungs that the cache had
     failed: Mapping[str, str] = field(default_factory=dict)  # rung -> why
@@ -142,7 +143,7 @@ class _Climb:
         table = best_table(rung.runtime, self._request.kernel_tables)
         if table is None:
             return variant
-        layers = graph_model.layers(self._maker.head(rung.recipe.split()[0]))
+        layers = self._maker.layers(rung.recipe.split()[0])
         predicted: Cost | None
         try:
             predicted = predict(layers, table, rung.scheme)
@@ -192,6 +193,7 @@ class _Climb:
             folders={b.variant.bundle.variant: str(b.folder) for b in self._built.values()},
             fp32_accuracy=fp32.variant.accuracy or 0.0,
             fp32_bytes=fp32.variant.file_bytes,
+            feeds=str(self._maker.write_feeds(out / FEEDS)),
             steps=tuple((name, round(seconds, 3)) for name, seconds in self.steps),
             cached=tuple(n for n, b in self._built.items() if b.cached),
             failed=self._failed,

@@ -90,7 +90,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
     written = _write_artifacts(result, request.out)
     timed = timing.run(
         work / "timing",
-        _timing_job(request, result, written, facts.input_shape),
+        _timing_job(request, result, written),
         report=_part(progress, 0.85, 0.98),
     )
     found = _Found(
@@ -112,7 +112,6 @@ def _timing_job(
     request: LocalRequest,
     result: FitResult,
     written: Mapping[str, _File],
-    input_shape: tuple[int, ...],
 ) -> timing.TimingJob:
     return timing.TimingJob(
         artifacts={
@@ -121,7 +120,7 @@ def _timing_job(
             )
             for v in result.variants
         },
-        input_shape=input_shape,
+        inputs=result.feeds,
         rounds=request.rounds,
     )
 
@@ -252,6 +251,7 @@ def _entry(variant: Variant, found: _Found, choice: Choice) -> dict[str, Any]:
         "flips": variant.flips,
         "guard_flips": variant.guard_flips,
         "must_pass_failed": variant.must_pass_failed,
+        "operating": plain.to_plain(variant.operating),
         "slices": plain.to_plain(variant.slices),
         "sqnr_db": variant.sqnr_db,
         "integer_coverage": variant.integer_coverage,

@@ -38,17 +38,20 @@ class QuantizeStatic(Pass):
             per_channel=self.per_channel, centred=self.centred, power_of_two=self.power_of_two
         )
         found = ranges.collect(candidate.payload, context.calibration, calibrator=self.calibrator)
-        quantized = static.quantize(candidate.payload, found, scheme=self.scheme, rules=rules)
-        return Applied(payload=quantized, numbers={"ranges": len(found)})
+        made = static.quantize_listed(candidate.payload, found, scheme=self.scheme, rules=rules)
+        return Applied(
+            payload=made.model,
+            numbers={"ranges": len(found), "left_float": len(made.left_float)},
+            notes=tuple(f"left float: {node}" for node in made.left_float),
+        )
 
     def check(self, before: Candidate, after: Applied, context: Context) -> Numbers:
-        del context
-        return _same_work(before, after)
+        return _same_work(before, after, context)
 
 
-def _same_work(before: Candidate, after: Applied) -> Numbers:
+def _same_work(before: Candidate, after: Applied, context: Context) -> Numbers:
     """Quantizing changes numbers, never the amount of work."""
-    asked, found = graph_model.macs(before.payload), graph_model.macs(after.payload)
+    asked, found = (graph_model.macs(m.payload, context.calibration) for m in (before, after))
     if asked != found:
         raise FitError(f"the quantized model does {found} multiply-accumulates instead of {asked}")
     return {"macs": found}

@@ -16,7 +16,17 @@ from controller.compress.graph.model import View, attributes, model_input
 
 HEAVY = frozenset({"Conv", "Gemm", "MatMul"})
 SAME_SCALE = frozenset(
-    {"MaxPool", "AveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}
+    {
+        "MaxPool",
+        "AveragePool",
+        "GlobalMaxPool",
+        "ReduceMax",
+        "Reshape",
+        "Flatten",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+    }
 )
 OWN_SCALE = frozenset({"GlobalAveragePool", "Sigmoid", "LeakyRelu"})
 ELEMENTWISE = frozenset({"Add", "Mul"})
@@ -81,6 +91,8 @@ def _integer(node: onnx.NodeProto, view: View, found: Placement, float_output: b
     op = node.op_type
     if op in HEAVY and _constant_weights(node, view):
         return _heavy(node, view, found, float_output)
+    if op == "Gather":
+        return _lookup(node, view, found)
     moving = [name for name in node.input if name and view.constant(name) is None]
     if not moving or any(name not in found.groups for name in moving):
         return False
@@ -101,6 +113,19 @@ def _integer(node: onnx.NodeProto, view: View, found: Placement, float_output: b
         found.add(output)
         return True
     return False
+
+
+def _lookup(node: onnx.NodeProto, view: View, found: Placement) -> bool:
+    """An embedding: rows of a constant table, which is stored in integers of the rows' own scale.
+
+    Whole numbers come in, so nothing before it need be an integer tensor of ours.
+    """
+    table = view.constant(node.input[0])
+    rows = attributes(node).get("axis", 0) == 0 and view.constant(node.input[1]) is None
+    if table is None or table.dtype.name != "float32" or table.ndim != 2 or not rows:
+        return False
+    found.add(node.output[0])
+    return True
 
 
 def _heavy(node: onnx.NodeProto, view: View, found: Placement, float_output: bool) -> bool:
