@@ -153,6 +153,9 @@ class _Climb:
 
     def _needless(self, rung: ladder.Rung) -> str:
         """Why a dear rung need not be tried: its cheaper relative already answers it."""
+        bare = replace(rung, name=f"fp32{rung.pruned}").label
+        if rung.format == "tflite" and bare != rung.label and bare in self._failed:
+            return f"{bare} cannot be written either"
         limit = self._request.budget.accuracy_drop_max
         if limit is None:
             return ""

@@ -6,7 +6,7 @@ drops a tensor has to ask here first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 
@@ -39,6 +39,17 @@ def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         yield node
         for inner in subgraphs(node):
             yield from every_node(inner)
+
+
+def listed(nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
+    """Nodes for people, a line each operator: ``Conv 'stem'``, ``Slice 'cut' and 5 more``."""
+    named: dict[str, list[str]] = {}
+    for node in nodes:
+        named.setdefault(node.op_type, []).append(node.name)
+    return tuple(
+        f"{op} '{found[0]}'" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+        for op, found in named.items()
+    )
 
 
 def used_names(graph: onnx.GraphProto) -> set[str]:

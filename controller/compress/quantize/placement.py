@@ -77,6 +77,16 @@ def place(
     return found
 
 
+def weighted(model: onnx.ModelProto) -> bool:
+    """Whether a normalized model has anything that int8 would be worth it for."""
+    view = View(model)
+    return any(
+        _constant_weights(node, view) if node.op_type in HEAVY else _table(node, view)
+        for node in model.graph.node
+        if node.op_type in HEAVY or node.op_type == "Gather"
+    )
+
+
 def end_of(node: onnx.NodeProto, view: View) -> str:
     """The tensor that a node's result is quantized as: after its ReLU or clip, if it has one."""
     follower = view.only_consumer(node.output[0])
@@ -120,12 +130,16 @@ def _lookup(node: onnx.NodeProto, view: View, found: Placement) -> bool:
 
     Whole numbers come in, so nothing before it need be an integer tensor of ours.
     """
-    table = view.constant(node.input[0])
-    rows = attributes(node).get("axis", 0) == 0 and view.constant(node.input[1]) is None
-    if table is None or table.dtype.name != "float32" or table.ndim != 2 or not rows:
+    if not _table(node, view):
         return False
     found.add(node.output[0])
     return True
+
+
+def _table(node: onnx.NodeProto, view: View) -> bool:
+    table = view.constant(node.input[0])
+    rows = attributes(node).get("axis", 0) == 0 and view.constant(node.input[1]) is None
+    return table is not None and table.dtype.name == "float32" and table.ndim == 2 and rows
 
 
 def _heavy(node: onnx.NodeProto, view: View, found: Placement, float_output: bool) -> bool:

@@ -87,7 +87,9 @@ def test_the_least_threshold_that_keeps_the_limit(
 
 def test_scores_of_several_classes_are_log_odds_and_of_one_output_itself() -> None:
     outputs = np.log(np.array([[0.2, 0.5, 0.3]], np.float32))
-    assert operating.scores("x", outputs, DETECTOR)[0] == pytest.approx(math.log(0.5 / 0.5), abs=1e-6)
+    assert operating.scores("x", outputs, DETECTOR)[0] == pytest.approx(
+        math.log(0.5 / 0.5), abs=1e-6
+    )
     assert operating.scores("x", np.array([[0.7]], np.float32), DETECTOR)[0] == np.float32(0.7)
     with pytest.raises(WorkloadError, match="leave it out"):
         operating.scores("x", np.zeros((2, 3, 4), np.float32), DETECTOR)
