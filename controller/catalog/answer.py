@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.catalog import samples
+from controller.catalog import program, samples
 from controller.catalog.foreign import translated
 from controller.catalog.workload import Workload
 from controller.errors import WorkloadError
@@ -27,6 +27,8 @@ def outputs(
     Raises:
         WorkloadError: the model cannot be loaded or run, or its outputs are not finite.
     """
+    if isinstance(source, Path) and source.suffix == program.SUFFIX:
+        source = program.load(source).module()
     answer = _onnx if isinstance(source, Path) else _torch
     found = answer(workload, source, inputs, threads)
     if len(found) != len(inputs):

@@ -34,7 +34,7 @@ class Facts:
 
     name: str
     version: str
-    source: str  # "torch" or "onnx"
+    source: str  # "torch", "onnx" or "pt2"
     input_shapes: Mapping[str, tuple[int, ...]]  # by name; one without a name is ''
     output_shape: tuple[int, ...]
     counts: Mapping[str, int]  # samples by split; no "train": none
@@ -64,7 +64,7 @@ def validate(workload: Workload, *, threads: int = 1) -> Facts:
     return Facts(
         name=workload.name,
         version=workload.version,
-        source="onnx" if isinstance(source, Path) else "torch",
+        source=(source.suffix[1:] or "onnx") if isinstance(source, Path) else "torch",
         input_shapes=_by_name(workload),
         output_shape=tuple(int(n) for n in outputs.shape[1:]),
         counts={name: len(split) for name, split in splits.items()},
@@ -163,7 +163,7 @@ def _notes(splits: Mapping[str, Split], *, from_onnx: bool) -> tuple[str, ...]:
         if len(splits[name]) < 200
     ]
     if from_onnx:
-        notes.append("an ONNX source: it is quantized, but not pruned or distilled")
+        notes.append("a file as source: it is quantized, but not pruned or distilled")
     elif TRAIN not in splits:
         notes.append("no training split: pruned variants recover on calibration inputs alone")
     return tuple(notes)

@@ -3,7 +3,7 @@
 It imports nothing of ours. Fixed names, all at module level:
 
     name, version        plain strings
-    source()             -> a torch.nn.Module in eval mode, or the path of an .onnx file
+    source()             -> a torch.nn.Module in eval mode, or the path of an .onnx or .pt2 file
     input_shape          tuple without the batch axis; with several inputs a dict of what one run
                          takes of each, the batch axis included: {"audio": (1, 512), "rate": ()}
     data(split)          -> (inputs, labels) for "calibration_a", "calibration_b", "test" and
@@ -99,7 +99,7 @@ class Workload:
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def source(self) -> Any:
-        """The module (a torch one, in eval mode) or the path of an .onnx file.
+        """The module (a torch one, in eval mode) or the path of an .onnx or .pt2 file.
 
         Raises:
             WorkloadError: ``source()`` raises, or gives neither of them.
@@ -117,7 +117,7 @@ class Workload:
         if not (callable(made) and hasattr(made, "state_dict") and hasattr(made, "eval")):
             raise WorkloadError(
                 f"{self.name}: source() returned a {type(made).__name__}; return a "
-                "torch.nn.Module or the path of an .onnx file"
+                "torch.nn.Module or the path of an .onnx or .pt2 file"
             )
         made.eval()
         return made

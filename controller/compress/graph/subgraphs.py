@@ -6,7 +6,7 @@ drops a tensor has to ask here first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
@@ -31,6 +31,15 @@ def outer_reads(node: onnx.NodeProto) -> frozenset[str]:
             read |= outer_reads(inner)
         found |= read - own
     return frozenset(found)
+
+
+def rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Let a node's subgraphs read outer tensors under other names, in place."""
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            for index, name in enumerate(inner.input):
+                inner.input[index] = names.get(name, name)
+            rename_reads(inner, names)
 
 
 def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

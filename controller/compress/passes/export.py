@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from controller.catalog import samples
+from controller.catalog import program, samples
+from controller.catalog.foreign import translated
 from controller.compress.base import Applied, Candidate, Context, Form, Numbers, Pass
 from controller.compress.passes import onnx_tidy
 from controller.errors import FitError
@@ -89,15 +90,32 @@ class AcceptOnnx(Pass):
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """The user's ONNX file.
+    """The user's ONNX file, or his exported program as one.
 
     Raises:
-        WorkloadError: it is not one.
+        WorkloadError: it is neither.
+        FitError: torch's exporter cannot write the program as ONNX.
     """
     from controller.compress.graph import model
 
+    if path.suffix == program.SUFFIX:
+        return _of_program(program.load(path))
     loaded: onnx.ModelProto = model.load(path)
     return loaded
+
+
+def _of_program(exported: Any) -> onnx.ModelProto:
+    import torch
+
+    with (
+        warnings.catch_warnings(), _quiet("torch.onnx"),
+        translated(FitError, "the exported program cannot be written as ONNX"),
+    ):  # fmt: skip
+        warnings.simplefilter("ignore")
+        made = torch.onnx.export(exported, dynamo=True, verbose=False)
+    if made is None:
+        raise FitError("torch's exporter returned nothing")
+    return made.model_proto
 
 
 def _same(expected: Any, model: onnx.ModelProto, inputs: Any) -> Numbers:

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from controller.compress.graph.model import Array, Names, View, attributes, opset
 from controller.compress.graph.normalize import normalized, replace_nodes
-from controller.compress.graph.subgraphs import used_names
+from controller.compress.graph.subgraphs import rename_reads, used_names
 from controller.compress.quantize import numbers, placement
 from controller.compress.quantize.numbers import Affine, Rules, Weights
 from controller.compress.quantize.observers import Range
@@ -168,6 +168,7 @@ def _write(model: onnx.ModelProto, work: _Work) -> None:
         made = [name for name in node.output if name in work.scales]
         for index, name in enumerate(node.input):
             node.input[index] = work.real.get(name, name)
+        rename_reads(node, work.real)
         nodes += [*before, node]
         for tensor in made:
             nodes += _pair(tensor, _raw_name(node, tensor, work), work)

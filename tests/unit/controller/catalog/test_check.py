@@ -80,4 +80,4 @@ def test_the_shipped_onnx_example_is_valid(root: Path, example: str) -> None:
     facts = check.validate(workload.load(root / "controller" / "examples" / example))
     assert facts.source == "onnx"
     assert facts.metric > 0.8
-    assert facts.notes == ("an ONNX source: it is quantized, but not pruned or distilled",)
+    assert facts.notes == ("a file as source: it is quantized, but not pruned or distilled",)

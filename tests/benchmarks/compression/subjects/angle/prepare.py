@@ -22,7 +22,7 @@ from tests.benchmarks.compression.subjects import packages
 MODEL = "rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx"
 FONTS = Path("/usr/share/fonts/truetype/dejavu")
 FACES = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "DejaVuSans-Bold.ttf")
-COUNTS = {"calibration_a": 200, "calibration_b": 1_000, "test": 1_500}
+COUNTS = {"calibration_a": 128, "calibration_b": 600, "test": 1_000}
 HEIGHT, WIDTH = 48, 192
 LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 SHARE = 1.0 / np.arange(1, len(LETTERS) + 1) ** 0.7

@@ -6,8 +6,8 @@ inside an ``If``), or ``silero_vad.onnx`` (one ``If`` around everything, one bra
 ``… stream WORK VARIANT.onnx …`` then runs files over the test streams, each with its own state.
 
 Speech is made by espeak-ng, whose library and voices the wheel ``espeakng-loader`` brings. White
-noise is laid over all of it. A frame is speech when the sound without noise is louder there than 0.1 % of its
-loudest: labels by energy, not by ear.
+noise is laid over all of it. A frame is speech when the sound without noise has more than 0.1 % of
+the loudest frame's energy there: labels by energy, not by ear.
 """
 
 from __future__ import annotations
