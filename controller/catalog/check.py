@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.catalog import answer
+from controller.catalog import answer, likeness
 from controller.catalog.workload import (
     CALIBRATION,
     GUARD,
@@ -162,6 +162,12 @@ def _notes(splits: Mapping[str, Split], *, from_onnx: bool) -> tuple[str, ...]:
         for name in (CALIBRATION, GUARD)
         if len(splits[name]) < 200
     ]
+    other = likeness.difference(splits[CALIBRATION], splits[GUARD])
+    if other:
+        notes.append(
+            f"data('{CALIBRATION}') and data('{GUARD}') differ ({other}): ranges set on the one "
+            "need not hold on the other; take both from what devices will see"
+        )
     if from_onnx:
         notes.append("a file as source: it is quantized, but not pruned or distilled")
     elif TRAIN not in splits:

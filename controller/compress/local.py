@@ -100,6 +100,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
         files=written,
         timed=timed,
         emulated=not of_this_machine(profile),
+        notes=facts.notes,
     )
     report = _report(found, seconds=time.monotonic() - started)
     (request.out / PAGE).write_text(page.page(report), encoding="utf-8")
@@ -187,6 +188,7 @@ class _Found:
     files: Mapping[str, _File]
     timed: timing.TimingResult
     emulated: bool
+    notes: tuple[str, ...] = ()  # what registration found worth saying
 
 
 def _write_artifacts(result: FitResult, out: Path) -> dict[str, _File]:
@@ -218,7 +220,7 @@ def _report(found: _Found, *, seconds: float) -> dict[str, Any]:
         "fp32_bytes": found.result.fp32_bytes,
         "seconds": round(seconds, 2),
         "machine": platform.machine(),
-        "notes": [EMULATED] if found.emulated else [],
+        "notes": [*found.notes, *([EMULATED] if found.emulated else [])],
         "closest": "" if choice.chosen else choice.reason,
         "chosen": next(
             (v.name for v in found.result.variants if v.bundle.variant == choice.chosen), ""

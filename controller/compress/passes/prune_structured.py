@@ -34,10 +34,12 @@ class PruneStructured(Pass):
 
     ``criterion``: which go, by name (`controller.compress.prune.criteria`). The ratio is of the
     channels that the user's own network has, so that rounds of pruning need not know each other.
+    ``tables``: cut the words of embeddings narrower, too. That halves a text network's transfer and
+    costs it more than its layers do (`tests/benchmarks/compression/sources.md`).
     """
 
     name: ClassVar[str] = "prune_structured"
-    version: ClassVar[int] = 3  # embeddings are cut, too
+    version: ClassVar[int] = 2
     takes: ClassVar[Form] = Form.TORCH
     gives: ClassVar[Form] = Form.TORCH
     refuses: ClassVar[frozenset[Property]] = frozenset({Property.FOLDED, Property.PRUNED})
@@ -46,6 +48,7 @@ class PruneStructured(Pass):
     ratio: float = 0.5
     multiple_of: int = 8
     criterion: str = "l1"
+    tables: bool = False
 
     one_of_many: ClassVar[bool] = False  # a step that may have nothing to do
 
@@ -59,7 +62,7 @@ class PruneStructured(Pass):
     def apply(self, candidate: Candidate, context: Context) -> Applied:
         module = copy.deepcopy(candidate.payload).eval()
         example = example_of(context)
-        spaces = cuttable(module, example, tables=True)
+        spaces = cuttable(module, example, tables=self.tables)
         whole = self._whole_sizes(spaces, context, example)
         widths = {
             index: min(space.size, self.kept(whole[index]))
@@ -72,7 +75,7 @@ class PruneStructured(Pass):
             raise FitError(f"no channels can be removed: {reasons or 'there are too few'}")
         before = parameters(module)
         seen = material(self.criterion, context)
-        narrow(module, cut, CRITERIA[self.criterion], seen, tables=True)
+        narrow(module, cut, CRITERIA[self.criterion], seen, tables=self.tables)
         return Applied(
             payload=module,
             numbers={
@@ -97,7 +100,11 @@ class PruneStructured(Pass):
         self, spaces: list[Space], context: Context, example: torch.Tensor
     ) -> list[int]:
         """Channels of each space in the user's own network; as they are where that is not known."""
-        own = None if context.teacher is None else cuttable(context.teacher, example, tables=True)
+        own = (
+            None
+            if context.teacher is None
+            else cuttable(context.teacher, example, tables=self.tables)
+        )
         if own is None or [s.producers for s in own] != [s.producers for s in spaces]:
             return [space.size for space in spaces]
         return [space.size for space in own]

@@ -30,6 +30,10 @@ SAME_SCALE = frozenset(
 )
 OWN_SCALE = frozenset({"GlobalAveragePool", "Sigmoid", "LeakyRelu"})
 ELEMENTWISE = frozenset({"Add", "Mul"})
+READ = HEAVY | ELEMENTWISE
+"""What a sigmoid is made integer for. One that ends the network gives scores, and a step of 1/256
+would make many of them equal: a detector's threshold then has nothing to cut between.
+"""
 ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
@@ -116,13 +120,19 @@ def _integer(node: onnx.NodeProto, view: View, found: Placement, float_output: b
         for name in moving:
             found.join(output, name)
         return True
-    if op in OWN_SCALE or (op in ELEMENTWISE and len(node.input) == 2):
+    if _own_scale(node, view, output):
         found.add(output)
         return True
     if op in ACTIVATIONS and not _fused(node, view, found):
         found.add(output)
         return True
     return False
+
+
+def _own_scale(node: onnx.NodeProto, view: View, output: str) -> bool:
+    if node.op_type == "Sigmoid":
+        return any(reader.op_type in READ for reader in view.consumers.get(output, ()))
+    return node.op_type in OWN_SCALE or (node.op_type in ELEMENTWISE and len(node.input) == 2)
 
 
 def _lookup(node: onnx.NodeProto, view: View, found: Placement) -> bool:
