@@ -23,19 +23,20 @@ from fitment.core.bundle import DecisionSpec
 from tests.integration import source_models as sources
 
 TARGET = RuntimeTarget(runtime="onnx", format="onnx", schemes=("fp32", "u8s8", "dynamic"))
+LITERT = RuntimeTarget(runtime="litert", format="tflite", schemes=("fp32", "s8s8"))
 SOUND = '{"sound": (1, 3, 16), "state": (1, 1, 6), "rate": ()}'
 
 
-def run(folder: Path) -> FitResult:
+def run(folder: Path, *targets: RuntimeTarget) -> FitResult:
     request = FitRequest(
-        workload_folder=str(folder), runtimes=(TARGET,), out=str(folder / "out"),
+        workload_folder=str(folder), runtimes=(TARGET, *targets), out=str(folder / "out"),
         cache=str(folder / "cache"), threads=1,
     )  # fmt: skip
     return fit(request, lambda _step, _fraction: None)
 
 
-def variant(result: FitResult, name: str) -> Variant:
-    found = [v for v in result.variants if v.name == name]
+def variant(result: FitResult, name: str, runtime: str = "onnx") -> Variant:
+    found = [v for v in result.variants if (v.name, v.runtime) == (name, runtime)]
     assert found, (name, dict(result.failed))
     return found[0]
 
@@ -51,9 +52,9 @@ def notes(result: FitResult, name: str) -> str:
     return "\n".join(line for step in steps for line in step["notes"])
 
 
-def on_the_agent(result: FitResult, name: str) -> goldens.Answer:
+def on_the_agent(result: FitResult, name: str, runtime: str = "onnx") -> goldens.Answer:
     """As a device checks a bundle before it is used."""
-    bundle = installed.read(result.folders[variant(result, name).bundle.variant])
+    bundle = installed.read(result.folders[variant(result, name, runtime).bundle.variant])
     loaded = installed.load(bundle, RuntimeOptions())
     return goldens.evaluate(loaded.session, installed.goldens(bundle))
 
@@ -64,7 +65,7 @@ def ops(found: onnx.ModelProto) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
-    return run(sources.write(tmp_path_factory.mktemp("tokens"), sources.TOKENS, {}))
+    return run(sources.write(tmp_path_factory.mktemp("tokens"), sources.TOKENS, {}), LITERT)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +77,17 @@ def stateful(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
 
 def test_tokens_go_through_every_rung(tokens: FitResult) -> None:
     assert not tokens.failed
-    names = {v.name for v in tokens.variants}
+    names = {v.name for v in tokens.variants if v.runtime == "onnx"}
     assert {"fp32", "int8-u8s8", "int8-dynamic", "int8-u8s8-w4", "int8-u8s8-pruned50-kd"} <= names
     for name in names:
         assert on_the_agent(tokens, name).golden_ok, name
+
+
+def test_tokens_have_litert_variants_with_integer_look_ups(tokens: FitResult) -> None:
+    for name in ("fp32", "int8-s8s8", "int8-s8s8-pruned50-kd"):
+        assert on_the_agent(tokens, name, "litert").golden_ok, name
+    assert variant(tokens, "int8-s8s8", "litert").integer_coverage == 1.0
+    assert variant(tokens, "int8-s8s8", "litert").agreement > 0.95
 
 
 def test_an_embedding_is_stored_in_integers_that_the_layers_read(tokens: FitResult) -> None:

@@ -18,6 +18,7 @@ from controller.compress.passes.qat import Qat
 from controller.compress.passes.quantize_dynamic import QuantizeDynamic
 from controller.compress.passes.quantize_static import QuantizeStatic
 from controller.compress.passes.reconstruct import Reconstruct
+from controller.compress.passes.rows_as_images import RowsAsImages
 from controller.compress.passes.shorten import Shorten
 from controller.compress.passes.sparsify import Sparsify
 from controller.compress.recipe import Recipe
@@ -233,6 +234,7 @@ def _trained(bare: Rung, scheme: str, plan: Plan) -> Rung:
 
 
 def _with_tail(bare: Rung, name: str, scheme: str, tail: tuple[Pass, ...]) -> Rung:
-    emit: tuple[Pass, ...] = (EmitLitert(),) if bare.format == "tflite" else ()
-    recipe = bare.recipe + Recipe(steps=(*tail, *emit))
+    if bare.format == "tflite":
+        tail = (RowsAsImages(), *tail, EmitLitert())
+    recipe = bare.recipe + Recipe(steps=tail)
     return replace(bare, name=name, scheme=scheme, recipe=recipe)
