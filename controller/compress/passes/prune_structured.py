@@ -35,7 +35,7 @@ class PruneStructured(Pass):
     ``criterion``: which go, by name (`controller.compress.prune.criteria`). The ratio is of the
     channels that the user's own network has, so that rounds of pruning need not know each other.
     ``tables``: cut the words of embeddings narrower, too. That halves a text network's transfer and
-    costs it more than its layers do (`tests/benchmarks/compression/sources.md`).
+    costs it more than its layers do (`tests/benchmarks/compression/subjects`).
     """
 
     name: ClassVar[str] = "prune_structured"
