@@ -78,18 +78,29 @@ class View:
     targets: Sequence[Device]
     deployments: Mapping[str, Deployment]  # device name -> its newest deployment in this rollout
     now: float
+    grouped: Mapping[str, Sequence[Device]] | None = None  # `cohorts`, where it is known already
 
-    def cohorts(self) -> dict[str, list[Device]]:
+    def cohorts(self) -> Mapping[str, Sequence[Device]]:
         """Targets by cohort key; a device that never reported is a cohort of its own."""
-        found: dict[str, list[Device]] = {}
-        for device in self.targets:
-            key = device.cohort.key if device.cohort else f"device {device.name}"
-            found.setdefault(key, []).append(device)
-        return found
+        return group(self.targets) if self.grouped is None else self.grouped
 
     def of(self, members: Sequence[Device]) -> list[Deployment]:
         """Their deployments, in admission order."""
         return [self.deployments[d.name] for d in members if d.name in self.deployments]
+
+
+def key_of(device: Device) -> str:
+    """Key of the cohort that a device is judged and admitted with."""
+    cohort = device.cohort
+    return cohort.key if cohort else f"device {device.name}"
+
+
+def group(targets: Iterable[Device]) -> dict[str, list[Device]]:
+    """Devices by cohort, cohorts by their first device."""
+    found: dict[str, list[Device]] = {}
+    for device in targets:
+        found.setdefault(key_of(device), []).append(device)
+    return found
 
 
 def selects(selector: Mapping[str, str], device: Device) -> bool:
@@ -159,16 +170,18 @@ def _admissions(view: View) -> tuple[Step, ...]:
     Without the second a release for twenty cohorts of one device each would reach all of them in
     its first wave.
     """
-    cohorts = view.cohorts().values()
-    begun = sum(_taken(view.of(members)) > 0 for members in cohorts)
+    cohorts = [(members, view.of(members)) for members in view.cohorts().values()]
+    begun = sum(_taken(there) > 0 for _, there in cohorts)
     openings = quota(len(cohorts), view.rollout.waves[view.rollout.wave]) - begun
     admitted: list[Step] = []
-    for members in cohorts:
-        taken = _taken(view.of(members))
-        free = quota(len(members), view.rollout.waves[_reach(view, view.of(members))]) - taken
-        free = min(free, _room(view.of(members), view.rollout.gate))
+    for members, there in cohorts:
+        taken = _taken(there)
+        free = quota(len(members), view.rollout.waves[_reach(view, there)]) - taken
+        free = min(free, _room(there, view.rollout.gate))
+        if free <= 0:
+            continue
         waiting = [d for d in members if d.online and d.name not in view.deployments]
-        chosen = waiting[: max(0, free)]
+        chosen = waiting[:free]
         if chosen and not taken:
             openings -= 1
             if openings < 0:
@@ -232,13 +245,16 @@ def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
     A deployment is judged with the cohort that it was admitted in, wherever its device went.
     """
     cohorts = view.cohorts()
-    now_in = {d.name: key for key, members in cohorts.items() for d in members}
+    devices = {d.name: d for d in view.targets}
     judged: dict[str, list[Deployment]] = {}
     for deployment in sorted(view.deployments.values(), key=lambda d: (d.created_at, d.device)):
         name = deployment.device
-        key = deployment.cohort.key if deployment.cohort else now_in.get(name, f"device {name}")
+        cohort = deployment.cohort
+        if cohort is None:
+            key = key_of(devices[name]) if name in devices else f"device {name}"
+        else:
+            key = cohort.key
         judged.setdefault(key, []).append(deployment)
-    devices = {d.name: d for d in view.targets}
     found = [
         gates.Cohort(
             key=key, deployments=of_cohort, devices=devices, place=place,

@@ -36,6 +36,7 @@ class ReconcileSettings:
     certificate_days: int = 30
     study_timeout_s: float = 180.0
     effort: str = "quick"
+    telemetry_interval_s: float = 5.0  # what devices are asked for
     retention: Retention = field(default_factory=Retention)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from controller.domain import fleet, plan
 from controller.domain.fleet import RolloutState
-from controller.domain.rollout import View, is_target
+from controller.domain.rollout import View, group, is_target, key_of
 from controller.store.base import Store
 
 
@@ -24,13 +24,32 @@ class Held:
     deployments: dict[str, fleet.Deployment]  # device -> its newest
     next_at: float = 0.0
     stirred: bool = True
+    _groups: dict[str, dict[str, fleet.Device]] | None = None  # targets by cohort
 
     def view(self, now: float) -> View:
         """What a decision looks at."""
+        if self._groups is None:
+            made = group(self.targets.values())
+            self._groups = {key: {d.name: d for d in members} for key, members in made.items()}
         return View(
             rollout=self.rollout, targets=tuple(self.targets.values()),
             deployments=self.deployments, now=now,
+            grouped={key: tuple(members.values()) for key, members in self._groups.items()},
         )  # fmt: skip
+
+    def put(self, device: fleet.Device) -> None:
+        """A device as it is now."""
+        known, self.targets[device.name] = self.targets.get(device.name), device
+        key = key_of(device)
+        if known is None or key != key_of(known):
+            self._groups = None  # whole cohorts are in another order now
+        elif self._groups is not None:
+            self._groups[key][device.name] = device
+
+    def drop(self, name: str) -> None:
+        """A device that it is not for any more."""
+        del self.targets[name]
+        self._groups = None
 
     def rest(self, now: float) -> None:
         """Nothing is to be done until something is written, or one of these moments comes."""
@@ -91,9 +110,9 @@ class Looks:
             known = held.targets.get(name)
             if device is not None and fits:
                 held.stirred |= known is None or _differs(known, device)
-                held.targets[name] = device
+                held.put(device)
             elif known is not None:
-                del held.targets[name]
+                held.drop(name)
                 held.stirred = True
 
     def _deployment(self, found: fleet.Deployment) -> None:

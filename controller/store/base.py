@@ -14,7 +14,7 @@ Implementations (`memory`, `sql`) pass one contract suite. Constraints they keep
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
@@ -68,6 +68,14 @@ class Telemetry(Protocol):
         """Store a batch unless it is there; the ack names the highest contiguous sequence.
 
         A value that is no reading (`domain.telemetry.is_reading`) is kept as missing.
+        """
+        ...
+
+    def ingest_many(self, batches: Sequence[tuple[str, TelemetryBatch]]) -> tuple[Ack, ...]:
+        """`ingest` for batches of several devices in one transaction; an ack for each.
+
+        Raises:
+            ValueError: one has columns of different lengths; none is stored.
         """
         ...
 
