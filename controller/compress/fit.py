@@ -16,7 +16,9 @@ from pathlib import Path
 from controller.catalog import workload as catalog
 from controller.catalog.foreign import translated
 from controller.compress.cache import FitCache
+from controller.compress.passes.export import load_onnx
 from controller.compress.predict import predict
+from controller.compress.quantize import storage
 from controller.compress.rungs import Built, RungMaker, Settings
 from controller.compress.search import ladder
 from controller.compress.search.ladder import RuntimeTarget
@@ -156,6 +158,8 @@ class _Climb:
         bare = replace(rung, name=f"fp32{rung.pruned}").label
         if rung.format == "tflite" and bare != rung.label and bare in self._failed:
             return f"{bare} cannot be written either"
+        if rung.stored:
+            return self._nothing_stored(replace(rung, name=f"int8-{rung.scheme}"))
         limit = self._request.budget.accuracy_drop_max
         if limit is None:
             return ""
@@ -173,6 +177,14 @@ class _Climb:
             if drop is not None and drop > 2 * limit:
                 return f"its fp32 form already drops {drop:.4f} on the guard set"
         return ""
+
+    def _nothing_stored(self, usual: ladder.Rung) -> str:
+        """Why nothing is left to store small, or nothing; ``usual`` is the same without it."""
+        built = self._built.get(usual.label)
+        if built is None:
+            return f"{usual.label} cannot be made either"
+        left = storage.candidates(load_onnx(built.folder / "model.onnx"))
+        return "" if left else f"no large weights of {usual.label} stayed float"
 
     def _drop(self, rung: ladder.Rung) -> float | None:
         built = self._built.get(rung.label)

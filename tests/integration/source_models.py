@@ -90,7 +90,7 @@ FILE = """
 
 STATEFUL = (
     '{"sound": random.normal(size=(count, 1, 3, 16)), "rate": np.full(count, 16_000), '
-    '"state": random.normal(size=(count, 1, 1, 6))}'
+    '"state": random.normal(size=(count, 1, 1, 48))}'
 )
 
 
@@ -150,7 +150,7 @@ def stateful() -> bytes:
         helper.make_node("Transpose", ["r2"], ["steps"], perm=[2, 0, 1]),
         helper.make_node(
             "LSTM", ["steps", "wl", "rl", "", "", "state", ""], ["", "last", "cell"],
-            name="memory", hidden_size=6,
+            name="memory", hidden_size=48,
         ),
         helper.make_node("Squeeze", ["last", "zero"], ["flat"]),
         helper.make_node("MatMul", ["flat", "w3"], ["answer"], name="head"),
@@ -163,11 +163,11 @@ def stateful() -> bytes:
     ]  # fmt: skip
     weights = {
         "w1": _values(8, 3, 3), "b1": _values(8), "w2": _values(8, 8, 3),
-        "wl": _values(1, 24, 8), "rl": _values(1, 24, 6), "w3": _values(6, 2),
+        "wl": _values(1, 192, 8), "rl": _values(1, 192, 48), "w3": _values(48, 2),
         "zero": np.array([0]), "hertz": np.array(16_000),
         "one": np.array(1.0, np.float32), "half": np.array(0.5, np.float32),
     }  # fmt: skip
-    inputs = [("sound", FLOAT, ["n", 3, 16]), ("state", FLOAT, [1, "n", 6]), ("rate", INT64, [])]
+    inputs = [("sound", FLOAT, ["n", 3, 16]), ("state", FLOAT, [1, "n", 48]), ("rate", INT64, [])]
     return _model(nodes, inputs, {"output": 2, "next": 3}, weights)
 
 
@@ -193,7 +193,7 @@ def branches_only() -> bytes:
         ),
     ]  # fmt: skip
     weights = {"hertz": np.array(16_000), "half": np.array(0.5, np.float32)}
-    inputs = [("sound", FLOAT, ["n", 3, 16]), ("state", FLOAT, [1, "n", 6]), ("rate", INT64, [])]
+    inputs = [("sound", FLOAT, ["n", 3, 16]), ("state", FLOAT, [1, "n", 48]), ("rate", INT64, [])]
     return _model(nodes, inputs, {"output": 2}, weights)
 
 

@@ -24,7 +24,7 @@ from tests.integration import source_models as sources
 
 TARGET = RuntimeTarget(runtime="onnx", format="onnx", schemes=("fp32", "u8s8", "dynamic"))
 LITERT = RuntimeTarget(runtime="litert", format="tflite", schemes=("fp32", "s8s8"))
-SOUND = '{"sound": (1, 3, 16), "state": (1, 1, 6), "rate": ()}'
+SOUND = '{"sound": (1, 3, 16), "state": (1, 1, 48), "rate": ()}'
 
 
 def run(folder: Path, *targets: RuntimeTarget) -> FitResult:
@@ -130,8 +130,16 @@ def test_several_inputs_a_state_and_branches_survive(stateful: FitResult) -> Non
     assert "left float: If 'by_rate'" in left
 
 
+def test_a_state_is_stored_small_where_bytes_count(stateful: FitResult) -> None:
+    small, usual = variant(stateful, "int8-u8s8-stored"), variant(stateful, "int8-u8s8")
+    assert small.file_bytes < 0.5 * usual.file_bytes
+    assert (small.sqnr_db or 0.0) > 20.0
+    assert "size only" in notes(stateful, "int8-u8s8-stored")
+    assert "stored in eight bits: 'rl'" in notes(stateful, "int8-u8s8-stored")
+
+
 def test_a_device_checks_several_inputs_too(stateful: FitResult) -> None:
-    for name in ("fp32", "int8-u8s8"):
+    for name in ("fp32", "int8-u8s8", "int8-u8s8-stored"):
         assert on_the_agent(stateful, name).golden_ok, name
     bundle = installed.read(stateful.folders[variant(stateful, "fp32").bundle.variant])
     io = bundle.manifest.io
