@@ -188,7 +188,7 @@ def _cut(session: Session, known: Goldens) -> tuple[Cut, int, str]:
 def _depends(session: Session, known: Goldens) -> str:
     inputs = known.inputs[:_CHECKED_TOGETHER]
     alone = installed.answers(session, inputs)
-    together = session.run([inputs])[0]
+    together = session.run(installed.together(session, inputs))[0]
     if together.shape != alone.shape:
         return f"{len(inputs)} samples together give outputs of shape {together.shape}"
     worst = float(np.max(np.abs(together.astype(np.float64) - alone), initial=0.0))
