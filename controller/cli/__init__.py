@@ -16,6 +16,7 @@ from controller.cli import (
     devices,
     fit,
     models,
+    operators,
     profiles,
     releases,
     rollouts,
@@ -46,6 +47,7 @@ def build_app() -> typer.Typer:
     app.command("status")(watching.status)
     app.add_typer(devices.tokens, name="token")
     app.add_typer(devices.devices, name="device")
+    app.add_typer(operators.app, name="operator")
     app.add_typer(models.app, name="model")
     app.command("fit")(fit.fit)
     app.add_typer(variants.app, name="variant")

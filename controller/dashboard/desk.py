@@ -15,9 +15,12 @@ from controller.dashboard.views.twin import COLUMNS, SAMPLES_MOST, DeviceRecords
 from controller.dashboard.views.waves import ACTS, RolloutRecords
 from controller.dashboard.views.workbench import ModelRecords
 from controller.domain import fleet
+from controller.domain.roles import Identity, Role, covers
 from controller.errors import UserError
+from controller.gateway.http import access
 from controller.gateway.http.api import Api, found
 from controller.gateway.http.variants import compared
+from controller.reconcile.context import ACTING
 
 T = TypeVar("T")
 
@@ -26,6 +29,8 @@ FRESH_S = 2.0
 SHARE = 20.0
 """Reading waits so many times as long as it took: at most a twentieth of the engine's time."""
 FORGOTTEN_S = 60.0
+CHANGES_ROLLOUTS = access.role_of("POST", "/v1/rollouts/{key}/{act}")
+"""The role that the buttons of a rollout need: that of the same act over REST."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +38,13 @@ class Visit:
     """One request of somebody who logged in."""
 
     desk: Desk
-    is_open: Callable[[], bool]
-    """Whether the session still runs; a page that stands asks again."""
+    who: Identity
+    is_open: Callable[[], Awaitable[bool]]
+    """Whether the session still runs, with the same role; a page that stands asks again."""
+
+    def may(self, needed: Role) -> bool:
+        """Whether to offer what needs this role."""
+        return covers(self.who.role, needed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,12 +248,15 @@ class Desk:
             self._names = names_of(self._api.controller.store.jobs.find())
         return self._names
 
-    async def change_rollout(self, key: str, act: str) -> fleet.Rollout:
+    async def change_rollout(self, who: Identity, key: str, act: str) -> fleet.Rollout:
         """Carry out one of `ACTS`; the next look sees it.
 
         Raises:
+            Forbidden: ``who`` may not.
             Conflict: it is in a state that does not allow it.
         """
+        access.demand(who, CHANGES_ROLLOUTS)
+        ACTING.set(who.name)
         controller = self._api.controller
         verbs: Mapping[str, Callable[[str], fleet.Rollout]] = {
             "pause": controller.pause,

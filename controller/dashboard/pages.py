@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import Request
 from nicegui import ui
 
-from controller.dashboard.desk import Desk, Journal, Visit
+from controller.dashboard.desk import CHANGES_ROLLOUTS, Journal, Visit
 from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
 from controller.dashboard.draw.markup import Html, heading, section
@@ -125,11 +125,12 @@ async def show_rollout(request: Request, key: str) -> None:
             view = waves(records)
             head.show(draw.rollout_head(view))
             page.show(draw.rollout(view))
-            if offered.get("acts") != view.acts:
-                offered["acts"] = view.acts
+            acts = view.acts if visit.may(CHANGES_ROLLOUTS) else ()
+            if offered.get("acts") != acts:
+                offered["acts"] = acts
                 buttons.clear()
                 with buttons:
-                    for act in view.acts:
+                    for act in acts:
                         _act(visit, key, act, watch)
 
         watch = Watch(visit, lambda: visit.desk.rollout(key), show, head.show)
@@ -145,7 +146,7 @@ def _act(visit: Visit, key: str, act: str, watch: Watch[RolloutRecords]) -> None
 
             async def confirmed() -> None:
                 dialog.close()
-                await _change(visit.desk, key, act)
+                await _change(visit, key, act)
                 await watch.look(again=True)
 
             _button(f"{act.capitalize()} it", confirmed).classes(f"confirm-{act}")
@@ -160,9 +161,13 @@ def _button(text: str, clicked: Callable[..., object]) -> ui.element:
     return button
 
 
-async def _change(desk: Desk, key: str, act: str) -> None:
+async def _change(visit: Visit, key: str, act: str) -> None:
+    """The role is asked for again: a page may stand longer than a token lasts."""
+    if not await visit.is_open():
+        ui.navigate.to("/login")
+        return
     try:
-        await desk.change_rollout(key, act)
+        await visit.desk.change_rollout(visit.who, key, act)
     except FitmentError as error:
         ui.notify(errors.public(error).text, type="negative", timeout=10_000)
 

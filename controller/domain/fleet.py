@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain.judgement import TooFew
+from controller.domain.roles import Role
 from fitment.core import digest
 from fitment.core.deployment import (
     BundleRef,
@@ -86,6 +87,18 @@ class Token:
     labels: Mapping[str, str] = field(default_factory=dict)
     used_by: str = ""  # device name
     used_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """Somebody with a token of their own; only its hash is kept."""
+
+    name: str
+    role: Role
+    hash: str  # sha256:… of the token text
+    created_at: float
+    expires_at: float = 0.0  # 0: it has no end
+    revoked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,7 +401,7 @@ class AuditEntry:
 
     id: str
     at: float
-    actor: str  # "operator:…", "device:…", "controller"
+    actor: str  # "operator:…", "device:…", "controller", or "operator" who has no name
     action: str
     subject: str
     details: Mapping[str, str] = field(default_factory=dict)
