@@ -325,6 +325,7 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
         deployment=order.deployment if order.ladder else "",
         order=record.order if order.ladder else None,
         throttle_c=order.throttle_c if order.ladder else None,
+        coverage_min=order.gates.integer_coverage_min,
     )
     desk.slots.switch(order.slot, record.folder)
     desk.slots.write_facts(facts)

@@ -255,7 +255,9 @@ def _ladder(table: Mapping[str, Any]) -> LadderSettings:
         stall_enter_percent=stall,
         stall_leave_percent=stall * usual.stall_leave_percent / usual.stall_enter_percent,
         available_enter_share=share,
-        available_leave_share=share + usual.available_leave_share - usual.available_enter_share,
+        available_leave_share=round(
+            share + usual.available_leave_share - usual.available_enter_share, 6
+        ),
         dwell_s=table.get("dwell_s", usual.dwell_s),
         calm_s=table.get("calm_s", usual.calm_s),
     )

@@ -108,6 +108,7 @@ class Budget:
     accuracy_drop_max: float | None = None  # absolute, against fp32 on the same inputs
     slice_drop_max: float | None = None  # the same for every class and named slice
     flips_max: float | None = None  # share that fp32 gets right and the variant wrong
+    recall_drop_max: float | None = None  # of a detector, at each variant's own threshold
     agreement_min: float | None = None
     latency_p95_max_ms: float | None = None
     file_bytes_max: int | None = None
@@ -153,6 +154,30 @@ class SliceEvidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint:
+    """What a detector does at the threshold that was refitted for this variant.
+
+    An alarm is a score of ``threshold`` or more. The threshold is fitted on the guard set, to no
+    more false alarms than the workload allows; what it really does is read off the test set.
+    """
+
+    positive: str  # the class that is detected
+    threshold: float
+    false_positive_rate_max: float  # the user's
+    guard_negatives: int
+    guard_positives: int
+    guard_false_positive_rate: float
+    guard_recall: float
+    guard_recall_drop: float  # fp32's at its own threshold, less this
+    test_false_positive_rate: float
+    test_false_positive_interval: tuple[float, float]  # 95 %, Wilson
+    test_recall: float
+    test_recall_interval: tuple[float, float]
+    unfitted_false_positive_rate: float  # on test, had fp32's threshold been kept
+    unfitted_recall: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One recipe's result for one target, with its evidence.
 
@@ -187,6 +212,7 @@ class Variant:
     flips: float | None = None  # of test inputs; None where the outputs are no class scores
     guard_flips: float | None = None
     must_pass_failed: int | None = None  # None: the workload has no such set
+    operating: OperatingPoint | None = None  # None: the workload is no detector
     lineage: Mapping[str, str] = field(default_factory=dict)
 
 

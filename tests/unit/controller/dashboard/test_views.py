@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from controller.cli import devices
 from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
 from controller.dashboard.views import beside, journal, overview, twin, waves, workbench
@@ -18,6 +19,7 @@ from fitment.core.deployment import (
     DeploymentState,
     Outcome,
     ReportedState,
+    RungReport,
     SlotReport,
     Span,
 )
@@ -179,6 +181,40 @@ def test_a_device_with_its_history() -> None:
     assert view.series[1].newest.note == "no sensor says it"
     assert view.notes == ("a note",)
     assert draw.device(view).count('class="badge emulated"') == 1
+
+
+def test_a_slots_ladder_says_which_rung_serves_since_when_and_why() -> None:
+    rungs = (
+        RungReport(rung=1, variant="sha256:n", name="narrow", ready=True, p50_ms=0.25),
+        RungReport(rung=2, variant="sha256:p", name="fp32", portable=True, reason="not there yet"),
+    )
+    slot = SlotReport(
+        slot="m", variant="sha256:v", name="int8", serving=True, ladder=rungs, rung=1,
+        rung_since_unix=1_800_000_000.0, rung_reason="heat: 84.0 °C",
+    )  # fmt: skip
+    row = twin.slot_row(slot)
+    assert (row.state.word, row.rung.text, row.rung.note) == (
+        "serving a lesser variant", "1: narrow", "heat: 84.0 °C"
+    )  # fmt: skip
+    assert row.ladder == (
+        "rung 1: narrow, 0.25 ms p50, ready",
+        "rung 2: fp32 (portable), not ready: not there yet",
+    )
+    known = device("a")
+    assert known.reported is not None
+    shown = draw.device(
+        twin.twin(
+            twin.DeviceRecords(
+                device=replace(known, reported=replace(known.reported, slots=(slot,)))
+            )
+        )
+    )
+    assert "2027-01-15 08:00:00 UTC" in shown
+    assert "heat: 84.0 °C" in shown
+    at_rest = replace(slot, rung=0, rung_reason="the pressure is over")
+    assert twin.slot_row(at_rest).rung.note == "the pressure is over"
+    assert twin.slot_row(replace(at_rest, ladder=())).rung.note == "no ladder"
+    assert devices.rungs(replace(known.reported, slots=(slot,)))[0].startswith("m: rung 1 since ")
 
 
 def test_calibration_that_was_not_applied_says_why() -> None:
