@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from controller.domain import fleet
+from controller.domain.comparison import Comparison
 from controller.domain.roles import Identity, Role
 from controller.errors import (
     Conflict,
@@ -173,6 +174,10 @@ class Client:
     ) -> tuple[fleet.FitJob, ...]:
         kind = tuple[fleet.FitJob, ...]
         return self._post(kind, "/v1/fits", model=model, device=device, effort=effort)
+
+    def compare(self, a: str, b: str, model: str = "") -> Comparison:
+        """``b`` beside ``a`` on every device that measured them; each a name or a digest."""
+        return self._get(Comparison, f"/v1/variants/{_part(b)}", against=a, model=model)
 
     def releases(self) -> tuple[fleet.Release, ...]:
         return self._all(fleet.Release, "/v1/releases")

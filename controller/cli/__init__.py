@@ -23,6 +23,7 @@ from controller.cli import (
     serve,
     simulate,
     trust,
+    variants,
     watching,
 )
 from controller.errors import FitmentError, UserError, disk_error
@@ -49,6 +50,7 @@ def build_app() -> typer.Typer:
     app.add_typer(operators.app, name="operator")
     app.add_typer(models.app, name="model")
     app.command("fit")(fit.fit)
+    app.add_typer(variants.app, name="variant")
     app.add_typer(releases.app, name="release")
     app.add_typer(rollouts.app, name="rollout")
     app.add_typer(watching.triggers, name="trigger")

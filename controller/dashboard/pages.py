@@ -8,10 +8,12 @@ from fastapi import Request
 from nicegui import ui
 
 from controller.dashboard.desk import CHANGES_ROLLOUTS, Journal, Visit
+from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
 from controller.dashboard.draw.markup import Html, heading, section
 from controller.dashboard.frame import Live, Watch, filtering, frame
 from controller.dashboard.views import journal
+from controller.dashboard.views.beside import Asked, beside
 from controller.dashboard.views.overview import FleetRecords, overview
 from controller.dashboard.views.twin import DeviceRecords, twin
 from controller.dashboard.views.waves import ACTS, RolloutRecords, waves
@@ -83,6 +85,19 @@ async def show_model(request: Request, key: str) -> None:
             page.show(draw.model(workbench(records)))
 
         await Watch(visit, lambda: visit.desk.model(key), show, page.show).begin()
+
+
+@ui.page("/compare")
+async def show_comparison(request: Request) -> None:
+    """Two variants beside each other."""
+    with frame(request, "Compare", "/models") as visit:
+        page = Live()
+        a, b, model = (request.query_params.get(key, "") for key in ("a", "b", "model"))
+
+        def show(asked: Asked) -> None:
+            page.show(draw_beside.page(beside(asked)))
+
+        await Watch(visit, lambda: visit.desk.compare(a, b, model), show, page.show).begin()
 
 
 @ui.page("/rollouts")

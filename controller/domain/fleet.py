@@ -22,6 +22,7 @@ from fitment.core.deployment import (
     Outcome,
     Pressure,
     ReportedState,
+    Span,
     StudyKind,
 )
 from fitment.core.fingerprint import Fingerprint
@@ -312,6 +313,8 @@ class Rollout:
     soak_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     deadline_s: float = 3600.0  # for each deployment
+    windows: tuple[str, ...] = ()  # "Mon-Fri 02:00 +2h Europe/Berlin"; empty: at any time
+    windows_end: float = 0.0  # when the last one closes for good; 0: they repeat, or there are none
     reasons: tuple[str, ...] = ()
     revert_release: str = ""
     trigger: str = ""
@@ -342,6 +345,8 @@ class Deployment:
     overlay: str = ""  # blob digest of the overlay that the device submitted
     cohort: Cohort | None = None  # of the device when it was admitted
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
+    windows: tuple[Span, ...] = ()  # when the device may switch, as it was told
+    held_back: bool = False  # taken back while it waited for a window; it may be admitted again
     energy_before_mj: float | None = None  # of one inference of what ran there, if it was measured
     fetched_bytes: int = 0  # that came over the wire, as the device says
     delta_base: str = ""  # variant that the device rebuilt it from; empty: it came whole

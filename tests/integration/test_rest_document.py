@@ -15,7 +15,15 @@ from fastapi.routing import APIRoute
 from controller.client import Client
 from controller.domain import fleet
 from controller.domain.roles import Role
-from controller.gateway.http import devices, models, operators, releases, system, telemetry
+from controller.gateway.http import (
+    devices,
+    models,
+    operators,
+    releases,
+    system,
+    telemetry,
+    variants,
+)
 from controller.gateway.http.api import Api
 from controller.gateway.http.document import PROBLEM_TYPE
 from controller.trust import Trust
@@ -24,7 +32,7 @@ from fitment.core.telemetry import Column, TelemetryBatch
 from tests.integration.gateway_stage import ADDRESSES, NOW, TOKEN, Stage, staged
 from tests.integration.json_schema import faults
 
-ROOMS = (devices, models, operators, releases, system, telemetry)
+ROOMS = (devices, models, operators, releases, system, telemetry, variants)
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 EXAMPLES = 200
 STRANGE: tuple[Any, ...] = (
@@ -86,6 +94,7 @@ def names(stage: Stage) -> Mapping[str, str]:
         return {
             "devices": "device-a", "operators": "ann", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
+            "variants": "int8",
         }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/models/{key}"): _VIEWER,
     ("POST", "/v1/models"): _ADMIN,  # a workload is code that runs on this machine
     ("POST", "/v1/models/{key}/approve"): _ADMIN,  # signs with the offline key
+    ("GET", "/v1/variants/{key}"): _VIEWER,
     ("GET", "/v1/fits"): _VIEWER,
     ("GET", "/v1/fits/{key}"): _VIEWER,
     ("POST", "/v1/fits"): _OPERATOR,
