@@ -271,6 +271,7 @@ class Supervisor:
             hardware=fingerprint.hardware.hash if fingerprint else "",
             stack=fingerprint.stack.hash if fingerprint else "",
             emulated=fingerprint.emulated if fingerprint else False,
+            translated_on=fingerprint.translated_on if fingerprint else "",
             root=settings.hardware.root,
         )
         return Desk(
@@ -365,7 +366,9 @@ class Supervisor:
     def _remember_latency(self) -> None:
         record = self._deployer.record
         measured = record.measurement if record is not None else None
-        if record is not None and measured is not None and measured.latency is not None:
+        if record is None or measured is None or not measured.tells_costs:
+            return
+        if measured.latency is not None:
             self._last = LastRun(
                 slot=record.assignment.slot, variant=measured.bundle, p50_ms=measured.latency.p50_ms
             )

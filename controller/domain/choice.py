@@ -102,8 +102,10 @@ def predicted_ms(variant: Variant) -> float | None:
 
 
 def measured_ms(measurement: Measurement | None) -> float | None:
-    """Measured median latency, or None."""
-    return measurement.latency.p50_ms if measurement and measurement.latency else None
+    """Measured median latency, or None; an emulator's is none."""
+    if measurement is None or measurement.latency is None or not measurement.tells_costs:
+        return None
+    return measurement.latency.p50_ms
 
 
 def by_prediction(variants: Sequence[Variant]) -> list[Variant]:
@@ -170,7 +172,7 @@ def tail_ms(variant: Variant, measurement: Measurement | None) -> float | None:
     median's interval, since the tail of a disturbed run tells of the disturbance; else the
     prediction.
     """
-    if measurement is None or measurement.latency is None:
+    if measurement is None or measurement.latency is None or not measurement.tells_costs:
         return predicted_ms(variant)
     latency = measurement.latency
     if measurement.verdict is Verdict.VALID and latency.p95_ms is not None:
@@ -179,11 +181,13 @@ def tail_ms(variant: Variant, measurement: Measurement | None) -> float | None:
 
 
 def _memory(measurement: Measurement | None) -> float | None:
-    return measurement.peak_memory_bytes if measurement else None
+    return measurement.peak_memory_bytes if measurement and measurement.tells_costs else None
 
 
 def _energy(measurement: Measurement | None) -> float | None:
-    if measurement is None or measurement.energy.status is not ReadingStatus.MEASURED:
+    if measurement is None or not measurement.tells_costs:
+        return None
+    if measurement.energy.status is not ReadingStatus.MEASURED:
         return None
     return measurement.energy.value_mj
 
