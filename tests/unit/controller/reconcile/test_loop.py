@@ -69,7 +69,7 @@ def test_what_an_emulator_times_is_neither_asked_for_nor_gone_by(world: Any) -> 
     assert world.store.studies.find() == ()
     assert job.choice is not None
     assert "ms p50 measured" not in job.choice.reason
-    made = world.controller.create_rollout(release.id)
+    made = world.controller.create_rollout(release.id, RolloutPlan())
     world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
     assert world.runs("a") == "int8"
     (deployment,) = world.store.deployments.find()
