@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from controller.cli import (
+    conformance,
     demo,
     devices,
     fit,
@@ -50,6 +51,7 @@ def build_app() -> typer.Typer:
     app.add_typer(rollouts.app, name="rollout")
     app.add_typer(watching.triggers, name="trigger")
     app.command("simulate")(simulate.simulate)
+    app.command("conformance")(conformance.conformance)
     app.command("audit")(watching.audit)
     app.add_typer(profiles.app, name="profile")
     app.add_typer(trust.app, name="trust")
