@@ -153,6 +153,17 @@ class Case:
         )  # fmt: skip
         self.raw(topics.COMMAND, codec.encode(Downlink(command=command)))
 
+    def answers(self) -> None:
+        """Ask for a report and wait for it: what was sent before has come, too.
+
+        Raises:
+            Fails: none comes.
+        """
+        since = self.records.mark()
+        self.command(CommandKind.REPORT)
+        came = self.records.wait(lambda: self.records.reports(since), self.within_s)
+        hold(came, f"no report within {self.within_s:g} s of the command")
+
     def sign(self, order: Assignment | Study | dict[str, Any]) -> SignedPayload:
         return self.trust.director.sign(order)
 

@@ -59,15 +59,8 @@ def _sees(case: Case, generation: int, since: int) -> None:
 
 def _report_command(case: Case) -> str:
     case.ready()
-    _is_answered(case)
+    case.answers()
     return "a report came"
-
-
-def _is_answered(case: Case) -> None:
-    since = case.records.mark()
-    case.command(CommandKind.REPORT)
-    answered = _report_within(case, since, case.within_s)
-    hold(answered, f"no report within {case.within_s:g} s of the command")
 
 
 def _report_within(case: Case, since: int, seconds: float) -> bool:
@@ -108,7 +101,7 @@ def _garbage(case: Case) -> str:
     case.raw(topics.COMMAND, strange.SerializeToString())
     if case.wire.name == "mqtt":
         case.raw(topics.COMMAND, b"\xff\xfe no message at all")
-    _is_answered(case)
+    case.answers()
     return "what could not be read was passed over, and the next command answered"
 
 
@@ -123,7 +116,7 @@ def _reconnect(case: Case) -> str:
 
     came = case.records.wait(back, case.within_s)
     hold(came, f"no presence and report within {case.within_s:g} s of a cut")
-    _is_answered(case)
+    case.answers()
     return "presence and report came again by themselves, and a command is answered"
 
 

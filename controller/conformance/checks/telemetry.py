@@ -59,6 +59,7 @@ def _again(case: Case) -> str:
 def _strange_ack(case: Case) -> str:
     lowest = min(batch.first_available for batch in _some(case, 1))
     _ack(case, "an outbox of somebody else", 1 << 40)
+    case.answers()  # so that it has come before the cut
     again = _after_a_cut(case, lambda batch: batch.sequence == lowest)
     hold(again, "an acknowledgement for another outbox was taken for its own")
     return f"batch {lowest} is still held"
