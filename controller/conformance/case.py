@@ -78,6 +78,7 @@ class Case:
         self.runtime = ""
         self._numbers = itertools.count(1)
         self._generation = 0
+        self._cut = False
 
     def close(self) -> None:
         self.subject.stop()
@@ -112,6 +113,20 @@ class Case:
         names = found[-1].fingerprint.runtimes()
         self.runtime = next((name for name in bundles.FORMATS if name in names), "")
         return found[-1]
+
+    def fresh(self) -> None:
+        """Start it anew if its link was cut before: its waits grow with each cut, and rightly."""
+        if self._cut and self.subject.running:
+            self.subject.stop()
+            since = self.records.mark()
+            self.subject.start()
+            self.records.wait(lambda: self.records.reports(since), self.within_s)
+            self._cut = False
+
+    def cut(self) -> None:
+        """End the connection that stands."""
+        self._cut = True
+        self.wire.cut()
 
     def settle(self) -> None:
         """Take back what goes wrong and what is wished for; wait until it is seen."""
@@ -163,6 +178,19 @@ class Case:
         self.command(CommandKind.REPORT)
         came = self.records.wait(lambda: self.records.reports(since), self.within_s)
         hold(came, f"no report within {self.within_s:g} s of the command")
+
+    def sees(self, generation: int) -> None:
+        """Wait until it has seen a desired state: what was sent before that has come, too.
+
+        Raises:
+            Fails: its reports never say so.
+        """
+
+        def found() -> bool:
+            return any(r.observed_generation >= generation for r in self.records.reports())
+
+        seen = self.records.wait(found, self.within_s)
+        hold(seen, f"no report that observed generation {generation}")
 
     def sign(self, order: Assignment | Study | dict[str, Any]) -> SignedPayload:
         return self.trust.director.sign(order)

@@ -115,7 +115,27 @@ class Agent:
         self.batches: list[TelemetryBatch] = []
         self.sequence = 0
         self.outgoing: queue.Queue[Uplink | None] = queue.Queue()
+        self.load()
         self.working = threading.Lock()
+
+    def load(self) -> None:
+        """What an earlier process of this folder knew."""
+        path = self.folder / "state.json"
+        if path.exists():
+            state = json.loads(path.read_text())
+            self.slot = plain.from_plain(SlotReport, state["slot"])
+            self.ended = set(state["ended"])
+            self.sequence = state["sequence"]
+            self.batches = [plain.from_plain(TelemetryBatch, held) for held in state["batches"]]
+
+    def save(self) -> None:
+        state = {
+            "slot": plain.to_plain(self.slot), "ended": sorted(self.ended),
+            "sequence": self.sequence, "batches": [plain.to_plain(b) for b in self.batches],
+        }  # fmt: skip
+        new = self.folder / f"state.{threading.get_ident()}"
+        new.write_text(json.dumps(state))
+        new.replace(self.folder / "state.json")
 
     def run(self) -> None:
         threading.Thread(target=self.sample, daemon=True).start()
@@ -172,6 +192,7 @@ class Agent:
             ack = downlink.ack
             mine = ack.outbox == "small" or "any-outbox" in self.faults
             self.batches = [b for b in self.batches if not (mine and b.sequence <= ack.sequence)]
+            self.save()
         if downlink.command is not None and downlink.command.kind is CommandKind.REPORT:
             late = time.time_ns() > downlink.command.deadline_unix_ns
             if "deaf-to-commands" not in self.faults and (not late or "obeys-late" in self.faults):
@@ -255,6 +276,7 @@ class Agent:
 
     def end(self, order: Assignment, outcome: Outcome, why: str) -> None:
         self.ended.add(order.deployment)
+        self.save()
         self.reports[order.deployment] = DeploymentReport(
             deployment=order.deployment, slot=order.slot, variant=order.bundle.variant,
             state=DeploymentState.REPORTING, outcome=outcome, reasons=(why,) if why else (),
@@ -295,6 +317,7 @@ class Agent:
                 wall_unix_ns=(time.time_ns(),),
             )  # fmt: skip
             self.batches.append(batch)
+            self.save()
             self.outgoing.put(Uplink(telemetry=batch))
             time.sleep(BATCH_S)
 

@@ -41,20 +41,9 @@ def _facets(case: Case) -> str:
 
 def _generation(case: Case) -> str:
     case.ready()
-    since = case.records.mark()
     wished = case.wish()
-    _sees(case, wished, since)
+    case.sees(wished)
     return f"generation {wished} was observed"
-
-
-def _sees(case: Case, generation: int, since: int) -> None:
-    def found() -> bool:
-        reports = case.records.reports(since)
-        return any(report.observed_generation == generation for report in reports)
-
-    hold(
-        case.records.wait(found, case.within_s), f"no report that observed generation {generation}"
-    )
 
 
 def _report_command(case: Case) -> str:
@@ -107,8 +96,9 @@ def _garbage(case: Case) -> str:
 
 def _reconnect(case: Case) -> str:
     case.ready()
+    case.fresh()
     since = case.records.mark()
-    case.wire.cut()
+    case.cut()
 
     def back() -> bool:
         online = [p for p in case.records.presences(since) if p.online]

@@ -57,8 +57,9 @@ def _once(case: Case) -> str:
     case.wish(signed)
     case.committed(order)
     fetched, ended = len(case.fetches(order.bundle)), case.ended(order)
-    case.wish(signed)
-    case.wire.cut()
+    case.sees(case.wish(signed))
+    case.fresh()
+    case.cut()
     _nothing_more(case, order, fetched)
     later = [r for r in case.records.deployment(order.deployment) if r.outcome is not None][-1]
     hold(later.outcome is ended.outcome, "another outcome the second time")

@@ -59,7 +59,7 @@ def _again(case: Case) -> str:
 def _strange_ack(case: Case) -> str:
     lowest = min(batch.first_available for batch in _some(case, 1))
     _ack(case, "an outbox of somebody else", 1 << 40)
-    case.answers()  # so that it has come before the cut
+    case.sees(case.wish())  # so that it has come before the cut
     again = _after_a_cut(case, lambda batch: batch.sequence == lowest)
     hold(again, "an acknowledgement for another outbox was taken for its own")
     return f"batch {lowest} is still held"
@@ -73,8 +73,9 @@ def _acknowledged(case: Case) -> str:
         case.within_s,
     )
     hold(later, f"batches up to {newest.sequence} were acknowledged and are still held")
+    case.fresh()
     since = case.records.mark()
-    case.wire.cut()
+    case.cut()
     _some(case, 1, since)
     old = [b.sequence for b in case.records.batches(since) if b.sequence <= newest.sequence]
     hold(not old, f"acknowledged batches came again: {old}")
@@ -86,7 +87,8 @@ def _acknowledge(case: Case) -> TelemetryBatch:
     _some(case, 1)
     since = case.records.mark()
     if not case.records.wait(lambda: case.records.batches(since), QUIET_S):
-        case.wire.cut()
+        case.fresh()
+        case.cut()
     newest = _some(case, 1, since)[-1]
     _ack(case, newest.outbox, newest.sequence)
     return newest
@@ -112,8 +114,9 @@ def _highest(case: Case, since: int) -> int:
 
 
 def _after_a_cut(case: Case, wanted: object) -> list[TelemetryBatch]:
+    case.fresh()
     since = case.records.mark()
-    case.wire.cut()
+    case.cut()
     assert callable(wanted)
     return case.records.wait(
         lambda: [batch for batch in case.records.batches(since) if wanted(batch)], case.within_s
