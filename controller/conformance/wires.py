@@ -5,8 +5,14 @@ A check may send what no converter would write, so both take serialized messages
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from controller.conformance.records import Records
 from controller.conformance.servers import Servers, Sessions
@@ -63,7 +69,9 @@ class MqttWire:
 
     name = "mqtt"
 
-    def __init__(self, folder: Path, trust: Trust, records: Records, *, host: str) -> None:
+    def __init__(
+        self, folder: Path, trust: Trust, records: Records, *, host: str, device: str
+    ) -> None:
         found = find_mosquitto()
         if found.program is None:
             raise UserError(f"{found.reason}; or check the other link: --link grpc")
@@ -80,25 +88,39 @@ class MqttWire:
         )  # fmt: skip
         self._link = _RawMqtt(endpoint)
         self._link.start(_Into(records))
-        self._kept: tuple[str, bytes] | None = None
+        self._double = _double(endpoint, folder, trust, device)
 
     def send(self, device: str, kind: Kind, payload: bytes) -> None:
         topic = topics.topic(device, kind)
         self._link.raw(topic, payload, qos=kind.qos, retain=kind.retain)
-        if kind.retain:
-            self._kept = (topic, payload)
 
     def cut(self) -> None:
-        """The broker ends and comes back, and has forgotten everything, as it may."""
-        self._broker.stop()
-        self._broker.start()
-        self._link.wait_until_up()
-        if self._kept is not None:
-            self._link.raw(*self._kept, qos=1, retain=True)
+        """A second client of the device's name takes its session over and leaves."""
+        double = MqttLink(self._double)
+        double.start(_Into(Records()))
+        double.stop()
 
     def stop(self) -> None:
         self._link.stop()
         self._broker.stop()
+
+
+def _double(endpoint: Endpoint, folder: Path, trust: Trust, device: str) -> Endpoint:
+    """The broker for a second client with a certificate of the device's name."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    pem = request.public_bytes(serialization.Encoding.PEM)
+    certificate, key_file = folder / "double.crt", folder / "double.key"
+    certificate.write_bytes(trust.ca.issue_device(pem, device, 1).pem)
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return replace(endpoint, certificate=certificate, key=key_file, client_id=device)
 
 
 class _RawMqtt(MqttLink):
@@ -106,15 +128,6 @@ class _RawMqtt(MqttLink):
         """Publish bytes as they are."""
         if self._client is not None:
             self._client.publish(topic, payload, qos=qos, retain=retain)
-
-    def wait_until_up(self) -> None:
-        """Connect anew and wait until the subscription stands."""
-        handler, endpoint = self._handler, self._endpoint
-        self.stop()
-        self._ready.clear()
-        self._endpoint = endpoint
-        if handler is not None:
-            self.start(handler)
 
 
 class _Into:
@@ -134,7 +147,7 @@ class _Into:
         """Told by the presence as well."""
 
 
-def make(link: str, folder: Path, servers: Servers, records: Records) -> Wire:
+def make(link: str, folder: Path, servers: Servers, records: Records, device: str) -> Wire:
     """The link that was asked for.
 
     Raises:
@@ -144,6 +157,6 @@ def make(link: str, folder: Path, servers: Servers, records: Records) -> Wire:
         return SessionWire(servers.sessions)
     if link != "mqtt":
         raise UserError(f"no link '{link}'; there are: {', '.join(LINKS)}")
-    wire = MqttWire(folder / "broker", servers.trust, records, host=servers.host)
+    wire = MqttWire(folder / "broker", servers.trust, records, host=servers.host, device=device)
     servers.mqtt_address = wire.address
     return wire
