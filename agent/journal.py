@@ -96,6 +96,11 @@ class Journal:
                 (DeploymentState.IDLE.value, KEPT_KNOWN),
             )
 
+    def drop(self, deployment: str) -> None:
+        """Forget a deployment as if it had never begun."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM deployments WHERE id = ?", (deployment,))
+
     def active(self) -> DeploymentRecord | None:
         """The deployment that has not ended."""
         ended = (DeploymentState.IDLE.value, DeploymentState.REPORTING.value)
@@ -113,6 +118,18 @@ class Journal:
     def history(self, limit: int = 20) -> tuple[DeploymentRecord, ...]:
         """The newest deployments, newest first."""
         rows = self._all("SELECT record FROM deployments ORDER BY sequence DESC LIMIT ?", (limit,))
+        return tuple(_load(DeploymentRecord, row[0]) for row in rows)
+
+    def told_again(self, asked: Iterable[str]) -> tuple[DeploymentRecord, ...]:
+        """Those of ``asked`` that have ended and whose end the controller once knew."""
+        rows = [
+            row
+            for deployment in sorted(asked)
+            for row in self._all(
+                "SELECT record FROM deployments WHERE id = ? AND state = ?",
+                (deployment, DeploymentState.IDLE.value),
+            )
+        ]
         return tuple(_load(DeploymentRecord, row[0]) for row in rows)
 
     def known(self) -> frozenset[str]:
@@ -139,6 +156,11 @@ class Journal:
                 " facts = excluded.facts",
                 (facts.slot, _dump(facts)),
             )
+
+    def drop_slot(self, slot: str) -> None:
+        """Forget a slot that is gone."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM slots WHERE slot = ?", (slot,))
 
     # Studies and what waits to be handed in
 
@@ -212,6 +234,17 @@ class Journal:
                 " value = excluded.value",
                 (name, value),
             )
+
+    def see_generation(self, generation: int) -> None:
+        """A desired state came. One that is lower than before is of a restored controller."""
+        last = int(self.setting("generation", "0"))
+        if generation < last:
+            self.save_setting("generation_seen", str(self.highest_generation()))
+        self.save_setting("generation", str(generation))
+
+    def highest_generation(self) -> int:
+        """Of all desired states that ever came."""
+        return max(int(self.setting(name, "0")) for name in ("generation", "generation_seen"))
 
     def rows(self, query: str, arguments: Iterable[Any] = ()) -> list[Any]:
         """Read for the outbox, which shares the file."""

@@ -6,8 +6,10 @@
     │   ├── Conflict
     │   └── WorkloadError    a workload file that cannot be used
     ├── TrustError           a signature, certificate or token does not hold
+    ├── Forbidden            who asks has not the role for it
     ├── Temporary            try again later
-    │   └── DiskFull         no room; what was asked for was not done
+    │   ├── DiskFull         no room; what was asked for was not done
+    │   └── LeaseLost        another controller acts in place of this one
     └── FitError             a fit cannot be done
 
 Every error has a stable ``code`` for scripts and the wire.
@@ -54,6 +56,12 @@ class TrustError(FitmentError):
     code = "untrusted"
 
 
+class Forbidden(FitmentError):
+    """Who asks has not the role that this needs; the message names it."""
+
+    code = "forbidden"
+
+
 class Temporary(FitmentError):
     """Try again after ``retry_after_s``."""
 
@@ -71,6 +79,12 @@ class DiskFull(Temporary):
 
     def __init__(self, message: str, retry_after_s: float = 30.0) -> None:
         super().__init__(message, retry_after_s)
+
+
+class LeaseLost(Temporary):
+    """Another controller acts in place of this one, or may; nothing was done."""
+
+    code = "lease_lost"
 
 
 class FitError(FitmentError):

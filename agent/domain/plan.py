@@ -15,10 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from agent.domain import transitions
+from agent.domain import rungs, transitions
 from agent.domain.record import DeploymentRecord, SlotFacts
 from fitment.core import digest, plain
-from fitment.core.deployment import Assignment, BundleRef, DesiredState, SignedPayload, Study
+from fitment.core.deployment import (
+    Assignment,
+    BundleRef,
+    DeploymentState,
+    DesiredState,
+    SignedPayload,
+    Study,
+)
 
 T = TypeVar("T")
 
@@ -39,6 +46,10 @@ class Orders:
     def assigned(self, deployment: str) -> bool:
         """Whether this deployment is still wished for."""
         return any(order.deployment == deployment for _, order in self.assignments)
+
+    def deployments(self) -> frozenset[str]:
+        """Ids of all that are wished for."""
+        return frozenset(order.deployment for _, order in self.assignments)
 
     def asked(self, study: str) -> bool:
         """Whether this study is still wished for."""
@@ -77,6 +88,13 @@ class Interrupt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GiveWay:
+    """Put the deployment that waits for its window back among the orders: another is due now."""
+
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledge:
     """The controller knows how this deployment ended."""
 
@@ -108,6 +126,21 @@ class Mend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """Deploy a lesser variant of what a slot holds, so that it stands ready."""
+
+    slot: str
+    rung: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clear:
+    """Take a rung's slot away: the release that named it is gone."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BeginStudy:
     """Begin a study."""
 
@@ -122,7 +155,10 @@ class DropStudy:
     study: str
 
 
-Step = Recheck | Interrupt | Acknowledge | Start | Refuse | Mend | BeginStudy | DropStudy
+Step = (
+    Recheck | Interrupt | GiveWay | Acknowledge | Start | Refuse | Clear | Mend | Prepare
+    | BeginStudy | DropStudy
+)  # fmt: skip
 
 
 def decode(desired: DesiredState) -> Orders:
@@ -149,16 +185,20 @@ def decode(desired: DesiredState) -> Orders:
 def plan(now: Situation) -> Step | None:
     """The next step, or None when there is nothing to do but to go on with what is active.
 
-    A changed stack comes first, since what serves may serve wrongly; then what ends things,
-    then what begins them, one at a time.
+    What nobody asks for any more is taken away before anything is asked of it. Then a changed
+    stack comes first, since what serves may serve wrongly; then what ends things, then what begins
+    them, one at a time.
     """
     return (
-        _recheck(now)
+        _clear(now)
+        or _recheck(now)
         or _acknowledge(now)
         or _interrupt(now)
+        or _give_way(now)
         or _drop_study(now)
         or _start(now)
         or _mend(now)
+        or _prepare(now)
         or _begin_study(now)
     )
 
@@ -194,13 +234,16 @@ def _read(kind: type[T], signed: SignedPayload, problems: list[str]) -> T | None
 def _recheck(now: Situation) -> Step | None:
     if not now.stack:
         return None
-    for facts in now.slots:
+    for facts in sorted(now.slots, key=lambda facts: rungs.parted(facts.slot)[1]):
         if facts.variant and facts.checked_stack != now.stack:
             return Recheck(slot=facts.slot)
     return None
 
 
 def _acknowledge(now: Situation) -> Step | None:
+    for record in now.ended:
+        if record.rung:  # the slot's ladder says what came of it
+            return Acknowledge(deployment=record.id)
     if now.orders is None:
         return None
     for record in now.ended:
@@ -218,14 +261,35 @@ def _interrupt(now: Situation) -> Step | None:
         return None
     slot = active.assignment.slot
     for _, order in now.orders.assignments:
-        if order.slot == slot and order.deployment not in now.known:
+        if active.mends and order.windows:
+            continue  # what is damaged is mended first: the window may be days off
+        # What is ordered goes before a rung, which has time.
+        if (order.slot == slot or active.rung) and order.deployment not in now.known:
             reason = f"release {order.release} came before it had ended"
             return Interrupt(deployment=active.id, superseded=True, reason=reason)
-    if active.mends:  # nobody ordered it anew
+    if active.mends or active.rung:  # nobody ordered it anew
         return None
     return Interrupt(
         deployment=active.id, superseded=False, reason="the controller no longer asks for it"
     )
+
+
+def _give_way(now: Situation) -> Step | None:
+    """A window may be days off. What is due at any time, and damage, must not wait for it."""
+    active = now.active
+    if now.orders is None or active is None or active.state is not DeploymentState.WAITING:
+        return None  # without a controller nobody would repeat the order, nor send what is damaged
+    startable = (o for _, o in _in_turn(now.orders) if o.deployment not in now.known)
+    urgent = any(not order.windows for order in startable)
+    if urgent or any(facts.damaged for facts in now.slots):
+        return GiveWay(deployment=active.id)
+    return None
+
+
+def _in_turn(orders: Orders | None) -> list[tuple[SignedPayload, Assignment]]:
+    """Assignments that wait for no window first; else as the controller has them."""
+    listed = orders.assignments if orders is not None else ()
+    return sorted(listed, key=lambda pair: bool(pair[1].windows))
 
 
 def _drop_study(now: Situation) -> Step | None:
@@ -237,9 +301,11 @@ def _drop_study(now: Situation) -> Step | None:
 def _start(now: Situation) -> Step | None:
     if now.orders is None or now.active is not None:
         return None
-    for signed, assignment in now.orders.assignments:
+    for signed, assignment in _in_turn(now.orders):
         if assignment.deployment in now.known:
             continue
+        if assignment.windows and any(facts.damaged for facts in now.slots):
+            continue  # mended first: the window may be days off
         problem = _problem(assignment, now)
         if problem:
             return Refuse(order=signed, assignment=assignment, reason=problem)
@@ -253,12 +319,31 @@ def _mend(now: Situation) -> Step | None:
     return next((Mend(slot=facts.slot) for facts in now.slots if facts.damaged), None)
 
 
+def _clear(now: Situation) -> Step | None:
+    surplus = rungs.surplus(now.slots) if now.active is None else ""
+    return Clear(slot=surplus) if surplus else None
+
+
+def _prepare(now: Situation) -> Step | None:
+    if now.active is not None:
+        return None
+    held = frozenset(
+        key.removesuffix(f"/{now.stack}")
+        for key, failures in now.quarantine.items()
+        if failures >= QUARANTINE_AFTER and key.endswith(f"/{now.stack}")
+    )
+    found = rungs.missing(now.slots, now.known, held)
+    return Prepare(slot=found[0], rung=found[1]) if found else None
+
+
 def _problem(assignment: Assignment, now: Situation) -> str:
     if not safe_name(assignment.slot):
         return f"'{assignment.slot}' cannot name a slot (use A-Z a-z 0-9 . _ -, at most 64)"
     variant = assignment.bundle.variant
     if not well_formed(assignment.bundle):
         return "its bundle is not named by digests"
+    if not all(well_formed(lesser.bundle) for lesser in assignment.ladder):
+        return "a bundle of its ladder is not named by digests"
     failures = now.quarantine.get(quarantine_key(assignment.slot, variant, now.stack), 0)
     if failures >= QUARANTINE_AFTER:
         return (
@@ -269,7 +354,8 @@ def _problem(assignment: Assignment, now: Situation) -> str:
 
 
 def _begin_study(now: Situation) -> Step | None:
-    if now.orders is None or now.study is not None or now.active is not None:
+    busy = now.active is not None and now.active.state is not DeploymentState.WAITING
+    if now.orders is None or now.study is not None or busy:
         return None
     for signed, study in now.orders.studies:
         usable = safe_name(study.id) and well_formed(study.bundle)

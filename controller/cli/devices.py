@@ -25,6 +25,7 @@ from controller.cli.common import (
 from controller.domain import fleet
 from controller.domain.telemetry import Period
 from controller.gateway.views import SeriesView
+from fitment.core.deployment import ReportedState, SlotReport
 
 devices = typer.Typer(no_args_is_help=True, help="Enrolled devices.")
 tokens = typer.Typer(no_args_is_help=True, help="One-time admissions.")
@@ -72,6 +73,8 @@ def show_device(
     if device.reported is not None:
         facts["agent"] = device.reported.agent_version
         facts["emulated"] = "yes: it stands in for a board" * device.reported.fingerprint.emulated
+        facts["time zone"] = device.labels.get("time_zone") or device.reported.time_zone
+        facts["rungs"] = "; ".join(rungs(device.reported))
         facts["notes"] = "; ".join(device.reported.notes)
     print_facts(facts)
 
@@ -104,6 +107,19 @@ def pull_model(
         print_json({"device": name, **facts})
     else:
         print_facts(facts)
+
+
+@devices.command("readmit")
+def readmit_device(
+    name: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+) -> None:
+    """Put a device on record again that was enrolled after the backup. Not one that was revoked!"""
+    with connect(server, data_dir) as client:
+        device = client.readmit(name)
+    if as_json:
+        print_json(device)
+    else:
+        print(f"{name} is on record again, with the certificate that it has.")
 
 
 @devices.command("revoke")
@@ -203,8 +219,29 @@ def _profile(device: fleet.Device) -> str:
     return f"{device.profile or '-'}{' (emulated)' * emulated}"
 
 
+def rungs(reported: ReportedState) -> list[str]:
+    """For each slot with a ladder: which rung serves, since when and why, and what stands ready."""
+    found = []
+    for slot in reported.slots:
+        if not slot.ladder and not slot.rung:
+            continue
+        since = f" since {when(slot.rung_since_unix)}" if slot.rung_since_unix else ""
+        why = f" ({slot.rung_reason})" if slot.rung_reason else ""
+        ready = ", ".join(
+            f"{r.rung} {r.name}{'' if r.ready else f' not ready: {r.reason}'}" for r in slot.ladder
+        )
+        found.append(f"{slot.slot}: rung {slot.rung}{since}{why}; ladder: {ready or 'none'}")
+    return found
+
+
 def _runs(device: fleet.Device) -> str:
     if device.reported is None:
         return "-"
-    slots = [f"{slot.slot}: {slot.name}" for slot in device.reported.slots if slot.variant]
+    slots = [f"{slot.slot}: {_serves(slot)}" for slot in device.reported.slots if slot.variant]
     return ", ".join(slots) or "-"
+
+
+def _serves(slot: SlotReport) -> str:
+    """The chosen variant, or the lesser one that serves in its place."""
+    lesser = next((rung.name for rung in slot.ladder if rung.rung == slot.rung), None)
+    return slot.name if lesser is None else f"{lesser} (rung {slot.rung})"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from controller.cli.common import Json, print_facts, print_json
 from controller.errors import UserError
 
+if TYPE_CHECKING:
+    from controller.simulator.seed import Fleet
 
-def simulate(
+
+def simulate(  # noqa: PLR0913 - one parameter an option
     *,
     devices: Annotated[int, typer.Option(help="How many.")] = 200,
     scenario: Annotated[str, typer.Option(help="What befalls them; --scenario help lists.")] = (
@@ -18,9 +21,28 @@ def simulate(
     ),
     profile_mix: Annotated[str, typer.Option(help="PROFILE=SHARE,… of modelled boards.")] = "",
     seed: Annotated[int, typer.Option(help="The same seed gives the same fleet.")] = 0,
+    wire: Annotated[
+        bool, typer.Option("--wire", help="In real time: a controller's process, mosquitto, TLS.")
+    ] = False,
+    telemetry_interval: Annotated[
+        float, typer.Option(help="With --wire: seconds between two samples of a device.")
+    ] = 10.0,
+    pace: Annotated[
+        float, typer.Option(help="With --wire: modelled seconds of hardware in one of ours.")
+    ] = 1.0,
+    connect_rate: Annotated[
+        float, typer.Option(help="With --wire: devices switched on in a second.")
+    ] = 200.0,
+    settle: Annotated[
+        float, typer.Option(help="With --wire: seconds of telemetry alone, before the rollout.")
+    ] = 20.0,
     as_json: Json = False,
 ) -> None:
-    """Run one rollout over a modelled fleet with the controller's own loop."""
+    """Run one rollout over a modelled fleet with the controller's own loop.
+
+    In virtual time on the controller's store in memory; with --wire in real time, against a
+    controller and a mosquitto of their own, which end with it.
+    """
     from controller.simulator import world
     from controller.simulator.result import Result
     from controller.simulator.seed import Fleet, check_mix
@@ -35,11 +57,37 @@ def simulate(
     if mix is not None:
         check_mix(mix)
     wanted = Fleet(devices=devices, scenario=SCENARIOS[scenario], seed=seed, mix=mix)
+    if wire:
+        numbers = {
+            "--telemetry-interval": telemetry_interval, "--pace": pace,
+            "--connect-rate": connect_rate, "--settle": settle,
+        }  # fmt: skip
+        _on_the_wire(wanted, numbers, as_json=as_json)
+        return
     result: Result = world.simulate(wanted)
     if as_json:
         print_json(result)
         return
     _show(result)
+
+
+def _on_the_wire(wanted: Fleet, numbers: dict[str, float], *, as_json: bool) -> None:
+    from controller.cli.simulate_wire import Shown, show
+    from controller.simulator import wire
+
+    for name, value in numbers.items():
+        if not value > 0:
+            raise UserError(f"{name} takes a number above 0, not {value:g}")
+    driven = wire.Wire(
+        telemetry_interval_s=numbers["--telemetry-interval"], pace=numbers["--pace"],
+        switched_on_per_s=numbers["--connect-rate"], settle_s=numbers["--settle"],
+    )  # fmt: skip
+    with Shown() as shown:
+        result = wire.simulate(wanted, driven, shown)
+    if as_json:
+        print_json(result)
+    else:
+        show(result)
 
 
 def _mix(text: str) -> dict[str, float] | None:

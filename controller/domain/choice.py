@@ -96,6 +96,18 @@ def choose(
     )
 
 
+def keeping_to(
+    variants: Sequence[Variant],
+    budget: Budget,
+    measured: Mapping[str, Measurement],
+    *,
+    unusable: Mapping[str, str] | None = None,
+) -> list[Variant]:
+    """The variants that miss no limit of ``budget``, in their order; see `choose`."""
+    case = _Case(budget=budget, measured=measured, unusable=unusable or {})
+    return [v for v in variants if not _misses(v, case)]
+
+
 def predicted_ms(variant: Variant) -> float | None:
     """Predicted median latency, or None where the target's kernels were not timed."""
     return variant.predicted.value if variant.predicted else None
@@ -155,6 +167,7 @@ def _misses(variant: Variant, case: _Case, *, accuracy_share: float = 1.0) -> li
         found.append(_under("agreement", variant.guard_agreement, budget.agreement_min))
     limits = (
         ("share of flips", variant.guard_flips, budget.flips_max),
+        ("drop of recall at the operating point", _recall_drop(variant), budget.recall_drop_max),
         ("file bytes", variant.file_bytes, budget.file_bytes_max),
         ("bytes on the wire", variant.wire_bytes, budget.wire_bytes_max),
         ("p95 latency in ms", tail_ms(variant, measurement), budget.latency_p95_max_ms),
@@ -182,6 +195,10 @@ def tail_ms(variant: Variant, measurement: Measurement | None) -> float | None:
     if measurement.verdict is Verdict.VALID and latency.p95_ms is not None:
         return latency.p95_ms
     return latency.p50_high_ms
+
+
+def _recall_drop(variant: Variant) -> float | None:
+    return variant.operating.guard_recall_drop if variant.operating else None
 
 
 def _memory(measurement: Measurement | None) -> float | None:

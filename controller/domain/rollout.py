@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from controller.domain import gates, sequential
 from controller.domain.fleet import Deployment, Device, Gate, Release, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
+from fitment.core.deployment import UNDERSTANDS_WINDOWS, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,18 +79,36 @@ class View:
     targets: Sequence[Device]
     deployments: Mapping[str, Deployment]  # device name -> its newest deployment in this rollout
     now: float
+    grouped: Mapping[str, Sequence[Device]] | None = None  # `cohorts`, where it is known already
 
-    def cohorts(self) -> dict[str, list[Device]]:
+    def cohorts(self) -> Mapping[str, Sequence[Device]]:
         """Targets by cohort key; a device that never reported is a cohort of its own."""
-        found: dict[str, list[Device]] = {}
-        for device in self.targets:
-            key = device.cohort.key if device.cohort else f"device {device.name}"
-            found.setdefault(key, []).append(device)
-        return found
+        return group(self.targets) if self.grouped is None else self.grouped
+
+    def reached(self, device: Device) -> bool:
+        """Whether it has had its turn; one that was held back before its window has not."""
+        found = self.deployments.get(device.name)
+        if found is None:
+            return False
+        return not (found.held_back and found.outcome is Outcome.CANCELLED)
 
     def of(self, members: Sequence[Device]) -> list[Deployment]:
         """Their deployments, in admission order."""
         return [self.deployments[d.name] for d in members if d.name in self.deployments]
+
+
+def key_of(device: Device) -> str:
+    """Key of the cohort that a device is judged and admitted with."""
+    cohort = device.cohort
+    return cohort.key if cohort else f"device {device.name}"
+
+
+def group(targets: Iterable[Device]) -> dict[str, list[Device]]:
+    """Devices by cohort, cohorts by their first device."""
+    found: dict[str, list[Device]] = {}
+    for device in targets:
+        found.setdefault(key_of(device), []).append(device)
+    return found
 
 
 def selects(selector: Mapping[str, str], device: Device) -> bool:
@@ -149,7 +168,7 @@ def _returned(view: View) -> tuple[Step, ...]:
     return tuple(
         Admit(device=d.name, wave=view.rollout.wave)
         for d in view.targets
-        if d.name in view.rollout.pending and d.name not in view.deployments and d.online
+        if d.name in view.rollout.pending and not view.reached(d) and _ready(view, d)
     )
 
 
@@ -159,22 +178,41 @@ def _admissions(view: View) -> tuple[Step, ...]:
     Without the second a release for twenty cohorts of one device each would reach all of them in
     its first wave.
     """
-    cohorts = view.cohorts().values()
-    begun = sum(_taken(view.of(members)) > 0 for members in cohorts)
+    cohorts = [(members, view.of(members)) for members in view.cohorts().values()]
+    begun = sum(_taken(there) > 0 for _, there in cohorts)
     openings = quota(len(cohorts), view.rollout.waves[view.rollout.wave]) - begun
     admitted: list[Step] = []
-    for members in cohorts:
-        taken = _taken(view.of(members))
-        free = quota(len(members), view.rollout.waves[_reach(view, view.of(members))]) - taken
-        free = min(free, _room(view.of(members), view.rollout.gate))
-        waiting = [d for d in members if d.online and d.name not in view.deployments]
-        chosen = waiting[: max(0, free)]
+    for members, there in cohorts:
+        taken = _taken(there)
+        free = quota(len(members), view.rollout.waves[_reach(view, there)]) - taken
+        free = min(free, _room(there, view.rollout.gate))
+        if free <= 0:
+            continue
+        waiting = [d for d in members if not view.reached(d) and _ready(view, d)]
+        chosen = waiting[:free]
         if chosen and not taken:
             openings -= 1
             if openings < 0:
                 continue
         admitted += [Admit(device=d.name, wave=view.rollout.wave) for d in chosen]
     return tuple(admitted)
+
+
+def _ready(view: View, device: Device) -> bool:
+    """Whether it can be given an order: it is there, and would keep to the windows."""
+    if not view.rollout.windows:
+        return device.online
+    return device.online and keeps_to_windows(device) and not _closed(view)
+
+
+def keeps_to_windows(device: Device) -> bool:
+    """Whether its agent says that it heeds maintenance windows; older ones do not."""
+    return device.reported is not None and UNDERSTANDS_WINDOWS in device.reported.understands
+
+
+def _closed(view: View) -> bool:
+    """Whether the last maintenance window is over for good."""
+    return 0 < view.rollout.windows_end <= view.now
 
 
 def _taken(deployments: Iterable[Deployment]) -> int:
@@ -206,7 +244,10 @@ def _advance(view: View) -> tuple[Step, ...]:
     real = [d for d in deployments if not gates.is_void(d)]
     if any(d.outcome is None for d in deployments):
         return ()
-    away = tuple(d.name for d in view.targets if d.name not in view.deployments)
+    away = tuple(d.name for d in view.targets if not view.reached(d))
+    if away and _closed(view):
+        reason = f"the last maintenance window is over; not reached: {', '.join(away)}; cancel this"
+        return (Ask(reason=f"{reason} rollout and create another for them"),)
     if not real and away:
         return ()  # not even a canary was there yet
     if real and view.now - max(d.ended_at for d in real) < rollout.soak_s:
@@ -223,6 +264,9 @@ def _advance(view: View) -> tuple[Step, ...]:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
     if away:
         words += f"; never reached: {', '.join(away)}"
+        old = [d.name for d in view.targets if d.name in away and d.online and not _ready(view, d)]
+        if old:
+            words += f"; too old an agent for maintenance windows: {', '.join(old)}"
     return (Complete(reason=words, pending=away),)
 
 
@@ -232,13 +276,16 @@ def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
     A deployment is judged with the cohort that it was admitted in, wherever its device went.
     """
     cohorts = view.cohorts()
-    now_in = {d.name: key for key, members in cohorts.items() for d in members}
+    devices = {d.name: d for d in view.targets}
     judged: dict[str, list[Deployment]] = {}
     for deployment in sorted(view.deployments.values(), key=lambda d: (d.created_at, d.device)):
         name = deployment.device
-        key = deployment.cohort.key if deployment.cohort else now_in.get(name, f"device {name}")
+        cohort = deployment.cohort
+        if cohort is None:
+            key = key_of(devices[name]) if name in devices else f"device {name}"
+        else:
+            key = cohort.key
         judged.setdefault(key, []).append(deployment)
-    devices = {d.name: d for d in view.targets}
     found = [
         gates.Cohort(
             key=key, deployments=of_cohort, devices=devices, place=place,

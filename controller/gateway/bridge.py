@@ -1,25 +1,35 @@
-"""Between the link's threads and the engine's: messages in, answers out, nobody waits."""
+"""Between the link's threads and the engine's: messages in, answers out, nobody waits.
+
+What comes while the engine is at work is taken in together: one transaction, and one sync of the
+disk, for however many messages. So a busy controller gets cheaper by the message, not slower.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
 import logging
-from collections.abc import Callable
-from typing import Any, Protocol
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
+from controller.errors import Temporary
 from controller.gateway.link import Link
 from controller.gateway.ports import Engine
+from controller.reconcile.ingest import Heard
 from fitment.core.link import Downlink, Uplink
 
 log = logging.getLogger(__name__)
+
+TOGETHER = 500
+"""Messages in one transaction at most; between two, the engine does what else waits for it."""
+WAITING_MOST = 20_000
+"""Beyond so many, telemetry is dropped: its device has it still, and sends it again."""
 
 
 class Listener(Protocol):
     """The part of the controller that a link talks to."""
 
-    def on_uplink(self, device: str, uplink: Uplink) -> tuple[Downlink, ...]: ...
-    def on_link_up(self, device: str) -> None: ...
-    def on_link_down(self, device: str) -> None: ...
+    def on_heard(self, heard: Sequence[Heard]) -> tuple[tuple[str, Downlink], ...]: ...
 
 
 class Bridge:
@@ -29,23 +39,61 @@ class Bridge:
         self._engine = engine
         self._listener = listener
         self._link = link
+        self._waiting: deque[Heard] = deque()
+        self._lock = threading.Lock()
+        self._asked = False  # the engine knows that something waits
+        self._dropped = 0
 
     def on_up(self, device: str, uplink: Uplink) -> None:
-        self._call(device, lambda: self._answer(device, uplink))
+        self._put(Heard(device=device, uplink=uplink))
 
     def on_online(self, device: str) -> None:
-        self._call(device, lambda: self._listener.on_link_up(device))
+        self._put(Heard(device=device, up=True))
 
     def on_offline(self, device: str) -> None:
-        self._call(device, lambda: self._listener.on_link_down(device))
+        self._put(Heard(device=device, up=False))
 
-    def _answer(self, device: str, uplink: Uplink) -> None:
-        for downlink in self._listener.on_uplink(device, uplink):
+    def _put(self, heard: Heard) -> None:
+        telemetry = heard.uplink is not None and heard.uplink.telemetry is not None
+        with self._lock:
+            if telemetry and len(self._waiting) >= WAITING_MOST:
+                self._dropped += 1
+                return
+            self._waiting.append(heard)
+            asked, self._asked = self._asked, True
+        if not asked:
+            self._ask()
+
+    def _ask(self) -> None:
+        try:
+            self._engine.call(self._drain)
+        except Temporary:  # it has stopped; devices say again what matters
+            log.debug("action=heard_after_the_end")
+
+    def _drain(self) -> None:
+        """On the engine's thread: take in what waits, and come back for the rest."""
+        with self._lock:
+            taken = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
+            more = self._asked = bool(self._waiting)
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.warning("action=telemetry_dropped batches=%d reason=too_many_wait", dropped)
+        try:
+            self._take_in(taken)
+        finally:
+            if more:
+                self._ask()
+
+    def _take_in(self, taken: Sequence[Heard]) -> None:
+        try:
+            answers = self._listener.on_heard(taken)
+        except Exception:
+            if len(taken) == 1:
+                log.exception("action=uplink_failed device=%s", taken[0].device)
+                return
+            log.warning("action=taken_one_by_one messages=%d", len(taken))
+            for one in taken:  # so that one of them cannot keep out the others
+                self._take_in((one,))
+            return
+        for device, downlink in answers:
             self._link.publish(device, downlink)
-
-    def _call(self, device: str, act: Callable[[], None]) -> None:
-        def ended(future: concurrent.futures.Future[Any]) -> None:
-            if not future.cancelled() and (error := future.exception()) is not None:
-                log.error("action=uplink_failed device=%s", device, exc_info=error)
-
-        self._engine.call(act).add_done_callback(ended)

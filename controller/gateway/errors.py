@@ -36,9 +36,13 @@ CATALOGUE: Mapping[str, Entry] = {
         grpc=grpc.StatusCode.INVALID_ARGUMENT, http=422, title="Unusable workload"
     ),
     "untrusted": Entry(grpc=grpc.StatusCode.PERMISSION_DENIED, http=403, title="Not trusted"),
+    "forbidden": Entry(grpc=grpc.StatusCode.PERMISSION_DENIED, http=403, title="Role needed"),
     "busy": Entry(grpc=grpc.StatusCode.RESOURCE_EXHAUSTED, http=503, title="Try again later"),
     "disk_full": Entry(
         grpc=grpc.StatusCode.RESOURCE_EXHAUSTED, http=507, title="Disk full"
+    ),
+    "lease_lost": Entry(
+        grpc=grpc.StatusCode.UNAVAILABLE, http=503, title="Another controller acts"
     ),
     "fit": Entry(grpc=grpc.StatusCode.FAILED_PRECONDITION, http=422, title="No fit"),
 }  # fmt: skip

@@ -5,12 +5,14 @@
 The kernel signals the end of the *thread* that started a process. A parent that ended before the
 kernel was told is noticed by the process id, and the program is not run at all. Changing the user
 clears the request, so that comes first; a program that changes it later is let off the leash.
+It may open as many files as is allowed at all: a broker needs one a device, and 1,024 is usual.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -28,6 +30,8 @@ def command(program: list[str], *, owner: tuple[int, int] | None = None) -> list
 def run(argv: list[str]) -> None:
     """Take the words after the script's name; returns only when the parent has gone."""
     parent, whom, program = int(argv[0]), argv[1], argv[2:]
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if whom != "-":
         user, group = (int(number) for number in whom.split(":"))
         os.setgroups([])

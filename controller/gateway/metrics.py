@@ -62,6 +62,7 @@ def collect(store: Store, facts: Facts) -> tuple[Family, ...]:
             _one(held.hours, period="hour"), _one(held.days, period="day"),
         ]),
         _ticks(facts.ticks),
+        _counter("loop_tick_cpu_seconds_total", "Processor time of ticks.", facts.ticks.cpu_s),
         _counter("loop_tick_failures_total", "Ticks that failed as a whole.", facts.ticks.failures),
         *_latencies(store),
     )  # fmt: skip
@@ -155,7 +156,7 @@ def _gauge(name: str, text: str, samples: Iterable[Sample]) -> Family:
     return Family(name=f"fitment_{name}", kind="gauge", help=text, samples=tuple(samples))
 
 
-def _counter(name: str, text: str, value: int) -> Family:
+def _counter(name: str, text: str, value: float) -> Family:
     return Family(name=f"fitment_{name}", kind="counter", help=text, samples=(_one(value),))
 
 

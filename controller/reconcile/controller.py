@@ -7,7 +7,7 @@ room; `tick` looks at the world and takes every step that is due.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from controller.domain import fleet
@@ -23,9 +23,11 @@ from controller.reconcile import (
     pulling,
     releasing,
     rolling,
+    strangers,
 )
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
+from controller.reconcile.ingest import Heard
 from controller.reconcile.looking import Looks
 from controller.reconcile.rolling import RolloutPlan
 from fitment.core.deployment import CalibrationReport
@@ -77,22 +79,37 @@ class Controller:
     def revoke(self, device: str) -> None:
         enrolment.revoke(self.context, device)
 
+    def readmit(self, device: str) -> None:
+        strangers.readmit(self.context, device)
+
+    def strangers(self) -> tuple[str, ...]:
+        return strangers.names(self.context)
+
     def is_allowed(self, device: str, serial: str) -> bool:
         return enrolment.is_allowed(self.context, device, serial)
 
     def on_link_up(self, device: str) -> None:
         """A device listens: it gets its desired state, whatever it saw before."""
-        ingest.seen(self.context, device, online=True)
-        desired.publish(self.context, device, again=True)
+        self.on_heard((Heard(device=device, up=True),))
 
     def on_link_down(self, device: str) -> None:
-        ingest.seen(self.context, device, online=False)
+        self.on_heard((Heard(device=device, up=False),))
 
     def on_uplink(self, device: str, uplink: Uplink) -> tuple[Downlink, ...]:
-        answers = ingest.on_uplink(self.context, device, uplink)
-        if uplink.telemetry is None:
-            self._look.add(device)
-            desired.publish(self.context, device)
+        answers = self.on_heard((Heard(device=device, uplink=uplink),))
+        return tuple(downlink for _, downlink in answers)
+
+    def on_heard(self, heard: Sequence[Heard]) -> tuple[tuple[str, Downlink], ...]:
+        """Take in whatever came over the link, of however many devices, at once.
+
+        Returns:
+            What to answer, and whom; desired states are published beside it.
+        """
+        answers = ingest.take_in(self.context, heard)
+        came = {one.device for one in heard if one.up}
+        said = {h.device for h in heard if h.uplink is not None and h.uplink.telemetry is None}
+        self._look |= said
+        desired.publish_to(self.context, sorted(came | said), again=came)
         return answers
 
     def on_measurement(
@@ -163,8 +180,8 @@ class Controller:
     ) -> fleet.FitJob:
         return fitting.start(self.context, model_id, cohort, effort=effort, trigger=trigger)
 
-    def create_release(self, model_id: str) -> fleet.Release:
-        release = releasing.create(self.context, model_id)
+    def create_release(self, model_id: str, *, with_fallback: bool = False) -> fleet.Release:
+        release = releasing.create(self.context, model_id, with_fallback=with_fallback)
         if self.context.settings.auto_approve:
             return self.approve_release(release.id, actor="controller")
         return release
@@ -200,7 +217,8 @@ class Controller:
     def tick(self) -> float:
         """Take every step that is due; returns seconds until it is worth looking again."""
         self._refresh()
-        self._look = {name for name in sorted(self._look) if self._changed(name)}
+        with self.store.transaction():
+            self._look = {name for name in sorted(self._look) if self._changed(name)}
         unfinished = fitting.advance(self.context)
         optimising.advance(self.context)
         rolling.advance(self.context, self._looks)

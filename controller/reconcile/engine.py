@@ -33,21 +33,30 @@ class Ticks:
     """How the ticks since the start went."""
 
     seconds: float = 0.0  # all together
+    cpu_s: float = 0.0  # processor time of the same
     failures: int = 0
     buckets: tuple[int, ...] = (0,) * (len(TICK_BUCKETS_S) + 1)  # ticks of each length
 
-    def with_one(self, seconds: float, *, failed: bool) -> Ticks:
+    def with_one(self, seconds: float, *, failed: bool, cpu_s: float = 0.0) -> Ticks:
         """And one more."""
         place = bisect.bisect_left(TICK_BUCKETS_S, seconds)
         buckets = (*self.buckets[:place], self.buckets[place] + 1, *self.buckets[place + 1 :])
         failures = self.failures + failed
-        return Ticks(seconds=self.seconds + seconds, failures=failures, buckets=buckets)
+        return Ticks(
+            seconds=self.seconds + seconds, cpu_s=self.cpu_s + cpu_s, failures=failures,
+            buckets=buckets,
+        )  # fmt: skip
 
 
 class Engine:
     """A thread with a queue, and a second one that puts a tick into it now and then."""
 
-    def __init__(self, controller: Controller, *, tick_s: float = 1.0) -> None:
+    def __init__(
+        self, controller: Controller, *, tick_s: float = 1.0,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """``guard`` is called before each piece of work, and may refuse it by raising."""
+        self._guard = guard
         self.controller = controller
         self._tick_s = tick_s
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -66,6 +75,14 @@ class Engine:
         Raises:
             Temporary: the engine has stopped.
         """
+
+        def guarded() -> T:
+            self._guard()
+            return fn()
+
+        return self._submit(guarded)
+
+    def _submit(self, fn: Callable[[], T]) -> concurrent.futures.Future[T]:
         try:
             return self._writer.submit(fn)
         except RuntimeError as error:
@@ -82,13 +99,14 @@ class Engine:
         wait_s = 0.0
         try:
             while not self._stopping.wait(wait_s):
-                wait_s = self.call(self._tick).result()
+                wait_s = self._submit(self._tick).result()
         except Temporary:
             log.debug("action=stopped_between_ticks")
 
     def _tick(self) -> float:
-        began, failed = time.perf_counter(), True
+        began, worked, failed = time.perf_counter(), time.thread_time(), True
         try:
+            self._guard()
             wait_s = min(self.controller.tick(), self._tick_s)
             failed = False
         except Exception as error:  # the outermost loop: a bad record must not stop the fleet
@@ -97,7 +115,9 @@ class Engine:
             self._failing = str(error)
             return self._tick_s
         finally:
-            self.ticks = self.ticks.with_one(time.perf_counter() - began, failed=failed)
+            self.ticks = self.ticks.with_one(
+                time.perf_counter() - began, failed=failed, cpu_s=time.thread_time() - worked
+            )
         if self._failing:
             log.info("action=tick_recovered")
         self._failing = ""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import profiles
 from controller.domain import fleet
 from controller.domain.telemetry import placed
 from controller.errors import NotFound
-from controller.reconcile import desired
+from controller.reconcile import catching_up, desired, strangers
 from controller.reconcile.context import Context
 from fitment.core import digest
 from fitment.core.deployment import (
@@ -23,35 +23,94 @@ from fitment.core.fingerprint import Fingerprint
 from fitment.core.kernels import KernelTable
 from fitment.core.link import Downlink, Uplink
 from fitment.core.measurement import Measurement
-from fitment.core.telemetry import TelemetryBatch
+from fitment.core.telemetry import Command, CommandKind, TelemetryBatch
 
 log = logging.getLogger("controller.reconcile")
 
+REPORT_WITHIN_S = 60.0
 GAVE_UP = "the device gave it up"
 """How the reason of a study begins that the device said was done and answered nothing to."""
 
 
-def on_uplink(context: Context, name: str, uplink: Uplink) -> tuple[Downlink, ...]:
-    """Take in one message; returns what to answer."""
-    device = context.store.devices.get(name)
-    if device is None or device.revoked:
-        return ()
-    if uplink.telemetry is not None:
-        return _telemetry(context, device, uplink.telemetry)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """One thing that came over the link: a message, or that a device came or went."""
+
+    device: str
+    uplink: Uplink | None = None
+    up: bool | None = None  # it listens now, or is gone
+
+
+def take_in(context: Context, heard: Sequence[Heard]) -> tuple[tuple[str, Downlink], ...]:
+    """Take in what came, in one transaction; returns what to answer, for after the commit.
+
+    Of several reports of a device the last counts: each says all there is, so those before it are
+    as good as lost on the way.
+    """
     with context.store.transaction():
-        if uplink.presence is not None:
-            seen(context, name, online=uplink.presence.online)
-        if uplink.reported is not None:
-            _reported(context, device, uplink.reported)
-    return ()
+        of_device: dict[str, list[Heard]] = {}
+        for one in heard:
+            of_device.setdefault(one.device, []).append(one)
+        batches: list[tuple[str, TelemetryBatch]] = []
+        asked: list[tuple[str, Downlink]] = []
+        for name, all_of_it in of_device.items():
+            device = context.store.devices.get(name)
+            if device is None and any(one.uplink is not None for one in all_of_it):
+                strangers.note(context, name)
+            if device is not None and not device.revoked:
+                device = _one_device(context, device, all_of_it)
+                of_it = _batches(context, device, all_of_it)
+                batches += of_it
+                if of_it and (device.reported is None or not device.online):
+                    asked.append((name, _asks_for_report(context)))
+        acks = context.store.telemetry.ingest_many(batches)
+    # One ack a device and outbox: the last says the most.
+    last = {(name, ack.outbox): ack for (name, _), ack in zip(batches, acks, strict=True)}
+    return (*asked, *((name, Downlink(ack=ack)) for (name, _), ack in last.items()))
 
 
-def seen(context: Context, name: str, *, online: bool) -> None:
-    """A device came or went."""
-    device = context.store.devices.get(name)
-    if device is not None:
-        changed = replace(device, online=online, last_seen=context.clock())
-        context.store.devices.put(changed)
+def _asks_for_report(context: Context) -> Downlink:
+    """For a device that sends samples and counts as away: what it said was lost on the way."""
+    deadline = int((context.clock() + REPORT_WITHIN_S) * 1e9)
+    command = Command(id=context.new_id(), kind=CommandKind.REPORT, deadline_unix_ns=deadline)
+    return Downlink(command=command)
+
+
+def _one_device(context: Context, known: fleet.Device, heard: Sequence[Heard]) -> fleet.Device:
+    """Presence and reports of one device, in order; its record is written once."""
+    device, now = known, context.clock()
+    for one in heard:
+        presence = one.uplink.presence if one.uplink is not None else None
+        online = one.up if presence is None else presence.online
+        if online is not None:
+            device = replace(device, online=online, last_seen=now)
+        reported = one.uplink.reported if one.uplink is not None else None
+        if reported is not None and _is_stale(device.reported, reported):
+            log.info("action=stale_report_dropped device=%s", device.name)
+        elif reported is not None:
+            device = replace(device, reported=reported, online=True, last_seen=now)
+    if device.reported is not known.reported and device.reported is not None:
+        return _reported(context, known, device, device.reported)
+    if device != known:
+        context.store.devices.put(device)
+    return device
+
+
+def _batches(
+    context: Context, device: fleet.Device, heard: Sequence[Heard]
+) -> list[tuple[str, TelemetryBatch]]:
+    found = []
+    for one in heard:
+        batch = one.uplink.telemetry if one.uplink is not None else None
+        if batch is None:
+            continue
+        if any(len(c.values) != len(batch.wall_unix_ns) for c in batch.columns.values()):
+            # No sending again mends it.
+            log.warning("action=batch_refused device=%s reason=ragged_columns", device.name)
+            continue
+        placed_now = placed(batch, context.clock())
+        found.append((device.name, replace(placed_now, tags=_tags(device, batch.tags))))
+    return found
 
 
 def offline(context: Context, name: str) -> None:
@@ -61,38 +120,36 @@ def offline(context: Context, name: str) -> None:
         context.store.devices.put(replace(device, online=False))
 
 
-def _telemetry(
-    context: Context, device: fleet.Device, batch: TelemetryBatch
-) -> tuple[Downlink, ...]:
-    """The ack leaves after the commit: it names only what is synced to disk."""
-    known = replace(placed(batch, context.clock()), tags=_tags(device, batch.tags))
-    try:
-        ack = context.store.telemetry.ingest(device.name, known)
-    except ValueError as error:  # columns of different lengths: no sending again mends it
-        log.warning("action=batch_refused device=%s reason=%s", device.name, error)
-        return ()
-    return (Downlink(ack=ack),)
-
-
 def _tags(device: fleet.Device, said: Mapping[str, str]) -> Mapping[str, str]:
     """The device's tags, with what is known of it here; it cannot speak for another profile."""
     variant, slots = said.get("variant", ""), device.reported.slots if device.reported else ()
-    releases = [s.release for s in slots if s.slot == said.get("slot") and s.variant == variant]
+    releases = [
+        slot.release
+        for slot in slots
+        if slot.slot == said.get("slot")
+        and variant in (slot.variant, *(rung.variant for rung in slot.ladder))
+    ]
     return {**said, "profile": device.profile, "release": releases[0] if releases else ""}
 
 
-def _reported(context: Context, device: fleet.Device, reported: ReportedState) -> None:
-    if _is_stale(device.reported, reported):
-        log.info("action=stale_report_dropped device=%s", device.name)
-        return
-    before = device.reported.fingerprint if device.reported else None
-    updated = replace(device, reported=reported, online=True, last_seen=context.clock())
-    if before is None or not device.profile or before.hardware != reported.fingerprint.hardware:
-        updated = _matched(context, updated, reported.fingerprint)
-    context.store.devices.put(updated)
+def _reported(
+    context: Context, known: fleet.Device, device: fleet.Device, reported: ReportedState
+) -> fleet.Device:
+    """Keep a report, and what is new in it."""
+    catching_up.on_report(context, known, reported)
+    before = known.reported
+    seen_before = before.fingerprint if before else None
+    moved = seen_before is None or seen_before.hardware != reported.fingerprint.hardware
+    if moved or not device.profile:
+        device = _matched(context, device, reported.fingerprint)
+    context.store.devices.put(device)
+    old = {r.deployment: r for r in before.deployments} if before else {}
     for report in reported.deployments:
-        _deployment(context, device.name, report)
-    _studies(context, device.name, reported.studies_done)
+        if old.get(report.deployment) != report:
+            _deployment(context, device.name, report)
+    done_before = set(before.studies_done) if before else set()
+    _studies(context, device.name, tuple(s for s in reported.studies_done if s not in done_before))
+    return device
 
 
 def _is_stale(known: ReportedState | None, said: ReportedState) -> bool:
@@ -118,7 +175,10 @@ def _matched(context: Context, device: fleet.Device, seen_now: Fingerprint) -> f
 
 def _deployment(context: Context, name: str, report: DeploymentReport) -> None:
     known = context.store.deployments.get(report.deployment)
-    if known is None or known.device != name:
+    if known is None:
+        catching_up.on_unknown(context, name, report)
+        return
+    if known.device != name:
         return
     if known.outcome is not None and report.outcome in (None, known.outcome):
         return  # what the controller ended (by a deadline, say) yields to the device's word only

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from controller.domain import fleet, plan
 from controller.domain.fleet import RolloutState
-from controller.domain.rollout import View, is_target
+from controller.domain.rollout import View, group, is_target, key_of
 from controller.store.base import Store
 
 
@@ -24,17 +24,37 @@ class Held:
     deployments: dict[str, fleet.Deployment]  # device -> its newest
     next_at: float = 0.0
     stirred: bool = True
+    _groups: dict[str, dict[str, fleet.Device]] | None = None  # targets by cohort
 
     def view(self, now: float) -> View:
         """What a decision looks at."""
+        if self._groups is None:
+            made = group(self.targets.values())
+            self._groups = {key: {d.name: d for d in members} for key, members in made.items()}
         return View(
             rollout=self.rollout, targets=tuple(self.targets.values()),
             deployments=self.deployments, now=now,
+            grouped={key: tuple(members.values()) for key, members in self._groups.items()},
         )  # fmt: skip
+
+    def put(self, device: fleet.Device) -> None:
+        """A device as it is now."""
+        known, self.targets[device.name] = self.targets.get(device.name), device
+        key = key_of(device)
+        if known is None or key != key_of(known):
+            self._groups = None  # whole cohorts are in another order now
+        elif self._groups is not None:
+            self._groups[key][device.name] = device
+
+    def drop(self, name: str) -> None:
+        """A device that it is not for any more."""
+        del self.targets[name]
+        self._groups = None
 
     def rest(self, now: float) -> None:
         """Nothing is to be done until something is written, or one of these moments comes."""
-        made, moments = self.rollout, []
+        made = self.rollout
+        moments = [made.windows_end] if made.windows_end else []
         for deployment in self.deployments.values():
             if deployment.outcome is None:
                 moments.append(deployment.created_at + made.deadline_s)
@@ -91,9 +111,9 @@ class Looks:
             known = held.targets.get(name)
             if device is not None and fits:
                 held.stirred |= known is None or _differs(known, device)
-                held.targets[name] = device
+                held.put(device)
             elif known is not None:
-                del held.targets[name]
+                held.drop(name)
                 held.stirred = True
 
     def _deployment(self, found: fleet.Deployment) -> None:
@@ -155,9 +175,9 @@ def _differs(before: fleet.Device, after: fleet.Device) -> bool:
     if (before.reported is None) != (after.reported is None):
         return True
     then, now = before.reported, after.reported
-    told = then is not None and now is not None and (then.slots, then.fingerprint) != (
-        now.slots, now.fingerprint,
-    )  # fmt: skip
+    told = then is not None and now is not None and (
+        then.slots, then.fingerprint, then.understands, then.time_zone,
+    ) != (now.slots, now.fingerprint, now.understands, now.time_zone)  # fmt: skip
     still = replace(
         before, last_seen=after.last_seen, generation=after.generation, reported=after.reported,
         desired_key=after.desired_key,

@@ -85,7 +85,15 @@ def _fingerprint(board: Board) -> Fingerprint:
 
 
 def fill(store: Store, members: list[SimDevice], now: float) -> fleet.Release:
-    """Enrol the devices, and keep the release as if it had been fitted, chosen and approved."""
+    """Devices as if enrolled, and the release."""
+    with store.transaction():
+        for device in members:
+            store.devices.add(fleet.Device(name=device.name, enrolled_at=now, serial="1"))
+    return fill_release(store, now)
+
+
+def fill_release(store: Store, now: float) -> fleet.Release:
+    """Keep the release as if it had been fitted, chosen and approved."""
     cohort = fleet.Cohort(profile="generic-x86_64", hardware="sha256:0", stack="sha256:0")
     made = tuple(variant(name, MODEL.id) for name in (RUNNING, NEW))
     job = fleet.FitJob(
@@ -101,6 +109,4 @@ def fill(store: Store, members: list[SimDevice], now: float) -> fleet.Release:
         store.models.add(MODEL)
         store.jobs.add(job)
         store.releases.add(release)
-        for device in members:
-            store.devices.add(fleet.Device(name=device.name, enrolled_at=now, serial="1"))
     return release

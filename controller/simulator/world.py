@@ -100,12 +100,12 @@ class World:
             self.turn()
             made = self.store.rollouts.get(made.id) or made
             if made.state in OVER and at_end is None:
-                at_end = result_of(self.controller, made, self.wanted, self.now - made.created_at)
+                at_end = result_of(self._context, made, self.wanted, self.now - made.created_at)
             if at_end is not None and not self.store.deployments.find(
                 rollout=made.id, outcome=None
             ):
                 break
-        found = at_end or result_of(self.controller, made, self.wanted, self.now - made.created_at)
+        found = at_end or result_of(self._context, made, self.wanted, self.now - made.created_at)
         return replace(
             found, wall_seconds=time.perf_counter() - began,
             still_open=len(self.store.deployments.find(rollout=made.id, outcome=None)),

@@ -14,7 +14,7 @@ Implementations (`memory`, `sql`) pass one contract suite. Constraints they keep
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
@@ -71,6 +71,14 @@ class Telemetry(Protocol):
         """
         ...
 
+    def ingest_many(self, batches: Sequence[tuple[str, TelemetryBatch]]) -> tuple[Ack, ...]:
+        """`ingest` for batches of several devices in one transaction; an ack for each.
+
+        Raises:
+            ValueError: one has columns of different lengths; none is stored.
+        """
+        ...
+
     def latest(
         self, device: str, column: str, limit: int, since_s: float = 0.0
     ) -> tuple[tuple[float, float], ...]:
@@ -114,6 +122,8 @@ class Store(Protocol):
     @property
     def tokens(self) -> Collection[fleet.Token]: ...
     @property
+    def operators(self) -> Collection[fleet.Operator]: ...
+    @property
     def models(self) -> Collection[fleet.ModelVersion]: ...
     @property
     def jobs(self) -> Collection[fleet.FitJob]: ...
@@ -143,6 +153,7 @@ class Store(Protocol):
 KEYS: Mapping[type, str] = {
     fleet.Device: "name",
     fleet.Token: "hash",
+    fleet.Operator: "name",
     fleet.ModelVersion: "id",
     fleet.FitJob: "id",
     fleet.StudyRecord: "id",
@@ -158,6 +169,7 @@ KEYS: Mapping[type, str] = {
 INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Device: ("profile", "revoked"),
     fleet.Token: ("used_by",),
+    fleet.Operator: ("hash",),
     fleet.ModelVersion: ("name", "digest"),
     fleet.FitJob: ("model", "status"),
     fleet.StudyRecord: ("device", "kind", "done_at"),

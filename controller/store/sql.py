@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Engine, event, func, literal_column
+from sqlalchemy import Connection, Engine, bindparam, event, func, literal_column
+from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
 from controller.domain import fleet
-from controller.errors import Conflict, UserError
+from controller.domain.lease import Lease
+from controller.errors import Conflict, LeaseLost, UserError
+from controller.store import lease
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
 from controller.store.migrations import migrate
 from controller.store.session import Session
@@ -26,10 +30,18 @@ from controller.store.telemetry_sql import SqlTelemetry, add_functions
 from fitment.core import plain
 
 R = TypeVar("R")
+_LEASE = (col(SettingRow.tenant) == "", col(SettingRow.key) == lease.KEY)
+
+
+KNOWN = 20_000
+"""Documents of each type whose record is kept beside them, so that they are not read again."""
 
 
 class SqlCollection(Generic[R]):
-    """Records of one type in their table."""
+    """Records of one type in their table.
+
+    Statements are built once: building one takes longer than SQLite does to run it.
+    """
 
     def __init__(self, session: Session, tenant: str, kind: type[R]) -> None:
         self._session = session
@@ -38,35 +50,46 @@ class SqlCollection(Generic[R]):
         self._table = SQLModel.metadata.tables[str(ROWS[kind].__tablename__)]
         self._mine = self._table.c.tenant == tenant
         self._told: list[Callable[[str], None]] = []
+        self._known: OrderedDict[str, tuple[str, R]] = OrderedDict()
+        same = (self._mine, self._table.c.key == bindparam("same"))
+        self._get = select(self._table.c.document).where(*same)
+        self._update = update(self._table).where(*same)
+        self._insert = insert(self._table)
+        self._add = upsert(self._table).on_conflict_do_nothing()
+        self._finds: dict[tuple[str, ...], Any] = {}
 
     def get(self, key: str) -> R | None:
-        query = select(self._table.c.document).where(self._mine, self._table.c.key == key)
         with self._session.transaction() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else self._read(row[0])
+            row = connection.execute(self._get, {"same": key}).first()
+        return None if row is None else self._read(key, row[0])
 
     def put(self, record: R) -> None:
         values = self._values(record)
         self._tell(values["key"])
-        same = (self._mine, self._table.c.key == values["key"])
         with self._session.transaction() as connection:
-            changed = connection.execute(update(self._table).where(*same).values(**values))
+            changed = connection.execute(self._update, {**values, "same": values["key"]})
             if changed.rowcount == 0:
-                connection.execute(insert(self._table).values(**values))
+                connection.execute(self._insert, values)
+        self._know(values["key"], values["document"], record)
 
     def add(self, record: R) -> None:
         values = self._values(record)
         self._tell(values["key"])
         with self._session.transaction() as connection:
-            if self.get(str(values["key"])) is not None:
+            if connection.execute(self._add, values).rowcount == 0:
                 raise Conflict(f"{self._kind.__name__} '{values['key']}' is there already")
-            connection.execute(insert(self._table).values(**values))
 
     def find(self, **equal: object) -> tuple[R, ...]:
-        query = select(self._table.c.document).where(self._mine, *self._wanted(equal))
+        check_filters(self._kind, equal)
+        names = tuple(sorted(equal))
+        if names not in self._finds:
+            wanted = [self._table.c[name] == bindparam(f"the_{name}") for name in names]
+            found = select(self._table.c.key, self._table.c.document).where(self._mine, *wanted)
+            self._finds[names] = found.order_by(self._table.c.position)
+        values = {f"the_{name}": as_text(equal[name]) for name in names}
         with self._session.transaction() as connection:
-            rows = connection.execute(query.order_by(self._table.c.position)).all()
-        return tuple(self._read(row[0]) for row in rows)
+            rows = connection.execute(self._finds[names], values).all()
+        return tuple(self._read(row[0], row[1]) for row in rows)
 
     def watch(self, told: Callable[[str], None]) -> None:
         self._told.append(told)
@@ -86,15 +109,18 @@ class SqlCollection(Generic[R]):
     ) -> tuple[tuple[int, R], ...]:
         place = self._table.c.position
         beyond = place < after if newest else place > after
+        # Without a filter SQLite would take an index that begins with the tenant and sort all of
+        # it; the sign keeps it to the order of the rows.
+        mine = self._mine if equal else literal_column("+tenant") == self._tenant
         query = (
-            select(place, self._table.c.document)
-            .where(self._mine, *self._wanted(equal), *([beyond] if after else []))
+            select(place, self._table.c.document, self._table.c.key)
+            .where(mine, *self._wanted(equal), *([beyond] if after else []))
             .order_by(place.desc() if newest else place)
             .limit(limit)
         )
         with self._session.transaction() as connection:
             rows = connection.execute(query).all()
-        return tuple((int(row[0]), self._read(row[1])) for row in rows)
+        return tuple((int(row[0]), self._read(row[2], row[1])) for row in rows)
 
     def tally(self, *by: str, **equal: object) -> Mapping[tuple[str, ...], int]:
         fields = {field.name for field in dataclasses.fields(self._kind)}  # type: ignore[arg-type]
@@ -121,8 +147,24 @@ class SqlCollection(Generic[R]):
             **indexed,
         }
 
-    def _read(self, document: str) -> R:
-        return plain.from_plain(self._kind, json.loads(document))
+    def _read(self, key: str, document: str) -> R:
+        """The record of a document; the one that was read or written before, if it is the same.
+
+        What decides is the text that the database gave, so nothing here can be out of date.
+        """
+        known = self._known.get(key)
+        if known is not None and known[0] == document:
+            self._known.move_to_end(key)
+            return known[1]
+        record = plain.from_plain(self._kind, json.loads(document))
+        self._know(key, document, record)
+        return record
+
+    def _know(self, key: str, document: str, record: R) -> None:
+        self._known[key] = (document, record)
+        self._known.move_to_end(key)
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
 
 
 class SqlStore:
@@ -134,6 +176,7 @@ class SqlStore:
         session = self._session = Session(self._engine)
         self.devices = SqlCollection(session, tenant, fleet.Device)
         self.tokens = SqlCollection(session, tenant, fleet.Token)
+        self.operators = SqlCollection(session, tenant, fleet.Operator)
         self.models = SqlCollection(session, tenant, fleet.ModelVersion)
         self.jobs = SqlCollection(session, tenant, fleet.FitJob)
         self.studies = SqlCollection(session, tenant, fleet.StudyRecord)
@@ -162,6 +205,29 @@ class SqlStore:
             if connection.execute(changed).rowcount == 0:
                 row = {"tenant": self.tenant, "key": key, "value": value}
                 connection.execute(insert(SettingRow).values(**row))
+
+    def fence(self, number: int) -> None:
+        """From now on nothing is committed once another lease than this has been taken.
+
+        The look at the lease and the commit are one: who takes it needs the lock that is held.
+        """
+
+        def check(connection: Connection) -> None:
+            row = connection.execute(select(SettingRow.value).where(*_LEASE)).first()
+            if row is None or lease.decode(str(row[0])).number != number:
+                raise LeaseLost("another controller acts on this database; nothing was changed")
+
+        self._session.before_commit = check
+
+    def swap_lease(self, before: Lease, after: Lease) -> bool:
+        """Renew, or give back; says if it was still as ``before``."""
+        held = (*_LEASE, col(SettingRow.value) == lease.encode(before))
+        changed = update(SettingRow).where(*held).values(value=lease.encode(after))
+        try:
+            with self._session.transaction() as connection:
+                return connection.execute(changed).rowcount > 0
+        except LeaseLost:
+            return False
 
     def close(self) -> None:
         self._engine.dispose()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from controller.domain.telemetry import (
@@ -59,10 +59,16 @@ class MemoryTelemetry:
         self._armed = False
         self._before: _Before | None = None
 
+    def ingest_many(self, batches: Sequence[tuple[str, TelemetryBatch]]) -> tuple[Ack, ...]:
+        for _, batch in batches:
+            _check(batch)
+        found = [self.ingest(device, batch) for device, batch in batches]
+        last = {(device, ack.outbox): ack for (device, _), ack in zip(batches, found, strict=True)}
+        return tuple(last[device, batch.outbox] for device, batch in batches)
+
     def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
         self._change()
-        if any(len(c.values) != len(batch.wall_unix_ns) for c in batch.columns.values()):
-            raise ValueError("a telemetry batch has columns of different lengths")
+        _check(batch)
         held = self._outboxes.get((device, batch.outbox), _Outbox())
         batches = held.batches
         if batch.sequence > held.forgotten and batch.sequence not in batches:
@@ -192,3 +198,8 @@ def _without_empty(outbox: _Outbox) -> _Outbox:
     ]  # fmt: skip
     left = {number: kept for number, kept in outbox.batches.items() if number not in gone}
     return replace(outbox, batches=left, forgotten=max([outbox.forgotten, *gone]))
+
+
+def _check(batch: TelemetryBatch) -> None:
+    if any(len(c.values) != len(batch.wall_unix_ns) for c in batch.columns.values()):
+        raise ValueError("a telemetry batch has columns of different lengths")

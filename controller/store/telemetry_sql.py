@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, func, text
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlmodel import SQLModel, col, delete, insert, select, update
+from sqlmodel import SQLModel, col, delete, select, update
 
 from controller.domain.telemetry import (
     Held,
@@ -22,26 +21,21 @@ from controller.domain.telemetry import (
     Period,
     Query,
     Rollup,
-    is_reading,
     origin_of,
     rolled,
 )
-from controller.store.base import contiguous
+from controller.store import telemetry_intake
 from controller.store.session import Session
 from controller.store.tables import (
     FORGETTABLE,
     NOT_ROLLED,
     BatchRow,
-    OutboxRow,
     RollupRow,
     SampleRow,
     TallyRow,
 )
 from fitment.core.telemetry import Ack, TelemetryBatch
 
-_INSERT_SAMPLES = (
-    "INSERT INTO sample (batch, tenant, device, quantity, wall_s, value) VALUES (?, ?, ?, ?, ?, ?)"
-)
 _ADD_ROLLUPS = (
     "INSERT INTO rollup (tenant, period, start_s, quantity, device, profile, variant,"
     ' "release", count, least, most, total, sketch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'
@@ -49,10 +43,6 @@ _ADD_ROLLUPS = (
     " DO UPDATE SET count = count + excluded.count, least = min(least, excluded.least),"
     " most = max(most, excluded.most), total = total + excluded.total,"
     " sketch = add_sketches(sketch, excluded.sketch)"
-)
-_ADD_TALLY = (
-    "INSERT INTO tally (tenant, name, value) VALUES (?, ?, ?)"
-    " ON CONFLICT (tenant, name) DO UPDATE SET value = value + excluded.value"
 )
 _PERIODS = {Keep.HOUR: Period.HOUR, Keep.DAY: Period.DAY}
 
@@ -87,77 +77,12 @@ class SqlTelemetry:
         self._tenant = tenant
 
     def ingest(self, device: str, batch: TelemetryBatch) -> Ack:
-        if any(len(c.values) != len(batch.wall_unix_ns) for c in batch.columns.values()):
-            raise ValueError("a telemetry batch has columns of different lengths")
-        mine = self._in_outbox(device, batch.outbox)
-        there = select(BatchRow.id).where(*mine, col(BatchRow.sequence) == batch.sequence)
+        (ack,) = self.ingest_many(((device, batch),))
+        return ack
+
+    def ingest_many(self, batches: Sequence[tuple[str, TelemetryBatch]]) -> tuple[Ack, ...]:
         with self._session.transaction() as connection:
-            before, forgotten = self._outbox(connection, device, batch.outbox)
-            if batch.sequence > forgotten and connection.execute(there).first() is None:
-                self._write(connection, device, batch)
-            floor = max(batch.first_available, before + 1)
-            known = select(BatchRow.sequence).where(*mine, col(BatchRow.sequence) >= floor)
-            acked = contiguous({int(row[0]) for row in connection.execute(known)}, floor)
-            if acked > before:
-                self._acked(connection, device, batch.outbox, acked)
-            if acked > before + 1 or not batch.wall_unix_ns:
-                self._drop_empty(connection, device, batch.outbox, acked)
-        return Ack(outbox=batch.outbox, sequence=acked)
-
-    def _outbox(self, connection: Connection, device: str, outbox: str) -> tuple[int, int]:
-        """Up to which sequence it was acknowledged, and up to which it was forgotten."""
-        query = select(OutboxRow.acked, OutboxRow.forgotten).where(
-            col(OutboxRow.tenant) == self._tenant,
-            col(OutboxRow.device) == device,
-            col(OutboxRow.outbox) == outbox,
-        )
-        row = connection.execute(query).first()
-        return (int(row[0]), int(row[1])) if row else (-1, -1)
-
-    def _acked(self, connection: Connection, device: str, outbox: str, acked: int) -> None:
-        row = {"tenant": self._tenant, "device": device, "outbox": outbox}
-        connection.execute(
-            upsert(OutboxRow)
-            .values(**row, acked=acked, forgotten=-1)
-            .on_conflict_do_update(index_elements=list(row), set_={"acked": acked})
-        )
-
-    def _drop_empty(self, connection: Connection, device: str, outbox: str, acked: int) -> None:
-        """Batches without rows are known by a number alone, once all before them are settled."""
-        empty = (
-            *self._in_outbox(device, outbox),
-            col(BatchRow.rows) == 0,
-            col(BatchRow.sequence) <= acked,
-        )
-        last = connection.execute(select(func.max(BatchRow.sequence)).where(*empty)).scalar()
-        if last is None:
-            return
-        connection.execute(delete(BatchRow).where(*empty))
-        connection.execute(
-            update(OutboxRow)
-            .where(col(OutboxRow.tenant) == self._tenant, col(OutboxRow.device) == device)
-            .where(col(OutboxRow.outbox) == outbox, col(OutboxRow.forgotten) < last)
-            .values(forgotten=last)
-        )
-
-    def _write(self, connection: Connection, device: str, batch: TelemetryBatch) -> None:
-        count = len(batch.wall_unix_ns)
-        head = {
-            "tenant": self._tenant, "device": device, "outbox": batch.outbox,
-            "sequence": batch.sequence, "rows": count, "boot_id": batch.boot_id,
-            "tags": json.dumps(dict(batch.tags)), "rolled": int(not count),
-            "newest_s": max(batch.wall_unix_ns, default=0) / 1e9,
-        }  # fmt: skip
-        made = connection.execute(insert(BatchRow).values(**head)).inserted_primary_key
-        assert made is not None
-        rows = [
-            (made[0], self._tenant, device, name, wall / 1e9, value if is_reading(value) else None)
-            for name, column in batch.columns.items()
-            for wall, value in zip(batch.wall_unix_ns, column.values, strict=True)
-        ]
-        if rows:
-            connection.exec_driver_sql(_INSERT_SAMPLES, rows)
-        self._tally(connection, {"rows": count, "rows_ever": count})
+            return telemetry_intake.ingest(connection, self._tenant, batches)
 
     def latest(
         self, device: str, column: str, limit: int, since_s: float = 0.0
@@ -311,15 +236,7 @@ class SqlTelemetry:
         return {str(name): int(value) for name, value in connection.execute(query)}
 
     def _tally(self, connection: Connection, more: dict[str, int]) -> None:
-        rows = [(self._tenant, name, value) for name, value in more.items()]
-        connection.exec_driver_sql(_ADD_TALLY, rows)
-
-    def _in_outbox(self, device: str, outbox: str) -> tuple[Any, Any, Any]:
-        return (
-            col(BatchRow.tenant) == self._tenant,
-            col(BatchRow.device) == device,
-            col(BatchRow.outbox) == outbox,
-        )
+        telemetry_intake.tally(connection, self._tenant, more)
 
 
 def add_functions(connection: Any) -> None:

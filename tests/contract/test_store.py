@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from controller.domain import fleet
+from controller.domain.roles import Role
 from controller.domain.telemetry import Held, Keep, Origin, Period, Query, Rollup, pooled
 from controller.errors import Conflict
 from controller.store import open_store
 from controller.store.base import INDEXED, KEYS, Store
+from controller.store.memory import MemoryStore
 from fitment.core.deployment import BundleRef, DeploymentState, Outcome, StudyKind
 from fitment.core.fingerprint import Facet, Fingerprint
 from fitment.core.telemetry import Column, TelemetryBatch
@@ -34,6 +37,9 @@ STUDY = fleet.StudyRecord(
 RECORDS = {
     "devices": DEVICE,
     "tokens": fleet.Token(hash="k", created_at=1.0, expires_at=2.0),
+    "operators": fleet.Operator(
+        name="k", role=Role.VIEWER, hash="sha256:h", created_at=1.0, expires_at=2.0
+    ),
     "models": fleet.ModelVersion(
         id="k", name="m", version="1", digest="d", snapshot="/s", registered_at=1.0,
         budget=fleet.Budget(accuracy_drop_max=0.01), profile_budgets={"pi5": fleet.Budget()},
@@ -204,6 +210,34 @@ def test_acks_name_the_highest_contiguous_sequence(
 ) -> None:
     acks = [store.telemetry.ingest("d", batch(s, first=first)) for s in sequences]
     assert (acks[-1].outbox, acks[-1].sequence) == ("o", acked)
+
+
+def test_many_batches_are_taken_as_one_after_the_other(store: Store) -> None:
+    """In whatever order and however often they come, and across devices and outboxes."""
+    chance, alone = random.Random(3), MemoryStore("alone")
+    coming = [
+        (f"d{chance.randrange(3)}", batch(chance.randrange(1, 12), outbox=chance.choice("op")))
+        for _ in range(120)
+    ]
+    acks: dict[tuple[str, str], int] = {}
+    while coming:
+        group, coming = coming[:7], coming[7:]
+        for (device, _), ack in zip(group, store.telemetry.ingest_many(group), strict=True):
+            acks[device, ack.outbox] = ack.sequence
+        for device, one in group:
+            last = alone.telemetry.ingest(device, one)
+        assert acks[group[-1][0], last.outbox] == last.sequence
+    assert store.telemetry.ingest_many(()) == ()
+    for device in ("d0", "d1", "d2"):
+        assert store.telemetry.count(device) == alone.telemetry.count(device) > 0
+    assert store.telemetry.held().rows_ever == alone.telemetry.held().rows_ever
+
+
+def test_one_ragged_batch_among_many_is_refused_with_all(store: Store) -> None:
+    ragged = replace(batch(1), columns={"a": Column(values=(1.0,))})
+    with pytest.raises(ValueError, match="different lengths"):
+        store.telemetry.ingest_many((("d", batch(1)), ("e", ragged)))
+    assert store.telemetry.count("d") == 0
 
 
 def test_a_batch_is_stored_once(store: Store) -> None:

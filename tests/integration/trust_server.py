@@ -19,13 +19,14 @@ import grpc
 from agent.jobs import Connection
 from controller.artifacts.blobs import FolderBlobs
 from controller.artifacts.deltas import Delta, Deltas
+from controller.artifacts.mirrors import Mirrors
 from controller.artifacts.packing import PackedBundle, bundle_ref, pack_into
 from controller.errors import FitmentError, NotFound, TrustError
 from controller.trust import Trust
 from controller.trust.tokens import hash_token, make_token
 from fitment.core import digest
 from fitment.core.bundle import BundleManifest, FileEntry, ReleaseManifest
-from fitment.core.deployment import Assignment, BundleRef
+from fitment.core.deployment import Assignment, BundleRef, Lesser
 from fitment.v1 import gateway_pb2, gateway_pb2_grpc
 
 CHUNK_BYTES = 16 * 1024
@@ -40,6 +41,7 @@ class Faults:
     busy_s: float | None = None
     status: grpc.StatusCode | None = None
     knows_deltas: bool = True
+    mirrors: Mirrors | None = None  # None: a controller from before there were any
     delta: Delta | None = None  # what it names, whatever was asked for
 
 
@@ -107,7 +109,10 @@ class Controller:
         self.trust.repository.add_bundles([(ref.target, self.blobs.path(ref.archive))])
         return ref
 
-    def assignment(self, ref: BundleRef, *, counter: int = 1, device: str = "cam-1") -> Assignment:
+    def assignment(
+        self, ref: BundleRef, *, counter: int = 1, device: str = "cam-1",
+        ladder: tuple[Lesser, ...] = (),
+    ) -> Assignment:  # fmt: skip
         """Approve a release of the bundle and make the order for it."""
         release = ReleaseManifest(
             release=f"r{counter}",
@@ -116,6 +121,7 @@ class Controller:
             slot="shoes",
             counter=counter,
             variants={"x86": ref.variant},
+            ladders={"x86": tuple(lesser.bundle.variant for lesser in ladder)},
         )
         target = self.trust.repository.approve(release)
         return Assignment(
@@ -127,6 +133,7 @@ class Controller:
             slot="shoes",
             counter=counter,
             bundle=ref,
+            ladder=ladder,
         )
 
     def stop(self) -> None:
@@ -212,6 +219,12 @@ class _Gateway(gateway_pb2_grpc.GatewayServicer):
         for data in c.faults.chunks(chunks) if c.faults.chunks else chunks:
             c.book.sent_bytes += len(data)
             yield gateway_pb2.FetchArtifactResponse(data=data, total_bytes=size)
+
+    def LocateArtifact(self, request: Any, context: Any) -> Any:
+        c = self._controller
+        if c.faults.mirrors is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        return gateway_pb2.LocateArtifactResponse(urls=c.faults.mirrors.urls(request.archive))
 
     def FindDelta(self, request: Any, context: Any) -> Any:
         c = self._controller

@@ -29,6 +29,7 @@ class ReleaseRequest:
     """``POST /v1/releases``."""
 
     model: str  # id, or name: its newest version
+    with_fallback: bool = False  # lesser variants below each choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class RolloutRequest:
     soak_s: float = 0.0
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
+    windows: tuple[str, ...] = ()  # "Mon-Fri 02:00 +2h Europe/Berlin"; empty: at any time
 
     def plan(self) -> RolloutPlan:
         """The part that the controller takes."""
@@ -52,6 +54,7 @@ class RolloutRequest:
             soak_s=self.soak_s,
             deadline_s=self.deadline_s,
             gate=self.gate,
+            windows=self.windows,
         )
 
 
@@ -79,7 +82,9 @@ def router(api: Api) -> APIRouter:
         return await once(
             api,
             request,
-            lambda: controller.create_release(controller.find_model(asked.model).id),
+            lambda: controller.create_release(
+                controller.find_model(asked.model).id, with_fallback=asked.with_fallback
+            ),
         )
 
     @routes.get("/releases/{key}", response_model=fleet.Release, openapi_extra=shows())

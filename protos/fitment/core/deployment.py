@@ -7,6 +7,7 @@ how it is, and nothing depends on either arriving exactly once.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fitment.core.fingerprint import Fingerprint
@@ -20,6 +21,7 @@ class DeploymentState(enum.Enum):
     FETCHING = "fetching"  # receiving the bundle
     VERIFYING = "verifying"  # signed metadata, digest, hardware, counter
     STAGING = "staging"  # unpacking into the spare slot
+    WAITING = "waiting"  # staged, and outside its maintenance windows
     CALIBRATING = "calibrating"  # fitting to the device's own data, when the release asks
     BENCHMARKING = "benchmarking"  # timing against the running variant
     JUDGING = "judging"  # measurement against gates
@@ -54,6 +56,14 @@ class StudyKind(enum.Enum):
 
     PROBE = "probe"  # time tiny graphs into a kernel table
     BENCHMARK = "benchmark"  # time one candidate variant
+
+
+class Pressure(enum.Enum):
+    """What a device may be short of; a lesser variant relieves some of it."""
+
+    HEAT = "heat"  # it is near the point at which its clocks are cut, or they are
+    BATTERY = "battery"  # it runs on what is left of a charge
+    MEMORY = "memory"  # tasks wait for memory, or little is left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +110,28 @@ class BundleRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A maintenance window as moments: seconds since the epoch (UTC), the end excluded."""
+
+    opens_unix: int
+    closes_unix: int
+
+
+UNDERSTANDS_WINDOWS = "windows"
+"""What an agent says that heeds `Assignment.windows`; an older one would switch at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesser:
+    """One rung below the chosen variant: what serves when that one may not, or cannot."""
+
+    bundle: BundleRef
+    relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
+    portable: bool = False  # plain floating point: for the day the chosen one no longer runs
+    reason: str = ""  # why it is on the ladder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """One variant for one slot of one device: the payload that the director signs."""
 
@@ -117,6 +149,9 @@ class Assignment:
     deadline_s: float = 3600.0  # for the whole deployment
     step_deadline_s: float = 600.0  # for each state
     trial_s: float = 1.0
+    windows: tuple[Span, ...] = ()  # when it may switch, in order, apart; empty: at any time
+    ladder: tuple[Lesser, ...] = ()  # rungs 1, 2, …; the chosen variant is rung 0
+    throttle_c: float | None = None  # at which this class of device cuts its clocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +189,19 @@ class DesiredState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RungReport:
+    """One lesser variant as the device holds it."""
+
+    rung: int  # from 1
+    variant: str
+    name: str = ""
+    portable: bool = False
+    ready: bool = False  # it is there and has answered the goldens, on this stack
+    reason: str = ""  # why it is on the ladder, or why it is not ready
+    p50_ms: float | None = None  # measured on this device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReport:
     """What one slot of the device holds and serves."""
 
@@ -167,6 +215,10 @@ class SlotReport:
     integer_coverage: float | None = None
     serving: bool = False
     checked_stack: str = ""  # stack hash under which it was last checked
+    ladder: tuple[RungReport, ...] = ()  # lesser variants; empty when the release names none
+    rung: int = 0  # that serves; 0 is the variant above
+    rung_since_unix: float = 0.0  # by the device's clock; 0: it was never another
+    rung_reason: str = ""  # why that one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +261,7 @@ class ReportedState:
 
     boot_id: str
     agent_version: str
-    observed_generation: int
+    observed_generation: int  # the highest that it ever saw; orders of a lower one are taken too
     fingerprint: Fingerprint
     slots: tuple[SlotReport, ...] = ()
     deployments: tuple[DeploymentReport, ...] = ()
@@ -217,3 +269,6 @@ class ReportedState:
     supervisor_anonymous_bytes: int | None = None
     supervisor_pss_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    time_zone: str = ""  # IANA name; empty: the device says none
+    understands: tuple[str, ...] = ()  # parts of orders that an older agent would not heed
+    metadata_versions: Mapping[str, int] = field(default_factory=dict)  # role -> trusted version

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from controller.compress import evidence, golden
+from controller.compress import evidence, golden, statistics
 from controller.errors import FitError
 
 
@@ -21,7 +21,7 @@ from controller.errors import FitError
     ],
 )
 def test_wilson(right: int, count: int, low: float, high: float) -> None:
-    assert evidence.wilson(right, count) == pytest.approx((low, high), abs=5e-5)
+    assert statistics.wilson(right, count) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:
@@ -30,7 +30,7 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
     found = evidence.interval(
         lambda o, a: (o.argmax(1) == a).mean(), outputs, labels, 5 / 6, seed=0
     )
-    assert found == evidence.wilson(5, 6)
+    assert found == statistics.wilson(5, 6)
 
 
 def test_any_other_metric_gets_a_seeded_bootstrap() -> None:
@@ -73,3 +73,14 @@ def test_goldens_leave_out_what_cannot_be_told() -> None:
 def test_a_variant_that_is_never_sure_is_refused() -> None:
     with pytest.raises(FitError, match="only 0 of 30"):
         golden.choose(np.zeros((30, 1)), np.ones((30, 2)), np.ones((30, 2)), scheme="fp32")
+
+
+@pytest.mark.parametrize(
+    ("guard", "said"),
+    [(0.9371, False), (0.9480, False), (0.9620, True)],
+    ids=["alike", "chance", "remembered"],
+)
+def test_a_guard_set_that_was_trained_on_is_noticed(*, guard: float, said: bool) -> None:
+    note = evidence.flattered(guard, 0.9371, evidence.wilson(9371, 10_000))
+    assert bool(note) is said
+    assert not said or "96.20 % of the guard inputs" in note

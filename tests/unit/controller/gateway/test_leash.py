@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 
 import pytest
 
 from controller.gateway import leash
 
+LIMITS = ["/bin/sh", "-c", "echo $(ulimit -Sn) $(ulimit -Hn)"]
 WHO = ["/bin/sh", "-c", "echo $(id -u) $(id -g) $$"]
 
 
@@ -16,6 +18,17 @@ def test_the_program_takes_the_place_of_the_launcher() -> None:
     started = subprocess.Popen(leash.command(WHO), stdout=subprocess.PIPE, text=True)
     said, _ = started.communicate(timeout=20)
     assert said.split() == [str(os.getuid()), str(os.getgid()), str(started.pid)]
+
+
+def test_it_may_open_as_many_files_as_is_allowed_at_all() -> None:
+    own = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, own[1]))
+    try:
+        started = subprocess.Popen(leash.command(LIMITS), stdout=subprocess.PIPE, text=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, own)
+    told, _ = started.communicate(timeout=20)
+    assert told.split() == [str(own[1])] * 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -9,6 +9,7 @@ import pytest
 
 from controller.domain.fleet import JobStatus
 from controller.errors import NotFound
+from controller.reconcile.ingest import Heard
 from controller.reconcile.rolling import RolloutPlan
 from controller.testing import bundle, fingerprint
 from fitment.core.deployment import (
@@ -19,7 +20,7 @@ from fitment.core.deployment import (
 )
 from fitment.core.fingerprint import Facet
 from fitment.core.link import Uplink
-from fitment.core.telemetry import Column, Presence, TelemetryBatch
+from fitment.core.telemetry import Column, CommandKind, Presence, TelemetryBatch
 
 
 def batch(values: tuple[float, ...]) -> TelemetryBatch:
@@ -221,3 +222,48 @@ def test_a_report_that_was_overtaken_is_dropped(world: Any) -> None:
     world.controller.on_uplink("a", Uplink(reported=rebooted))
     assert world.store.devices.get("a").reported == rebooted, "a new boot may know less"
     assert twin.online
+
+
+def test_a_device_that_counts_as_away_and_sends_samples_is_asked_to_report(world: Any) -> None:
+    """A broker that ran full has lost what it said when it came."""
+    twin = world.join("a")
+    world.controller.on_link_down("a")
+    command, ack = world.controller.on_uplink("a", Uplink(telemetry=batch((0.5,))))
+    assert command.command.kind is CommandKind.REPORT
+    assert ack.ack.sequence == 1
+    world.controller.on_uplink("a", Uplink(reported=replace(twin_report(world), notes=("here",))))
+    assert world.store.devices.get("a").online
+    (answer,) = world.controller.on_uplink("a", Uplink(telemetry=batch((0.5,))))
+    assert answer.ack is not None
+    assert twin.online
+
+
+def twin_report(world: Any) -> Any:
+    return world.store.devices.get("a").reported
+
+
+def test_of_several_reports_at_once_the_last_counts_unless_it_was_overtaken(world: Any) -> None:
+    world.join("a")
+    known = replace(twin_report(world), observed_generation=5)
+    newer = replace(known, observed_generation=7, notes=("newer",))
+    older = replace(known, observed_generation=6, notes=("overtaken",))
+    heard = [Heard(device="a", uplink=Uplink(reported=said)) for said in (known, newer, older)]
+    world.controller.on_heard(heard)
+    assert twin_report(world) == newer
+    assert world.store.devices.get("a").generation > 7, "it has seen more than we remember"
+
+
+def test_many_devices_are_taken_in_as_if_one_after_the_other(world: Any) -> None:
+    for name in ("a", "b"):
+        world.join(name)
+    world.controller.revoke("b")
+    heard = [
+        Heard(device=name, uplink=Uplink(telemetry=batch(values)))
+        for name in ("a", "b", "nobody")
+        for values in ((0.5,), (0.5, 0.6))
+    ]
+    ((name, answer),) = world.controller.on_heard(heard)
+    assert (name, answer.ack.sequence) == ("a", 1)
+    assert world.controller.on_heard([Heard(device=n, up=False) for n in ("a", "nobody")]) == ()
+    assert world.store.telemetry.count("a") == 1
+    assert not world.store.devices.get("a").online

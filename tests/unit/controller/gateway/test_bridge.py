@@ -1,0 +1,137 @@
+"""What comes while the engine is busy is taken in together, and one bad message harms no other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from controller.errors import Temporary
+from controller.gateway import bridge
+from controller.gateway.bridge import Bridge
+from controller.gateway.memory import MemoryLink
+from controller.reconcile.ingest import Heard
+from fitment.core.link import Downlink, Uplink
+from fitment.core.telemetry import Ack, Presence, TelemetryBatch
+
+ONLINE = Uplink(presence=Presence(online=True, boot_id="b"))
+
+
+def telemetry(sequence: int) -> Uplink:
+    batch = TelemetryBatch(
+        outbox="o", sequence=sequence, first_available=1, boot_id="b", monotonic_ns=(),
+        wall_unix_ns=(),
+    )  # fmt: skip
+    return Uplink(telemetry=batch)
+
+
+class OneThread:
+    """An engine without ticks: a thread, and a gate that holds it up."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(max_workers=1)
+        self.calls = 0
+        self.stopped = False
+
+    def call(self, fn: Any) -> Future[Any]:
+        if self.stopped:
+            raise Temporary("the engine has stopped")
+        self.calls += 1
+        return self.pool.submit(fn)
+
+    def wait(self) -> None:
+        """Until what was asked for so far, and what that asked for, is done."""
+        calls = -1
+        while calls != self.calls:
+            calls = self.calls
+            self.pool.submit(lambda: None).result(20)
+
+
+class Controller:
+    """Remembers what it was handed; cannot stand the device ``bad``."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Heard]] = []
+        self.taken: list[Heard] = []
+
+    def on_heard(self, heard: Sequence[Heard]) -> tuple[tuple[str, Downlink], ...]:
+        self.batches.append(list(heard))
+        if any(one.device == "bad" for one in heard):
+            raise RuntimeError("a bad record")
+        self.taken += heard
+        return tuple((one.device, Downlink(ack=Ack(outbox="o", sequence=1))) for one in heard)
+
+
+def made() -> tuple[Bridge, OneThread, Controller, MemoryLink]:
+    engine, controller, link = OneThread(), Controller(), MemoryLink()
+    return Bridge(engine, controller, link), engine, controller, link
+
+
+def test_what_waits_is_taken_in_together_and_in_order() -> None:
+    between, engine, controller, _link = made()
+    hold = threading.Event()
+    engine.call(lambda: hold.wait(20))
+    for number in range(3):
+        between.on_online(f"d{number}")
+        between.on_up(f"d{number}", ONLINE)
+    between.on_offline("d0")
+    hold.set()
+    engine.wait()
+    assert len(controller.batches) == 1
+    assert [one.device for one in controller.taken] == ["d0", "d0", "d1", "d1", "d2", "d2", "d0"]
+    assert [one.up for one in controller.taken] == [True, None, True, None, True, None, False]
+
+
+def test_one_bad_message_keeps_no_other_out(caplog: pytest.LogCaptureFixture) -> None:
+    between, engine, controller, _link = made()
+    hold = threading.Event()
+    engine.call(lambda: hold.wait(20))
+    for name in ("d0", "bad", "d1"):
+        between.on_up(name, ONLINE)
+    hold.set()
+    engine.wait()
+    assert [one.device for one in controller.taken] == ["d0", "d1"]
+    assert "action=uplink_failed device=bad" in caplog.text
+
+
+def test_a_flood_is_taken_in_parts_with_room_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a tick would wait for as long as devices keep talking."""
+    monkeypatch.setattr(bridge, "TOGETHER", 2)
+    between, engine, controller, _link = made()
+    hold = threading.Event()
+    engine.call(lambda: hold.wait(20))
+    for number in range(5):
+        between.on_up(f"d{number}", ONLINE)
+    seen: list[int] = []
+    engine.call(lambda: seen.append(len(controller.taken)))
+    hold.set()
+    engine.wait()
+    assert [len(batch) for batch in controller.batches] == [2, 2, 1]
+    assert seen == [2], "what was asked for meanwhile came after the first part"
+
+
+def test_when_too_much_waits_telemetry_goes_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bridge, "WAITING_MOST", 3)
+    between, engine, controller, _link = made()
+    hold = threading.Event()
+    engine.call(lambda: hold.wait(20))
+    for number in range(1, 6):
+        between.on_up("d", telemetry(number))
+    between.on_offline("d")
+    hold.set()
+    engine.wait()
+    sequences = [h.uplink.telemetry.sequence for h in controller.taken if h.uplink is not None]  # type: ignore[union-attr]
+    assert (sequences, controller.taken[-1].up) == ([1, 2, 3], False)
+    assert "action=telemetry_dropped batches=2" in caplog.text
+
+
+def test_after_the_engine_nobody_minds() -> None:
+    between, engine, controller, _link = made()
+    engine.stopped = True
+    between.on_up("d", ONLINE)
+    assert controller.batches == []
