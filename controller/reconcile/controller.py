@@ -98,12 +98,11 @@ class Controller:
         Returns:
             What to answer, and whom; desired states are published beside it.
         """
-        answers = ingest.take_in(self.context, heard)
-        came = {one.device for one in heard if one.up}
+        taken = ingest.take_in(self.context, heard)
         said = {h.device for h in heard if h.uplink is not None and h.uplink.telemetry is None}
         self._look |= said
-        desired.publish_to(self.context, sorted(came | said), again=came)
-        return answers
+        desired.publish_to(self.context, sorted(taken.came | said), again=taken.came)
+        return taken.answers
 
     def on_measurement(
         self,

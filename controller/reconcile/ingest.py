@@ -41,8 +41,16 @@ class Heard:
     up: bool | None = None  # it listens now, or is gone
 
 
-def take_in(context: Context, heard: Sequence[Heard]) -> tuple[tuple[str, Downlink], ...]:
-    """Take in what came, in one transaction; returns what to answer, for after the commit.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What came of it; both for after the commit."""
+
+    answers: tuple[tuple[str, Downlink], ...]
+    came: frozenset[str]  # devices that listen again
+
+
+def take_in(context: Context, heard: Sequence[Heard]) -> Taken:
+    """Take in what came, in one transaction.
 
     Of several reports of a device the last counts: each says all there is, so those before it are
     as good as lost on the way.
@@ -53,10 +61,13 @@ def take_in(context: Context, heard: Sequence[Heard]) -> tuple[tuple[str, Downli
             of_device.setdefault(one.device, []).append(one)
         batches: list[tuple[str, TelemetryBatch]] = []
         asked: list[tuple[str, Downlink]] = []
+        came = {one.device for one in heard if one.up}
         for name, all_of_it in of_device.items():
             device = context.store.devices.get(name)
             if device is not None and not device.revoked:
-                device = _one_device(context, device, all_of_it)
+                known, device = device, _one_device(context, device, all_of_it)
+                if device.online and not known.online:
+                    came.add(name)  # also by a report alone: what said so before may be lost
                 of_it = _batches(context, device, all_of_it)
                 batches += of_it
                 if of_it and (device.reported is None or not device.online):
@@ -64,7 +75,8 @@ def take_in(context: Context, heard: Sequence[Heard]) -> tuple[tuple[str, Downli
         acks = context.store.telemetry.ingest_many(batches)
     # One ack a device and outbox: the last says the most.
     last = {(name, ack.outbox): ack for (name, _), ack in zip(batches, acks, strict=True)}
-    return (*asked, *((name, Downlink(ack=ack)) for (name, _), ack in last.items()))
+    acked = ((name, Downlink(ack=ack)) for (name, _), ack in last.items())
+    return Taken(answers=(*asked, *acked), came=frozenset(came))
 
 
 def _asks_for_report(context: Context) -> Downlink:

@@ -238,6 +238,18 @@ def test_a_device_that_counts_as_away_and_sends_samples_is_asked_to_report(world
     assert twin.online
 
 
+def test_a_report_alone_tells_that_a_device_is_back(world: Any) -> None:
+    """What said so before it may be lost; it has missed what was desired all the same."""
+    world.join("a")
+    report = twin_report(world)
+    world.controller.on_link_down("a")
+    world.published.clear()
+    world.controller.on_uplink("a", Uplink(reported=report))
+    assert world.published == ["a"]
+    world.controller.on_uplink("a", Uplink(reported=report))
+    assert world.published == ["a"], "it has not been away"
+
+
 def twin_report(world: Any) -> Any:
     return world.store.devices.get("a").reported
 
