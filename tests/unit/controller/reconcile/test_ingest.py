@@ -283,7 +283,7 @@ def test_an_end_counts_also_where_an_older_report_comes_after_it(world: Any) -> 
             (DeploymentState.TRIAL, None), (DeploymentState.IDLE, Outcome.FAILED),
         )
     )  # fmt: skip
-    report = replace(twin_report(world), observed_generation=1)
+    report = twin_report(world)
     said = [replace(report, deployments=(one,)) for one in (ended, under_way)]
     world.controller.on_heard([Heard(device="a", uplink=Uplink(reported=r)) for r in said])
     assert world.store.deployments.get(made.id).outcome is Outcome.FAILED
