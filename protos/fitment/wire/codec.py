@@ -146,11 +146,13 @@ def _reader(hint: Any, field: FieldDescriptor) -> _Read:
         return lambda message: {key: item(part) for key, part in value(message).items()}
     if _is_repeated(field):
         item = _item(typing.get_args(hint)[0], field)
+        if item is _as_it_is:
+            return lambda message: tuple(value(message))
         return lambda message: tuple(map(item, value(message)))
     item = _item(inner, field)
     if field.has_presence and inner is not hint:
         return lambda message: item(value(message)) if message.HasField(name) else None
-    return lambda message: item(value(message))
+    return value if item is _as_it_is else lambda message: item(value(message))
 
 
 def _item(kind: Any, field: FieldDescriptor) -> _Read:
