@@ -8,9 +8,9 @@ LOCK := deploy/locks/main.txt
 STAMP := $(VENV)/.fitment-installed
 # Extra arguments for installing torch, for machines whose index has a CPU build elsewhere.
 TORCH_ARGS ?=
-# One after the other; `make test TEST_WORKERS=2` takes about half the time, and each file's tests
-# stay together.
-TEST_WORKERS ?= 0
+# Tests of parts run side by side, each file's together; 0 runs them one after the other. Tests of the
+# whole always do: they start a fleet each, and time it.
+TEST_WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export OMP_NUM_THREADS ?= 2
@@ -56,7 +56,8 @@ lint: $(STAMP)
 	@echo "== generated code"; $(BIN)/python protos/generate.py --check
 
 test: setup lint
-	@echo "== tests"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	@echo "== tests of parts"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/e2e
+	@echo "== tests of the whole"; $(BIN)/python -m pytest tests/e2e
 
 lock: $(VENV)/bin/python
 	@echo "== Locking what is installed now"

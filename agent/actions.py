@@ -17,6 +17,7 @@ from agent.desk import Desk
 from agent.domain import plan, verdict
 from agent.domain.events import Event
 from agent.domain.record import Checked, DeploymentRecord, SlotFacts
+from agent.domain.rungs import parted
 from agent.jobs import (
     BenchmarkJob,
     BenchmarkResult,
@@ -125,7 +126,12 @@ def _verify(desk: Desk, record: DeploymentRecord) -> Next:
     return Job(
         worker="verify",
         job=orders.verify(
-            desk, record.order, order.bundle, kind="assignment", lowest_counter=lowest
+            desk,
+            record.order,
+            order.bundle,
+            kind="assignment",
+            lowest_counter=lowest,
+            rung=record.rung,
         ),
     )
 
@@ -203,10 +209,11 @@ def skip_calibration(record: DeploymentRecord, reason: str) -> Answer:
 
 
 def _benchmark(desk: Desk, record: DeploymentRecord) -> Next:
-    facts = desk.journal.slot(record.assignment.slot)
+    # A rung is timed beside the variant that it stands in for.
+    facts = desk.journal.slot(parted(record.assignment.slot)[0])
     # What does not run here cannot be timed either, and is what this is to take the place of.
     runs = facts.last_good and facts.golden_ok is not False
-    baseline = _folder(desk, record, facts.last_good) if runs else None
+    baseline = desk.slots.folder(facts.slot, facts.last_good) if runs else None
     job = BenchmarkJob(
         result="",
         id=record.id,
@@ -265,6 +272,7 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
     """
     order, checked = record.assignment, record.checked
     calibration = record.calibration
+    latency = record.measurement.latency if record.measurement else None
     facts = SlotFacts(
         slot=order.slot,
         variant=order.bundle.variant,
@@ -276,6 +284,11 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
         golden_ok=checked.golden_ok if checked else None,
         integer_coverage=checked.integer_coverage if checked else None,
         checked_stack=checked.stack if checked else "",
+        p50_ms=latency.p50_ms if latency else None,
+        ladder=order.ladder,
+        deployment=order.deployment if order.ladder else "",
+        order=record.order if order.ladder else None,
+        throttle_c=order.throttle_c if order.ladder else None,
     )
     desk.slots.switch(order.slot, record.folder)
     desk.slots.write_facts(facts)

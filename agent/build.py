@@ -23,6 +23,7 @@ from agent.identity import Identity
 from agent.journal import Journal, open_journal
 from agent.loop import Parts, Supervisor
 from agent.runner import ProcessRunner
+from agent.sensors import Strain
 from agent.slots import Slots
 from agent.telemetry import sample_device
 from agent.transport.link import AgentLink
@@ -59,7 +60,7 @@ def supervisor(load: Callable[[], Settings], *, file: Path | None = None) -> Ite
         slots = Slots(folders.slots)
         journal = open_journal(folders.journal)
         restore_slots(journal, slots)
-        sockets = settings.sockets or folders.serving
+        sockets, strain = settings.sockets or folders.serving, Strain()
         yield Supervisor(
             Parts(
                 clock=SystemClock(),
@@ -74,6 +75,7 @@ def supervisor(load: Callable[[], Settings], *, file: Path | None = None) -> Ite
                 boot_id=boot_id,
                 jitter=random.random,
                 sample=lambda root: {**sample_device(root), **served.columns(sockets)},
+                sense=lambda root, throttle_c: strain.read(root, throttle_c=throttle_c),
                 floor_unix=EARLIEST_UNIX,
             )
         )

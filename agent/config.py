@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from agent.domain.ladder import Limits
 from agent.errors import ConfigError
 from agent.hardware import HardwareSettings
 from agent.jobs import RuntimeOptions, ServingOptions
+from agent.ladder import LadderSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,6 +44,7 @@ class Settings:
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     serving: ServingOptions = field(default_factory=ServingOptions)
+    ladder: LadderSettings = field(default_factory=LadderSettings)
     sockets: Path | None = None  # folder of serving's sockets; None: ``serve`` in the data folder
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder of .npy files
 
@@ -80,6 +83,15 @@ _TABLES: Final[Mapping[str, Mapping[str, _Kind]]] = {
         "max_waiting": _Kind.WHOLE,
         "max_message_bytes": _Kind.WHOLE,
         "input_statistics_every": _Kind.WHOLE,
+    },
+    "ladder": {
+        "interval_s": _Kind.NUMBER,
+        "throttle_c": _Kind.NUMBER,
+        "battery_percent": _Kind.NUMBER,
+        "memory_stall_percent": _Kind.NUMBER,
+        "memory_available_percent": _Kind.NUMBER,
+        "dwell_s": _Kind.NUMBER,
+        "calm_s": _Kind.NUMBER,
     },
 }
 _SAMPLES: Final = "samples"
@@ -220,11 +232,51 @@ def _settings(
             root=hardware.get("root", "/"), emulates=hardware.get("emulates", "")
         ),
         serving=ServingOptions(**serving),
+        ladder=_ladder(document["ladder"]),
         sockets=Path(sockets) if sockets else None,
         samples=samples,
     )
     _check(settings)
     return settings
+
+
+def _ladder(table: Mapping[str, Any]) -> LadderSettings:
+    """Each limit to leave keeps its distance from the one to enter that was set."""
+    usual = Limits()
+    battery = table.get("battery_percent", usual.battery_enter_percent)
+    stall = table.get("memory_stall_percent", usual.stall_enter_percent)
+    share = table.get("memory_available_percent", 100 * usual.available_enter_share) / 100
+    limits = Limits(
+        battery_enter_percent=battery,
+        battery_leave_percent=battery + usual.battery_leave_percent - usual.battery_enter_percent,
+        stall_enter_percent=stall,
+        stall_leave_percent=stall * usual.stall_leave_percent / usual.stall_enter_percent,
+        available_enter_share=share,
+        available_leave_share=share + usual.available_leave_share - usual.available_enter_share,
+        dwell_s=table.get("dwell_s", usual.dwell_s),
+        calm_s=table.get("calm_s", usual.calm_s),
+    )
+    return LadderSettings(
+        interval_s=table.get("interval_s", LadderSettings().interval_s),
+        throttle_c=table.get("throttle_c"),
+        limits=limits,
+    )
+
+
+def _check_ladder(ladder: LadderSettings) -> None:
+    limits = ladder.limits
+    if not ladder.interval_s > 0:
+        raise ConfigError("[ladder] interval_s must be more than 0")
+    if limits.dwell_s < 0 or limits.calm_s < 0:
+        raise ConfigError("[ladder] dwell_s and calm_s cannot be below 0")
+    shares = (
+        ("battery_percent", limits.battery_enter_percent),
+        ("memory_stall_percent", limits.stall_enter_percent),
+        ("memory_available_percent", 100 * limits.available_enter_share),
+    )
+    for name, value in shares:
+        if not 0 <= value <= 100:
+            raise ConfigError(f"[ladder] {name} must be from 0 to 100, not {value:g}")
 
 
 def _check(settings: Settings) -> None:
@@ -235,6 +287,7 @@ def _check(settings: Settings) -> None:
     if settings.options.threads < 1:
         raise ConfigError("[runtime] threads must be at least 1")
     _check_serving(settings.serving)
+    _check_ladder(settings.ladder)
     if settings.memory_bytes is not None and settings.memory_bytes < 1:
         raise ConfigError("memory_bytes must be more than 0; leave it out for no limit")
 

@@ -6,6 +6,7 @@ that was begun and not noted, and every step may be done again.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,13 +16,14 @@ from typing import Any
 from agent import orders
 from agent.actions import ACTIONS, Again, Answer, Job, Next, classify, finish, skip_calibration
 from agent.desk import Desk
-from agent.domain import transitions
+from agent.domain import rungs, transitions
 from agent.domain.events import Event
 from agent.domain.record import DeploymentRecord
 from agent.errors import SlotError
 from agent.jobs import WorkerFailure
 from agent.journal import KEPT_KNOWN
 from agent.runner import Finished, Runner, Running
+from fitment.core import plain
 from fitment.core.deployment import Assignment, Outcome, SignedPayload
 from fitment.core.deployment import DeploymentState as State
 
@@ -102,10 +104,22 @@ class Deployer:
             log.warning("action=mend slot=%s deployment=%s", slot, order.deployment)
             record = DeploymentRecord(
                 order=old.order, assignment=replace(order, deployment=f"{base}{_MENDS}{number}"),
-                mends=True, started_at_s=desk.now_s, state_entered_at_s=desk.now_s,
+                mends=True, rung=old.rung, started_at_s=desk.now_s, state_entered_at_s=desk.now_s,
             )  # fmt: skip
             self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=desk.now_s))
             return
+
+    def prepare(self, desk: Desk, slot: str, rung: int) -> None:
+        """Begin the deployment of a lesser variant of what a slot holds; there must be none."""
+        facts = desk.journal.slot(slot)
+        if facts.order is None:
+            return
+        order = plain.from_plain(Assignment, json.loads(facts.order.payload))
+        log.info("action=prepare slot=%s rung=%d", slot, rung)
+        record = rungs.deployment(
+            facts, facts.order, order, rung, desk.journal.known(), now_s=desk.now_s
+        )
+        self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=desk.now_s))
 
     def refuse(self, desk: Desk, order: SignedPayload, assignment: Assignment, reason: str) -> None:
         """End a deployment before it begins."""

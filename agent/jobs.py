@@ -117,6 +117,7 @@ class VerifyJob:
     metadata_dir: str  # where TUF keeps what it trusts
     rebuilt: bool = False  # ``archive_path`` is a tar that was rebuilt from a delta
     lowest_counter: int = 0  # of this slot; a release below it is refused
+    rung: int = 0  # of an assignment's ladder: the file is this one's bundle
     now_unix: float | None = None  # floor of trusted time when the clock is behind it
     limits: Limits = field(default_factory=Limits)
 

@@ -115,6 +115,18 @@ class Journal:
         rows = self._all("SELECT record FROM deployments ORDER BY sequence DESC LIMIT ?", (limit,))
         return tuple(_load(DeploymentRecord, row[0]) for row in rows)
 
+    def told_again(self, asked: Iterable[str]) -> tuple[DeploymentRecord, ...]:
+        """Those of ``asked`` that have ended and whose end the controller once knew."""
+        rows = [
+            row
+            for deployment in sorted(asked)
+            for row in self._all(
+                "SELECT record FROM deployments WHERE id = ? AND state = ?",
+                (deployment, DeploymentState.IDLE.value),
+            )
+        ]
+        return tuple(_load(DeploymentRecord, row[0]) for row in rows)
+
     def known(self) -> frozenset[str]:
         """Ids of all deployments that were seen here and are remembered."""
         return frozenset(row[0] for row in self._all("SELECT id FROM deployments"))
@@ -139,6 +151,11 @@ class Journal:
                 " facts = excluded.facts",
                 (facts.slot, _dump(facts)),
             )
+
+    def drop_slot(self, slot: str) -> None:
+        """Forget a slot that is gone."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM slots WHERE slot = ?", (slot,))
 
     # Studies and what waits to be handed in
 
@@ -212,6 +229,17 @@ class Journal:
                 " value = excluded.value",
                 (name, value),
             )
+
+    def see_generation(self, generation: int) -> None:
+        """A desired state came. One that is lower than before is of a restored controller."""
+        last = int(self.setting("generation", "0"))
+        if generation < last:
+            self.save_setting("generation_seen", str(self.highest_generation()))
+        self.save_setting("generation", str(generation))
+
+    def highest_generation(self) -> int:
+        """Of all desired states that ever came."""
+        return max(int(self.setting(name, "0")) for name in ("generation", "generation_seen"))
 
     def rows(self, query: str, arguments: Iterable[Any] = ()) -> list[Any]:
         """Read for the outbox, which shares the file."""

@@ -24,6 +24,7 @@ from agent.errors import AgentError
 from agent.identity import Identity, connection
 from agent.jobs import Limits, Setting
 from agent.journal import Journal
+from agent.ladder import Ladders, Sense
 from agent.outbox import Outbox
 from agent.rechecks import Rechecks
 from agent.renewal import Renewal
@@ -94,6 +95,7 @@ class Parts:
     boot_id: str
     jitter: Callable[[], float]  # 0..1
     sample: Callable[[str], Mapping[str, float]]
+    sense: Sense
     floor_unix: float = 0.0  # of the build: no true clock is before it
 
 
@@ -116,6 +118,7 @@ class Supervisor:
         self._studies = Studies(runner, jitter)
         self._rechecks = Rechecks(runner, jitter)
         self._submissions = Submissions(runner, jitter)
+        self._ladders = Ladders(parts.sense)
         self._renewal = Renewal(
             runner, jitter, identity=parts.identity, wall_unix=parts.clock.wall_unix_s
         )
@@ -161,6 +164,10 @@ class Supervisor:
                 self._parts.journal.save_setting("boot_id", self._parts.boot_id)
             self._deployer.resume(desk)
             self._resumed = True
+        self._dirty |= self._ladders.tick(
+            desk, self._parts.settings.settings.ladder, moved=self._replan,
+            wall_unix_s=self._parts.clock.wall_unix_s(),
+        )  # fmt: skip
         self._decide(desk)
         moved = self._work(desk)
         self._sample(desk)
@@ -215,7 +222,7 @@ class Supervisor:
         if downlink.desired is not None:
             desired = downlink.desired
             self._orders = plan.decode(desired)
-            self._parts.journal.save_setting("generation", str(desired.generation))
+            self._parts.journal.see_generation(desired.generation)
             self._telemetry.interval_s = max(0.1, desired.telemetry_interval_s)
             self._link.jitter_s = max(0.0, desired.reconnect_jitter_s)
             self._dirty = self._replan = True
@@ -331,14 +338,24 @@ class Supervisor:
         elif isinstance(step, plan.Start):
             self._studies.pause()  # a deployment does not wait for a study's transfer
             self._deployer.start(desk, step.order, step.assignment)
-        elif isinstance(step, plan.Mend):
-            self._deployer.mend(desk, step.slot)
+        elif isinstance(step, plan.Mend | plan.Prepare | plan.Clear):
+            self._keep_slots(desk, step)
         elif isinstance(step, plan.Refuse):
             self._deployer.refuse(desk, step.order, step.assignment, step.reason)
         elif isinstance(step, plan.BeginStudy):
             self._studies.start(desk, step.order, step.study)
         else:
             self._studies.drop(desk)
+
+    def _keep_slots(self, desk: Desk, step: plan.Mend | plan.Prepare | plan.Clear) -> None:
+        """What the device does of its own accord for what was committed."""
+        if isinstance(step, plan.Mend):
+            self._deployer.mend(desk, step.slot)
+        elif isinstance(step, plan.Prepare):
+            self._deployer.prepare(desk, step.slot, step.rung)
+        else:
+            desk.slots.remove(step.slot)
+            desk.journal.drop_slot(step.slot)
 
     # Act
 
@@ -365,7 +382,9 @@ class Supervisor:
     def _remember_latency(self) -> None:
         record = self._deployer.record
         measured = record.measurement if record is not None else None
-        if record is not None and measured is not None and measured.latency is not None:
+        if record is None or record.rung:  # a rung's own run tells nothing of what serves
+            return
+        if measured is not None and measured.latency is not None:
             self._last = LastRun(
                 slot=record.assignment.slot, variant=measured.bundle, p50_ms=measured.latency.p50_ms
             )
@@ -375,6 +394,7 @@ class Supervisor:
     def _sample(self, desk: Desk) -> None:
         self._telemetry.tick(
             self._link, online=self._online, root=desk.setting.root, last=self._last,
+            serves=lambda: reporting.serves(desk.journal.slots(), self._ladders.stood),
             now_s=desk.now_s, wall_unix_s=self._parts.clock.wall_unix_s(),
         )  # fmt: skip
 
@@ -386,7 +406,8 @@ class Supervisor:
         self._dirty = False
         state = reporting.build(
             desk, fingerprint, self._deployer.record,
-            boot_id=self._parts.boot_id, notes=self._notes(),
+            asked=self._orders.deployments() if self._orders is not None else frozenset(),
+            boot_id=self._parts.boot_id, notes=self._notes(), stood=self._ladders.stood,
         )  # fmt: skip
         if state != self._reported:
             self._link.send(Uplink(reported=reporting.with_memory(state)))

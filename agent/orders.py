@@ -43,8 +43,9 @@ def forget(desk: Desk, bundle: BundleRef) -> None:
 
 
 def verify(
-    desk: Desk, order: SignedPayload, bundle: BundleRef, *, kind: str, lowest_counter: int = 0
-) -> VerifyJob:
+    desk: Desk, order: SignedPayload, bundle: BundleRef, *, kind: str, lowest_counter: int = 0,
+    rung: int = 0,
+) -> VerifyJob:  # fmt: skip
     """Check an order and its transport file."""
     keys, path = desk.folders.keys, received(desk, bundle)
     return VerifyJob(
@@ -59,6 +60,7 @@ def verify(
         trusted_root=str(keys / "tuf_root.json"),
         metadata_dir=str(desk.folders.metadata),
         lowest_counter=lowest_counter,
+        rung=rung,
         now_unix=desk.floor_unix or None,
     )
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from agent import trusted
 from agent.desk import Desk
+from agent.domain import rungs
+from agent.domain.ladder import Health
 from agent.domain.plan import QUARANTINE_AFTER
 from agent.domain.record import DeploymentRecord, SlotFacts
+from agent.ladder import Stood
 from agent.sensors import process_memory
+from agent.telemetry import Serves
 from fitment import __version__
 from fitment.core import digest
-from fitment.core.deployment import ReportedState, SlotReport
+from fitment.core.deployment import ReportedState, RungReport, SlotReport
 from fitment.core.fingerprint import Fingerprint
 
 STUDIES_REPORTED: Final = 32
@@ -23,28 +28,42 @@ _NOTES: Final = 24
 
 def build(
     desk: Desk, fingerprint: Fingerprint, active: DeploymentRecord | None, *,
-    boot_id: str, notes: Iterable[str],
+    boot_id: str, notes: Iterable[str], stood: Mapping[str, Stood],
+    asked: frozenset[str] = frozenset(),
 ) -> ReportedState:  # fmt: skip
-    """The state of now, without the supervisor's memory, which changes all the time."""
+    """The state of now, without the supervisor's memory, which changes all the time.
+
+    ``asked``: the deployments that the controller wishes for. Of those that ended long ago it is
+    told again how: it was restored from a backup, and would wait for them in vain.
+    """
     journal = desk.journal
     slots = journal.slots()
     studies = journal.studies()
-    records = [*journal.ended(), *([active] if active is not None else [])]
+    records = [*journal.ended(), *journal.told_again(asked)]
+    records += [active] if active is not None else []
     said = [
         *notes,
-        *(f"slot {facts.slot}: {facts.reason}" for facts in slots if facts.reason),
+        *(
+            f"slot {facts.slot}: {facts.reason}"
+            for facts in rungs.chosen_only(slots)
+            if facts.reason
+        ),
         *(f"study {study}: {note}" for study, note in studies.items() if note),
         *_quarantined(journal.quarantine()),
     ]
     return ReportedState(
         boot_id=boot_id,
         agent_version=__version__,
-        observed_generation=int(journal.setting("generation", "0")),
+        observed_generation=journal.highest_generation(),
         fingerprint=fingerprint,
-        slots=tuple(_slot(facts, desk.stack) for facts in slots),
+        slots=tuple(
+            _slot(facts, {s.slot: s for s in slots}, desk.stack, stood.get(facts.slot, Stood()))
+            for facts in rungs.chosen_only(slots)
+        ),
         deployments=tuple(record.report() for record in records),
         studies_done=tuple(studies)[-STUDIES_REPORTED:],
         notes=tuple(said)[-_NOTES:],
+        metadata_versions=trusted.versions(desk.folders.metadata),
     )
 
 
@@ -63,7 +82,38 @@ def serving(facts: SlotFacts, stack: str) -> bool:
     return bool(facts.variant) and facts.golden_ok is True and facts.checked_stack == stack
 
 
-def _slot(facts: SlotFacts, stack: str) -> SlotReport:
+def serves(slots: Iterable[SlotFacts], stood: Mapping[str, Stood]) -> dict[str, Serves]:
+    """By slot: the variant and the rung that serve now."""
+    found = {}
+    for facts in rungs.chosen_only(slots):
+        rung = stood.get(facts.slot, Stood()).rung
+        lesser = facts.ladder[rung - 1 : rung] if rung else ()
+        variant = lesser[0].bundle.variant if lesser else facts.variant
+        if variant:
+            found[facts.slot] = Serves(variant=variant, rung=rung, laddered=bool(facts.ladder))
+    return found
+
+
+def ladder(facts: SlotFacts, slots: Mapping[str, SlotFacts], stack: str) -> tuple[RungReport, ...]:
+    """The lesser variants of a slot, as they are held here."""
+    found = []
+    for number, (lesser, rung) in enumerate(
+        zip(facts.ladder, rungs.ladder(facts, slots, stack)[1:], strict=True), 1
+    ):
+        held = slots.get(rungs.rung_slot(facts.slot, number))
+        there = held is not None and held.variant == lesser.bundle.variant
+        found.append(
+            RungReport(
+                rung=number, variant=lesser.bundle.variant, name=lesser.bundle.name,
+                portable=lesser.portable, ready=rung.health is Health.GOOD,
+                reason=rung.why if rung.health is not Health.GOOD else lesser.reason,
+                p50_ms=held.p50_ms if held is not None and there else None,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _slot(facts: SlotFacts, slots: Mapping[str, SlotFacts], stack: str, stood: Stood) -> SlotReport:
     return SlotReport(
         slot=facts.slot,
         variant=facts.variant,
@@ -75,6 +125,10 @@ def _slot(facts: SlotFacts, stack: str) -> SlotReport:
         integer_coverage=facts.integer_coverage,
         serving=serving(facts, stack),
         checked_stack=facts.checked_stack,
+        ladder=ladder(facts, slots, stack),
+        rung=stood.rung,
+        rung_since_unix=stood.since_unix,
+        rung_reason=stood.reason,
     )
 
 

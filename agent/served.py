@@ -54,6 +54,7 @@ def flat(slot: str, stats: Mapping[str, Any]) -> dict[str, float]:
     found = {
         "requests": stats.get("requests"),
         "errors": stats.get("errors"),
+        "rung": stats.get("rung"),
         "latency_p50_ms": latency.get("p50_ms"),
         "latency_p99_ms": latency.get("p99_ms"),
         "samples_a_run": serving.get("samples", 0) / runs if runs else None,

@@ -4,7 +4,8 @@
 one that serves. A reader who follows the link sees the old bundle or the new one, whatever
 moment the power goes. The committed folder is never written to.
 
-``facts.json`` beside them says what was committed, so that a lost journal loses no counter.
+``facts.json`` beside them says what was committed, so that a lost journal loses no counter. While
+a lesser variant serves, ``slots/<slot>/rung`` leads to the link of the rung's own slot.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from agent import durable
+from agent.domain import rungs
 from agent.domain.plan import safe_name
 from agent.domain.record import SlotFacts
 from agent.errors import SlotError
@@ -27,6 +29,7 @@ from fitment.core.bundle import MANIFEST_NAME
 FOLDERS: Final = ("a", "b")
 ACTIVE: Final = "active"
 OVERLAY: Final = "overlay.json"
+RUNG: Final = "rung"
 _FACTS: Final = "facts.json"
 
 
@@ -90,6 +93,46 @@ class Slots:
             if self._slot(slot).is_dir():
                 durable.sync_folder(self._slot(slot))
 
+    def rung(self, slot: str) -> int:
+        """The rung that serves; 0 while there is no link to another."""
+        try:
+            target = os.readlink(self._slot(slot) / RUNG)  # noqa: PTH115 - the text itself is wanted
+        except OSError:
+            return 0
+        name, rung = rungs.parted(Path(target).parent.name)
+        return rung if name == slot else 0
+
+    def stand(self, slot: str, rung: int) -> None:
+        """Let a rung serve. Atomic and durable when it returns.
+
+        Raises:
+            SlotError: nothing is active in the rung's slot, or the disk refuses.
+        """
+        if self.rung(slot) == rung:
+            return
+        link = self._slot(slot) / RUNG
+        with _disk_errors(f"changing the rung of slot '{slot}'"):
+            if not rung:
+                durable.remove(link)
+                durable.sync_folder(link.parent)
+                return
+            name = rungs.rung_slot(slot, rung)
+            if not self.active(name):
+                raise SlotError(f"rung {rung} of slot '{slot}' holds nothing to serve")
+            durable.point(link, f"../{name}/{ACTIVE}")
+
+    def remove(self, slot: str) -> None:
+        """Take a rung's slot away with all that is in it; the one that serves stays.
+
+        Raises:
+            SlotError: it serves, or it is no rung's.
+        """
+        name, rung = rungs.parted(slot)
+        if not rung or self.rung(name) == rung:
+            raise SlotError(f"slot '{slot}' serves and is not taken away")
+        with _disk_errors(f"taking slot '{slot}' away"):
+            durable.remove_tree(self._slot(slot))
+
     def clear(self, slot: str, letter: str) -> None:
         """Empty a folder that does not serve.
 
@@ -146,7 +189,7 @@ class Slots:
         return SlotFacts(slot=slot, variant=variant, name=name, last_good=letter)
 
     def _slot(self, slot: str) -> Path:
-        if not safe_name(slot):
+        if not safe_name(rungs.parted(slot)[0]):
             raise SlotError(f"not a slot name: {slot!r}")
         return self._root / slot
 

@@ -47,7 +47,7 @@ def read(folders: Folders) -> Status:
 def _read(journal: Journal) -> Status:
     ((waiting,),) = journal.rows("SELECT count(*) FROM outbox")
     return Status(
-        observed_generation=int(journal.setting("generation", "0")),
+        observed_generation=journal.highest_generation(),
         slots=journal.slots(),
         deployments=tuple(record.report() for record in journal.history(_HISTORY)),
         telemetry_waiting=int(waiting),

@@ -33,6 +33,15 @@ class LastRun:
     p50_ms: float = math.nan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serves:
+    """What answers for one slot."""
+
+    variant: str
+    rung: int = 0
+    laddered: bool = False  # there are other rungs
+
+
 class Telemetry:
     """Takes a sample every interval and sends what is not acknowledged."""
 
@@ -60,13 +69,13 @@ class Telemetry:
 
     def tick(
         self, link: AgentLink, *, online: bool, root: str, last: LastRun,
-        now_s: float, wall_unix_s: float,
+        serves: Callable[[], Mapping[str, Serves]], now_s: float, wall_unix_s: float,
     ) -> None:  # fmt: skip
         """Sample when it is time, and send."""
         if now_s >= self._sampled_at_s + self.interval_s:
             self._sampled_at_s = now_s
-            columns = {**self._sample(root), "last_latency_p50_ms": last.p50_ms}
-            tags = {"slot": last.slot, "variant": last.variant} if last.variant else {}
+            columns, tags = tagged(last, serves())
+            columns = {**self._sample(root), **columns}
             self._outbox.append(
                 boot_id=self._boot_id, monotonic_ns=int(now_s * 1e9),
                 wall_unix_ns=int(wall_unix_s * 1e9), columns=columns, tags=tags,
@@ -90,6 +99,29 @@ class Telemetry:
 def resend_s(tries: int) -> float:
     """How long an ack may take, after so many times in a row that none came."""
     return min(RESEND_MOST_S, RESEND_S * 2.0 ** min(tries, 16))
+
+
+def tagged(last: LastRun, serves: Mapping[str, Serves]) -> tuple[dict[str, float], dict[str, str]]:
+    """Columns of the ladders, and tags that say which variant and rung a sample is of.
+
+    The tags ``slot``, ``variant`` and ``rung`` are of the slot that was measured last, or of the
+    only one. A measurement of another variant than serves is left out: rungs are not compared.
+    """
+    columns = {f"rung.{slot}": float(now.rung) for slot, now in serves.items() if now.laddered}
+    tags: dict[str, str] = {}
+    for slot, now in serves.items():
+        if now.laddered:
+            tags |= {f"{slot}.variant": now.variant, f"{slot}.rung": str(now.rung)}
+    slot = last.slot or (next(iter(serves)) if len(serves) == 1 else "")
+    variant, latency_ms = last.variant, last.p50_ms
+    if slot in serves and serves[slot].rung:
+        variant, latency_ms = serves[slot].variant, math.nan
+    elif slot and not variant and slot in serves:
+        variant = serves[slot].variant
+    if variant:
+        rung = serves[slot].rung if slot in serves else 0
+        tags |= {"slot": slot, "variant": variant, "rung": str(rung)}
+    return {**columns, "last_latency_p50_ms": latency_ms}, tags
 
 
 def sample_device(root: str) -> Mapping[str, float]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -18,25 +18,31 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from controller import seats
+from controller.artifacts import mirrors
 from controller.artifacts.blobs import FolderBlobs
 from controller.artifacts.deltas import Deltas
+from controller.backup import restore
 from controller.config import ANY_HOSTS, Settings
 from controller.dashboard import serving
-from controller.errors import Conflict
+from controller.errors import LeaseLost
 from controller.gateway.bridge import Bridge
 from controller.gateway.door import Door, Doorkeeper, open_door
 from controller.gateway.grpc import GrpcServers, ServerFiles
 from controller.gateway.grpc_enroll import EnrollService, Welcome
-from controller.gateway.grpc_gateway import GatewayService
+from controller.gateway.grpc_gateway import GatewayService, Stock
 from controller.gateway.http.api import Api
 from controller.gateway.http.app import make_app
 from controller.gateway.http.server import RestServer
 from controller.gateway.views import Addresses
+from controller.reconcile import recovery
 from controller.reconcile.context import Context, ReconcileSettings
 from controller.reconcile.controller import Controller
 from controller.reconcile.engine import Engine
 from controller.reconcile.fitrunner import WorkerFitRunner
-from controller.store import open_store
+from controller.reconcile.leasing import Keeper
+from controller.seats import DATABASE_NAME, TENANT
+from controller.store.sql import SqlStore
 from controller.trust import Trust
 from fitment.core import plain
 from fitment.core.link import Downlink
@@ -47,9 +53,6 @@ log = logging.getLogger(__name__)
 ADDRESSES_NAME = "controller.json"
 TOKEN_NAME = "operator.token"  # noqa: S105 - a file's name
 METRICS_TOKEN_NAME = "metrics.token"  # noqa: S105 - the same
-LOCK_NAME = "lock"
-DATABASE_NAME = "fitment.db"
-TENANT = "default"
 
 Ready = Callable[[Addresses], None]
 
@@ -62,6 +65,7 @@ class Wired:
     engine: Engine
     controller: Controller
     door: Door
+    keeper: Keeper
 
 
 class Server:
@@ -76,31 +80,50 @@ class Server:
         Raises:
             UserError: something in the settings cannot be had (a port, mosquitto).
             Conflict: another controller uses the data directory.
+            LeaseLost: another one took over.
         """
         asyncio.run(self._run(ready))
 
     async def _run(self, ready: Ready) -> None:
-        stopping = asyncio.Event()
+        stopping, waiting = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            stopping.set()
+            waiting.set()
+
+        def post(act: Callable[[], None]) -> None:
+            loop.call_soon_threadsafe(act)
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        async with started(self.settings) as wired:
-            ready(wired.addresses)
-            await stopping.wait()
-            log.info("action=stopping")
+            loop.add_signal_handler(number, stop)
+        with seats.DirectoryLock(self.settings.data_dir) as lock:
+            seat = await asyncio.to_thread(seats.take, self.settings, lock, waiting)
+            if seat is None:
+                return
+            async with started(self.settings, seat) as wired:
+                wired.keeper.tell(lambda: post(stop))
+                ready(wired.addresses)
+                await stopping.wait()
+                log.info("action=stopping")
+            if wired.keeper.lost:
+                raise LeaseLost(wired.keeper.lost)
 
 
 @contextlib.asynccontextmanager
-async def started(settings: Settings) -> AsyncIterator[Wired]:
+async def started(settings: Settings, seat: seats.Seat) -> AsyncIterator[Wired]:
     """Start everything; on leaving, end it in reverse, whatever had been started."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(locked(settings.data_dir))
         (settings.data_dir / ADDRESSES_NAME).unlink(missing_ok=True)  # of one that was killed
+        store = SqlStore(settings.data_dir.resolve() / DATABASE_NAME, TENANT)
+        keeper = stack.enter_context(seats.kept(store, seat))
         trust, notes = open_trust(settings)
-        relay = _Relay()
-        controller = _controller(settings, trust, relay)
-        stack.callback(controller.close)
-        engine = Engine(controller, tick_s=settings.tick_s)
+        trust.repository.before_signing = keeper.must_act
+        relay = _Relay(keeper.must_act)
+        controller = _controller(settings, store, trust, relay)
+        stack.callback(controller.context.fits.stop)
+        notes += _recovered(settings, controller)
+        engine = Engine(controller, tick_s=settings.tick_s, guard=keeper.check)
         engine.start()
         stack.callback(engine.stop)
 
@@ -109,13 +132,17 @@ async def started(settings: Settings) -> AsyncIterator[Wired]:
 
         door = await asyncio.to_thread(open_door, settings, trust.files, revoked)
         stack.callback(door.close)
-        base = _Base(settings=settings, trust=trust, engine=engine, controller=controller)
+        base = _Base(
+            settings=settings, trust=trust, engine=engine, controller=controller, keeper=keeper
+        )
         addresses = await _serve(stack, base, door=door, revoked=revoked, notes=notes)
         relay.publish = door.link.publish
         await asyncio.to_thread(door.link.start, Bridge(engine, controller, door.link))
         stack.callback(door.link.stop)
         stack.enter_context(_announced(settings.data_dir, addresses))
-        yield Wired(addresses=addresses, engine=engine, controller=controller, door=door)
+        yield Wired(
+            addresses=addresses, engine=engine, controller=controller, door=door, keeper=keeper
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +153,7 @@ class _Base:
     trust: Trust
     engine: Engine
     controller: Controller
+    keeper: Keeper
 
 
 async def _serve(
@@ -157,9 +185,9 @@ async def _serve(
         version=metadata.version("fitment"),
         notes=(*notes, *door.notes, *lacking),
     )
-    keeper = Doorkeeper(door, revoked, trust.files.crl)
+    doorkeeper = Doorkeeper(door, revoked, trust.files.crl)
     enroll = EnrollService(
-        base.engine, base.controller, welcome=_welcome(trust, addresses), let_in=keeper.look
+        base.engine, base.controller, welcome=_welcome(trust, addresses), let_in=doorkeeper.look
     )
     gateway = _gateway(base, door)
     await servers.start(base.engine, base.controller, enroll=enroll, gateway=gateway)
@@ -170,7 +198,9 @@ async def _serve(
         link=door.link.describe(),
         data_dir=settings.data_dir.resolve(),
         link_up=door.link.is_up,
-        shut_out=keeper.look,
+        shut_out=doorkeeper.look,
+        lease=lambda: base.keeper.held,
+        lost=lambda: base.keeper.lost,
     )
     tokens = operator_token(settings.data_dir), metrics_token(settings.data_dir)
     app: ASGIApp = make_app(api, *tokens)
@@ -187,28 +217,35 @@ def _gateway(base: _Base, door: Door) -> GatewayService:
         base.engine,
         base.controller,
         sessions=door.sessions,
-        blobs=blobs,
-        read_metadata=trust.repository.read,
+        stock=Stock(
+            blobs=blobs,
+            read_metadata=trust.repository.read,
+            deltas=Deltas(made, blobs, trust.repository.archive_of),
+            locate=mirrors.parse(base.settings.artifact_urls).urls,
+        ),
         ca_pem=trust.ca.certificate_pem,
-        deltas=Deltas(made, blobs, trust.repository.archive_of),
     )
 
 
 class _Relay:
     """Stands for the link until there is one: what is published before is published again."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_send: Callable[[], None]) -> None:
         self.publish: Callable[[str, Downlink], None] | None = None
+        self._may_send = may_send
 
     def __call__(self, device: str, downlink: Downlink) -> None:
+        self._may_send()
         if self.publish is not None:
             self.publish(device, downlink)
 
 
-def _controller(settings: Settings, trust: Trust, relay: _Relay) -> Controller:
+def _controller(
+    settings: Settings, store: SqlStore, trust: Trust, relay: _Relay
+) -> Controller:  # fmt: skip
     data_dir = settings.data_dir.resolve()
     context = Context(
-        store=open_store(f"sqlite:///{data_dir / DATABASE_NAME}", TENANT),
+        store=store,
         trust=trust,
         blobs=FolderBlobs(data_dir / "blobs"),
         profiles=all_profiles(),
@@ -224,6 +261,18 @@ def _controller(settings: Settings, trust: Trust, relay: _Relay) -> Controller:
         started_at=time.time(),
     )
     return Controller(context)
+
+
+def _recovered(settings: Settings, controller: Controller) -> tuple[str, ...]:
+    """What a first start on a restored directory has to do, and to say."""
+    place = settings.data_dir.resolve()
+    restored = restore.marker(place)
+    if restored is None:
+        return ()
+    origin = recovery.Origin(backup_at=restored.backup_at, was=Path(restored.was), now=place)
+    notes = recovery.begin(controller.context, origin)
+    restore.done(place)
+    return notes
 
 
 def _revoked(controller: Controller) -> frozenset[str]:
@@ -266,24 +315,6 @@ def _server_files(trust: Trust) -> ServerFiles:
     return ServerFiles(key=files.server_key, chain=files.server_certificate, ca=files.ca)
 
 
-@contextlib.contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory; the kernel lets go of it when this process ends, however.
-
-    Raises:
-        Conflict: another controller holds it.
-    """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (data_dir / LOCK_NAME).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"another controller uses {data_dir}; stop it, or choose another --data-dir"
-            ) from error
-        yield
-
-
 def operator_token(data_dir: Path) -> str:
     """The token that operators show; made at the first start, readable by the owner only."""
     return _kept_token(data_dir / TOKEN_NAME)
@@ -302,12 +333,13 @@ def _kept_token(path: Path) -> str:
 
 @contextlib.contextmanager
 def _announced(data_dir: Path, addresses: Addresses) -> Iterator[None]:
-    path = data_dir / ADDRESSES_NAME
-    _write(path, json.dumps(plain.to_plain(addresses), indent=2) + "\n")
+    path, text = data_dir / ADDRESSES_NAME, json.dumps(plain.to_plain(addresses), indent=2) + "\n"
+    _write(path, text)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if path.exists() and path.read_text() == text:  # not of one that took over
+            path.unlink()
 
 
 def _write(path: Path, text: str) -> None:

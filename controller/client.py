@@ -92,6 +92,10 @@ class Client:
     def revoke(self, name: str) -> fleet.Device:
         return self._post(fleet.Device, f"/v1/devices/{_part(name)}/revoke")
 
+    def readmit(self, name: str) -> fleet.Device:
+        """Put a device on record again that was enrolled after the backup."""
+        return self._post(fleet.Device, f"/v1/devices/{_part(name)}/readmit")
+
     def telemetry(
         self, name: str, column: str, limit: int = 20, since: float = 0.0
     ) -> TelemetryView:
@@ -157,8 +161,9 @@ class Client:
     def release(self, key: str) -> fleet.Release:
         return self._get(fleet.Release, f"/v1/releases/{_part(key)}")
 
-    def create_release(self, model: str) -> fleet.Release:
-        return self._post(fleet.Release, "/v1/releases", model=model)
+    def create_release(self, model: str, *, with_fallback: bool = False) -> fleet.Release:
+        more = {"with_fallback": True} if with_fallback else {}
+        return self._post(fleet.Release, "/v1/releases", model=model, **more)
 
     def approve_release(self, key: str) -> fleet.Release:
         return self._post(fleet.Release, f"/v1/releases/{_part(key)}/approve")

@@ -30,6 +30,7 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _DAYS = ("telemetry_raw_days", "telemetry_hour_days", "telemetry_day_days")
 _MOST_DAYS = 36_500
+_LEAST_LEASE_S, _MOST_LEASE_S = 1.0, 3600.0
 _MOST_INTERVAL_S = 86_400.0
 _AT_LEAST_1 = ("fit_threads", "telemetry_raw_rows", "telemetry_rollup_rows")
 
@@ -60,10 +61,13 @@ class Settings:
     dashboard: bool = True  # web pages beside REST, where NiceGUI is installed
     link: LinkChoice = LinkChoice.AUTO
     mqtt_url: str = ""  # mqtts://host:port of a broker that we do not start
+    artifact_urls: str = ""  # mirrors of data_dir/blobs: https://models.example/{folder}/{hex} …
     offline_dir: Path | None = None  # keys of root and targets; None: data_dir/offline
     optimise: bool = True  # triggers start fits by themselves
     auto_approve: bool = False  # releases and rollouts that a trigger made need no operator
     fit_threads: int = 2  # processor threads of a fit worker
+    standby: bool = False  # wait until no other controller acts on the data directory
+    lease_s: float = 15.0  # a controller that is silent for this long may be replaced
     tick_s: float = 1.0  # pause between two looks at the world
     telemetry_interval_s: float = 5.0  # how often devices send a sample
     telemetry_raw_days: float = 7.0  # how long samples stay as devices sent them
@@ -191,9 +195,7 @@ def _checked(settings: Settings) -> Settings:
         port = getattr(settings, key)
         if not 0 <= port <= 65535:
             raise UserError(f"'{key}' is {port}: a port is between 0 (any free one) and 65535")
-    if not settings.tick_s > 0:
-        raise UserError(f"'tick_s' is {settings.tick_s}: it must be more than 0")
-    _check_telemetry(settings)
+    _check_amounts(settings)
     if settings.host in ANY_HOSTS and not settings.public_host:
         raise UserError(
             f"'host' is {settings.host}, which devices cannot connect to:"
@@ -204,7 +206,13 @@ def _checked(settings: Settings) -> Settings:
     return settings
 
 
-def _check_telemetry(settings: Settings) -> None:
+def _check_amounts(settings: Settings) -> None:
+    if not settings.tick_s > 0:
+        raise UserError(f"'tick_s' is {settings.tick_s}: it must be more than 0")
+    if not _LEAST_LEASE_S <= settings.lease_s <= _MOST_LEASE_S:
+        raise UserError(
+            f"'lease_s' is {settings.lease_s}: between {_LEAST_LEASE_S:g} and {_MOST_LEASE_S:g} s"
+        )
     if not 0.1 <= settings.telemetry_interval_s <= _MOST_INTERVAL_S:
         raise UserError(
             f"'telemetry_interval_s' is {settings.telemetry_interval_s}: it is between 0.1 s and"

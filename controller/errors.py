@@ -7,7 +7,8 @@
     │   └── WorkloadError    a workload file that cannot be used
     ├── TrustError           a signature, certificate or token does not hold
     ├── Temporary            try again later
-    │   └── DiskFull         no room; what was asked for was not done
+    │   ├── DiskFull         no room; what was asked for was not done
+    │   └── LeaseLost        another controller acts in place of this one
     └── FitError             a fit cannot be done
 
 Every error has a stable ``code`` for scripts and the wire.
@@ -71,6 +72,12 @@ class DiskFull(Temporary):
 
     def __init__(self, message: str, retry_after_s: float = 30.0) -> None:
         super().__init__(message, retry_after_s)
+
+
+class LeaseLost(Temporary):
+    """Another controller acts in place of this one, or may; nothing was done."""
+
+    code = "lease_lost"
 
 
 class FitError(FitmentError):

@@ -212,7 +212,7 @@ class TwinDevice:
             self.slots = {k: replace(s, checked_stack=stack) for k, s in self.slots.items()}
         reported = ReportedState(
             boot_id="boot", agent_version="1",
-            observed_generation=self.desired.generation if self.desired else 0,
+            observed_generation=max(self.generations, default=0),
             fingerprint=self.seen, slots=tuple(self.slots.values()),
             deployments=tuple(self.reports.values()), studies_done=self.studies_done,
         )  # fmt: skip

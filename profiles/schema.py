@@ -85,6 +85,7 @@ class ProfileBudget:
     wire_bytes_max: int | None = None
     peak_memory_max_bytes: int | None = None
     energy_max_mj: float | None = None
+    lesser_accuracy_drop_max: float | None = None  # set: releases have lesser variants, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,7 @@ class Profile:
     budget: ProfileBudget = field(default_factory=ProfileBudget)
     channels_multiple_of: int = 1  # of pruned layers; 1 where no better number is known
     sensors: tuple[str, ...] = ()
+    throttle_c: float | None = None  # at which it cuts its clocks, where its kernel does not say
     accelerators: tuple[Accelerator, ...] = ()
     notes: str = ""
 
@@ -137,6 +139,7 @@ def parse_profile(text: str, origin: str) -> Profile:
         budget=_budget(table.table("budget", required=False)),
         channels_multiple_of=table.integer("channels_multiple_of", default=1, low=1),
         sensors=table.choices("sensors", SENSORS),
+        throttle_c=table.number("throttle_c", low=0, high=150),
         accelerators=tuple(_accelerator(part) for part in table.tables("accelerator")),
         notes=table.text("notes", default="").strip(),
     )
@@ -206,6 +209,7 @@ def _budget(table: Table) -> ProfileBudget:
         wire_bytes_max=table.whole("wire_bytes_max"),
         peak_memory_max_bytes=table.whole("peak_memory_max_bytes"),
         energy_max_mj=table.number("energy_max_mj", low=0),
+        lesser_accuracy_drop_max=table.number("lesser_accuracy_drop_max", low=0, high=1),
     )
     table.done()
     memory, file = budget.peak_memory_max_bytes, budget.file_bytes_max

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from agent.domain import transitions
+from agent.domain import rungs, transitions
 from agent.domain.record import DeploymentRecord, SlotFacts
 from fitment.core import digest, plain
 from fitment.core.deployment import Assignment, BundleRef, DesiredState, SignedPayload, Study
@@ -39,6 +39,10 @@ class Orders:
     def assigned(self, deployment: str) -> bool:
         """Whether this deployment is still wished for."""
         return any(order.deployment == deployment for _, order in self.assignments)
+
+    def deployments(self) -> frozenset[str]:
+        """Ids of all that are wished for."""
+        return frozenset(order.deployment for _, order in self.assignments)
 
     def asked(self, study: str) -> bool:
         """Whether this study is still wished for."""
@@ -108,6 +112,21 @@ class Mend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """Deploy a lesser variant of what a slot holds, so that it stands ready."""
+
+    slot: str
+    rung: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clear:
+    """Take a rung's slot away: the release that named it is gone."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BeginStudy:
     """Begin a study."""
 
@@ -122,7 +141,10 @@ class DropStudy:
     study: str
 
 
-Step = Recheck | Interrupt | Acknowledge | Start | Refuse | Mend | BeginStudy | DropStudy
+Step = (
+    Recheck | Interrupt | Acknowledge | Start | Refuse | Clear | Mend | Prepare | BeginStudy
+    | DropStudy
+)  # fmt: skip
 
 
 def decode(desired: DesiredState) -> Orders:
@@ -149,16 +171,19 @@ def decode(desired: DesiredState) -> Orders:
 def plan(now: Situation) -> Step | None:
     """The next step, or None when there is nothing to do but to go on with what is active.
 
-    A changed stack comes first, since what serves may serve wrongly; then what ends things,
-    then what begins them, one at a time.
+    What nobody asks for any more is taken away before anything is asked of it. Then a changed
+    stack comes first, since what serves may serve wrongly; then what ends things, then what begins
+    them, one at a time.
     """
     return (
-        _recheck(now)
+        _clear(now)
+        or _recheck(now)
         or _acknowledge(now)
         or _interrupt(now)
         or _drop_study(now)
         or _start(now)
         or _mend(now)
+        or _prepare(now)
         or _begin_study(now)
     )
 
@@ -194,13 +219,16 @@ def _read(kind: type[T], signed: SignedPayload, problems: list[str]) -> T | None
 def _recheck(now: Situation) -> Step | None:
     if not now.stack:
         return None
-    for facts in now.slots:
+    for facts in sorted(now.slots, key=lambda facts: rungs.parted(facts.slot)[1]):
         if facts.variant and facts.checked_stack != now.stack:
             return Recheck(slot=facts.slot)
     return None
 
 
 def _acknowledge(now: Situation) -> Step | None:
+    for record in now.ended:
+        if record.rung:  # the slot's ladder says what came of it
+            return Acknowledge(deployment=record.id)
     if now.orders is None:
         return None
     for record in now.ended:
@@ -218,10 +246,11 @@ def _interrupt(now: Situation) -> Step | None:
         return None
     slot = active.assignment.slot
     for _, order in now.orders.assignments:
-        if order.slot == slot and order.deployment not in now.known:
+        # What is ordered goes before a rung, which has time.
+        if (order.slot == slot or active.rung) and order.deployment not in now.known:
             reason = f"release {order.release} came before it had ended"
             return Interrupt(deployment=active.id, superseded=True, reason=reason)
-    if active.mends:  # nobody ordered it anew
+    if active.mends or active.rung:  # nobody ordered it anew
         return None
     return Interrupt(
         deployment=active.id, superseded=False, reason="the controller no longer asks for it"
@@ -253,12 +282,31 @@ def _mend(now: Situation) -> Step | None:
     return next((Mend(slot=facts.slot) for facts in now.slots if facts.damaged), None)
 
 
+def _clear(now: Situation) -> Step | None:
+    surplus = rungs.surplus(now.slots) if now.active is None else ""
+    return Clear(slot=surplus) if surplus else None
+
+
+def _prepare(now: Situation) -> Step | None:
+    if now.active is not None:
+        return None
+    held = frozenset(
+        key.removesuffix(f"/{now.stack}")
+        for key, failures in now.quarantine.items()
+        if failures >= QUARANTINE_AFTER and key.endswith(f"/{now.stack}")
+    )
+    found = rungs.missing(now.slots, now.known, held)
+    return Prepare(slot=found[0], rung=found[1]) if found else None
+
+
 def _problem(assignment: Assignment, now: Situation) -> str:
     if not safe_name(assignment.slot):
         return f"'{assignment.slot}' cannot name a slot (use A-Z a-z 0-9 . _ -, at most 64)"
     variant = assignment.bundle.variant
     if not well_formed(assignment.bundle):
         return "its bundle is not named by digests"
+    if not all(well_formed(lesser.bundle) for lesser in assignment.ladder):
+        return "a bundle of its ladder is not named by digests"
     failures = now.quarantine.get(quarantine_key(assignment.slot, variant, now.stack), 0)
     if failures >= QUARANTINE_AFTER:
         return (

@@ -9,6 +9,7 @@ from fitment.core.deployment import (
     CalibrationReport,
     DeploymentReport,
     DeploymentState,
+    Lesser,
     Outcome,
     SignedPayload,
 )
@@ -48,6 +49,7 @@ class DeploymentRecord:
     transitions: int = 0  # stored changes of state; capped, so no path is endless
     resumes: int = 0  # times that the agent or the machine died during this deployment
     mends: bool = False  # the device's own: what was committed is fetched again
+    rung: int = 0  # the device's own: this one of the order's ladder
     stopped: bool = False  # the agent was asked to stop; going on after that is no resume
     refetched: bool = False
     failed_in: DeploymentState | None = None
@@ -105,3 +107,8 @@ class SlotFacts:
     checked_stack: str = ""  # stack hash of the last check
     reason: str = ""  # why it does not serve
     damaged: bool = False  # its files changed on the disk; nothing was done about it yet
+    p50_ms: float | None = None  # measured on this device before it was committed
+    ladder: tuple[Lesser, ...] = ()  # lesser variants that its order names
+    deployment: str = ""  # that committed it; with a ladder, like the next two
+    order: SignedPayload | None = None  # by which the ladder's bundles are verified
+    throttle_c: float | None = None  # at which this class of device cuts its clocks

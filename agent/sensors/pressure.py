@@ -1,4 +1,4 @@
-"""Pressure stall information: how long tasks waited for a processor."""
+"""Pressure stall information: how long tasks waited for a processor, or for memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent.sysfs import Tree, text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pressure:
-    """Line ``some`` of ``/proc/pressure/cpu``; None where the kernel has no PSI."""
+    """Line ``some`` of a file of ``/proc/pressure``; None where the kernel has no PSI."""
 
     avg10: float | None  # percent of the last ten seconds, 0..100
     total_us: int | None  # since boot; the difference of two readings is exact
@@ -17,7 +17,16 @@ class Pressure:
 
 def read_pressure(tree: Tree) -> Pressure:
     """Read the processor's pressure."""
-    for line in (text(tree, "proc/pressure/cpu") or "").splitlines():
+    return _read(tree, "cpu")
+
+
+def read_memory_pressure(tree: Tree) -> Pressure:
+    """Read the memory's pressure."""
+    return _read(tree, "memory")
+
+
+def _read(tree: Tree, of: str) -> Pressure:
+    for line in (text(tree, f"proc/pressure/{of}") or "").splitlines():
         kind, *fields = line.split()
         if kind == "some":
             values = dict(field.split("=", 1) for field in fields if "=" in field)

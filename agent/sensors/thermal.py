@@ -53,10 +53,37 @@ def read_thermal(tree: Tree) -> Thermal:
     )
 
 
+def read_throttle_point(tree: Tree, zone: str) -> float | None:
+    """Degrees at which the kernel begins to lower clocks in zones of this type, where it says so.
+
+    That is the lowest passive trip point, else the lowest hot one; a critical one is an end, and
+    an active one starts a fan.
+    """
+    points: dict[str, list[float]] = {"passive": [], "hot": []}
+    for folder in find(tree, "sys/class/thermal/thermal_zone*"):
+        if text(tree, f"{folder}/type") != zone:
+            continue
+        for path in find(tree, f"{folder}/trip_point_*_type"):
+            milli = integer(tree, path.removesuffix("_type") + "_temp")
+            kind = text(tree, path) or ""
+            if kind in points and milli is not None and 0 < milli / 1000 < _PLAUSIBLE_C[1]:
+                points[kind].append(milli / 1000)
+    return min(points["passive"] or points["hot"], default=None)
+
+
 def read_pi_throttled(run: Run) -> PiThrottled | None:
     """Ask the Raspberry Pi's firmware; None where there is none."""
     found = re.search(r"throttled=(0x[0-9a-fA-F]+)", run(("vcgencmd", "get_throttled")) or "")
     return PiThrottled(flags=int(found.group(1), 16)) if found else None
+
+
+def read_pi_flags(tree: Tree) -> PiThrottled | None:
+    """The same from the firmware's file, where the kernel has one: no process is started."""
+    found = text(tree, "sys/devices/platform/soc/soc:firmware/get_throttled")
+    try:
+        return None if found is None else PiThrottled(flags=int(found, 16))
+    except ValueError:
+        return None
 
 
 def _hottest(tree: Tree) -> tuple[str, float | None]:

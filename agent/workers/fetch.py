@@ -1,7 +1,8 @@
-"""Fetch: receive a transport file over the gateway, going on where the part file ends.
+"""Fetch: receive a transport file, going on where the part file ends.
 
-What has arrived is synced every few MiB, so a power cut costs little. Only the digest says
-that the file is whole; a file that has the length but not the digest is thrown away.
+It comes over the gateway, or from a mirror that the controller names (`mirror`). What has arrived
+is synced every few MiB, so a power cut costs little. Only the digest says that the file is whole; a
+file that has the length but not the digest is thrown away.
 
 Where the device has another variant of the model, the controller is asked for a delta against
 it first. A delta that will not do, for whatever reason, costs its bytes and nothing else.
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,13 @@ def handle(job: FetchJob) -> FetchResult:
             if came is not None:
                 return replace(came, seconds=time.monotonic() - started)
     _drop(job)
-    resumed_from = _receive(job, Path(job.target), job.archive, job.archive_bytes)
+    found = _receive(job, Path(job.target), job.archive, job.archive_bytes, mirrors=True)
     return FetchResult(
         total_bytes=job.archive_bytes,
-        resumed_from=resumed_from,
+        resumed_from=found.resumed_from,
         seconds=time.monotonic() - started,
-        wire_bytes=job.archive_bytes + wasted,
-        note=note,
+        wire_bytes=job.archive_bytes + wasted + found.wasted,
+        note="; ".join(filter(None, (note, *found.notes))),
     )
 
 
@@ -109,7 +110,7 @@ def _find_delta(job: FetchJob) -> Any:
 
 def _receive_delta(job: FetchJob, path: Path, found: Any) -> int:
     try:
-        return _receive(job, path, found.delta, found.delta_bytes)
+        return _receive(job, path, found.delta, found.delta_bytes).resumed_from
     except JobError as error:
         if error.code in ("digest", "length", "not_found"):
             wire_bytes = found.delta_bytes if error.code == "digest" else 0
@@ -125,15 +126,72 @@ def _drop(job: FetchJob) -> None:
             durable.remove(Path(path))
 
 
-def _receive(job: FetchJob, target: Path, digest: str, total: int) -> int:
-    """Complete a file, and check it; returns where it went on."""
-    resumed_from = _usable_bytes(target, total)
-    _check_disk(target.parent, total - resumed_from)
-    if resumed_from < total:
-        with _disk_errors(target):
-            _transfer(job, target, digest, resumed_from, total - resumed_from)
-    _check_digest(target, digest)
-    return resumed_from
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Received:
+    """How a file came."""
+
+    resumed_from: int
+    mirrored: int = 0  # bytes that mirrors sent
+    host: str = ""  # of the mirror that sent last
+    wasted: int = 0  # bytes that were thrown away
+    notes: tuple[str, ...] = ()
+
+
+def _receive(
+    job: FetchJob, target: Path, digest: str, total: int, *, mirrors: bool = False
+) -> _Received:
+    """Complete a file, and check it."""
+    offset = _usable_bytes(target, total)
+    found = _Received(resumed_from=offset)
+    _check_disk(target.parent, total - offset)
+    if offset < total:
+        with _disk_errors(target), gateway_client.gateway(job.connection) as stub:
+            for url in _locate(stub, digest) if mirrors else ():
+                found = _from_mirror(job, url, target, found)
+            have = offset + found.mirrored
+            if have < total:
+                _transfer(job, stub, target, digest, have, total - have)
+    try:
+        _check_digest(target, digest)
+    except JobError as error:
+        if error.code != "digest" or not found.mirrored:
+            raise
+        # A mirror's bytes are among what was deleted: now all of it from the gateway.
+        why = f"{found.host} sent other bytes than were signed"
+        again = _receive(job, target, digest, total)
+        return replace(again, wasted=total, notes=(*found.notes, why))
+    return found
+
+
+def _locate(stub: Any, archive: str) -> tuple[str, ...]:
+    """Where else the file lies; nowhere for a controller that knows no mirrors, or has trouble."""
+    request = gateway_pb2.LocateArtifactRequest(archive=archive)
+    try:
+        return tuple(stub.LocateArtifact(request, timeout=gateway_client.CALL_TIMEOUT_S).urls)
+    except grpc.RpcError as error:
+        if error.code() in _AWAY:
+            raise gateway_client.job_error(error, "asking for mirrors") from error
+        return ()
+
+
+def _from_mirror(job: FetchJob, url: str, target: Path, found: _Received) -> _Received:
+    """What one mirror adds to what is there; nothing where all is there."""
+    from agent.workers import mirror  # HTTP and TLS of Python's own are heavy
+
+    have = found.resumed_from + found.mirrored
+    if have >= job.archive_bytes:
+        return found
+    pace = mirror.Pace(min_rate_bytes_s=job.min_rate_bytes_s, window_s=job.stall_window_s)
+    with durable.open_file(target, "ab") as file:
+        came = mirror.append(
+            url, file, offset=have, total=job.archive_bytes, pace=pace, ca=job.connection.ca
+        )
+    return replace(
+        found,
+        mirrored=found.mirrored + came.count,
+        host=mirror.host(url) if came.count else found.host,
+        notes=(*found.notes, *filter(None, [came.reason])),
+    )
 
 
 def _size(path: Path) -> int:
@@ -172,20 +230,20 @@ def _disk_errors(target: Path) -> Iterator[None]:
         raise JobError("disk", f"cannot write {target}: {error.strerror}") from error
 
 
-def _transfer(job: FetchJob, target: Path, digest: str, offset: int, missing: int) -> None:
-    request = gateway_pb2.FetchArtifactRequest(archive=digest, offset=offset)
-    with gateway_client.gateway(job.connection) as stub:
-        call = stub.FetchArtifact(request)
-        watch = _Watch(call, job.min_rate_bytes_s, job.stall_window_s)
-        try:
-            with watch.running(), durable.open_file(target, "ab") as file:
-                _append(call, file, watch, missing=missing)
-        except grpc.RpcError as error:
-            if watch.stalled:
-                raise JobError("stalled", watch.reason()) from error
-            raise gateway_client.job_error(error, "fetching the bundle") from error
-        finally:
-            call.cancel()
+def _transfer(
+    job: FetchJob, stub: Any, target: Path, digest: str, offset: int, missing: int
+) -> None:
+    call = stub.FetchArtifact(gateway_pb2.FetchArtifactRequest(archive=digest, offset=offset))
+    watch = _Watch(call, job.min_rate_bytes_s, job.stall_window_s)
+    try:
+        with watch.running(), durable.open_file(target, "ab") as file:
+            _append(call, file, watch, missing=missing)
+    except grpc.RpcError as error:
+        if watch.stalled:
+            raise JobError("stalled", watch.reason()) from error
+        raise gateway_client.job_error(error, "fetching the bundle") from error
+    finally:
+        call.cancel()
 
 
 def _append(call: Any, file: Any, watch: _Watch, *, missing: int) -> None:

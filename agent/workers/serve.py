@@ -101,6 +101,7 @@ class Framed:
                 "name": served.loaded.bundle.manifest.name,
                 "overlay": served.loaded.overlay,
                 "runtime": served.loaded.runtime,
+                "rung": served.rung,
                 "requests": service.requests,
                 "errors": service.errors,
                 "swaps": service.swaps,
@@ -193,10 +194,7 @@ def handle(job: ServeJob) -> ServeResult:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     sys.setswitchinterval(_SWITCH_S)
-    at = follow.resolve(job.folder) if job.follow else follow.Place(job.folder, job.overlay)
-    service = Service(
-        at.folder, at.overlay, job.setting.options, name=job.name, serving_options=job.serving
-    )
+    service, at, failed = _open(job)
     threading.stack_size(_STACK_BYTES)  # from here on; the model's own thread has started
     with contextlib.ExitStack() as stack:
         stack.callback(service.close)
@@ -204,7 +202,7 @@ def handle(job: ServeJob) -> ServeResult:
             stack.callback(_open_inference(service, job.serving).close)
         stack.enter_context(_framed(Path(job.socket), service))
         if job.follow:
-            follow.until(stopping, service, job.folder, at)
+            follow.until(stopping, service, job.folder, at, failed)
         stopping.wait()
     return ServeResult(
         variant=service.loaded.bundle.variant,
@@ -212,6 +210,32 @@ def handle(job: ServeJob) -> ServeResult:
         requests=service.requests,
         errors=service.errors,
         swaps=service.swaps,
+    )
+
+
+def _open(job: ServeJob) -> tuple[Service, follow.Place, follow.Place | None]:
+    """Load what is to serve; where that does not run, another rung of its slot.
+
+    Returns:
+        The service, what it loaded, and what could not be loaded.
+
+    Raises:
+        JobError: nothing can be loaded; it says why of the first.
+    """
+    wanted = follow.resolve(job.folder) if job.follow else follow.Place(job.folder, job.overlay)
+    try:
+        return _service(job, wanted), wanted, None
+    except JobError as error:
+        sys.stderr.write(f"action=open code={error.code} reason={error.message}\n" * job.follow)
+        for place in follow.others(job.folder, wanted) if job.follow else ():
+            with contextlib.suppress(JobError):
+                return _service(job, place), place, wanted
+        raise
+
+
+def _service(job: ServeJob, at: follow.Place) -> Service:
+    return Service(
+        at.folder, at.overlay, job.setting.options, name=job.name, serving_options=job.serving
     )
 
 

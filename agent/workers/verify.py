@@ -8,7 +8,8 @@ In this order, each step trusting only the ones before:
 4. the file on disk has them; what was rebuilt from a delta cannot, and holds exactly the files
    that the variant's digest covers, which the order and the release sign;
 5. for an assignment: the signed release names this variant for this slot, with the order's
-   counter, and the counter is not below the slot's lowest.
+   counter, and the counter is not below the slot's lowest. A rung of the order's ladder must be on
+   a ladder of the release.
 
 Nothing is activated here.
 """
@@ -52,6 +53,7 @@ def handle(job: VerifyJob) -> VerifyResult:
             f"'{order.slot}' has reached: an old release is revived only as a new one",
             permanent=True,
         )
+    bundle = _bundle(order, job.rung)
     with gateway_client.gateway(job.connection) as stub:
         metadata = SignedMetadata(
             stub,
@@ -59,17 +61,17 @@ def handle(job: VerifyJob) -> VerifyResult:
             root=gateway_client.read_key_file(job.trusted_root),
             floor_unix=job.now_unix,
         )
-        listed = metadata.target(order.bundle.target)
-        _check_listed(order.bundle, listed)
+        listed = metadata.target(bundle.target)
+        _check_listed(bundle, listed)
         if job.rebuilt:
-            stage.check_contents(job.archive_path, order.bundle.variant)
+            stage.check_contents(job.archive_path, bundle.variant)
         else:
             _check_file(listed, job.archive_path)
         if isinstance(order, Assignment):
-            _check_release(order, metadata.small_target(order.release_target))
+            _check_release(order, metadata.small_target(order.release_target), job.rung)
         signed_at = metadata.signed_at_unix()
     return VerifyResult(
-        variant=order.bundle.variant,
+        variant=bundle.variant,
         counter=order.counter if isinstance(order, Assignment) else 0,
         timestamp_unix=max(signed_at, job.now_unix or 0.0),
     )
@@ -84,9 +86,20 @@ def _read_order(job: VerifyJob) -> Assignment | Study:
             f"the order is for '{order.device}', this device is '{job.device}'",
             permanent=True,
         )
-    if order.bundle.target != f"bundles/{_hex(order.bundle.variant)}.tar.xz":
+    bundle = _bundle(order, job.rung)
+    if bundle.target != f"bundles/{_hex(bundle.variant)}.tar.xz":
         raise JobError("order", "the order's target is not its variant's", permanent=True)
     return order
+
+
+def _bundle(order: Assignment | Study, rung: int) -> BundleRef:
+    """What the file should be: the order's own bundle, or one of its ladder."""
+    if not rung:
+        return order.bundle
+    ladder = order.ladder if isinstance(order, Assignment) else ()
+    if not 1 <= rung <= len(ladder):
+        raise JobError("order", f"the order's ladder has no rung {rung}", permanent=True)
+    return ladder[rung - 1].bundle
 
 
 def _director_key(path: str) -> Ed25519PublicKey:
@@ -154,9 +167,9 @@ def _check_file(listed: TargetFile, archive_path: str) -> None:
         raise JobError("archive", f"cannot read {archive_path}: {error.strerror}") from error
 
 
-def _check_release(order: Assignment, data: bytes) -> None:
+def _check_release(order: Assignment, data: bytes, rung: int) -> None:
     release = _decode(ReleaseManifest, data, "release")
-    problem = _release_problem(order, release)
+    problem = _release_problem(order, release, rung)
     if problem:
         raise JobError(
             "release",
@@ -165,7 +178,7 @@ def _check_release(order: Assignment, data: bytes) -> None:
         )
 
 
-def _release_problem(order: Assignment, release: ReleaseManifest) -> str:
+def _release_problem(order: Assignment, release: ReleaseManifest, rung: int) -> str:
     if release.release != order.release:
         return f"the order says '{order.release}'"
     if release.slot != order.slot:
@@ -174,6 +187,9 @@ def _release_problem(order: Assignment, release: ReleaseManifest) -> str:
         return f"its counter is {release.counter}, the order's {order.counter}"
     if order.bundle.variant not in release.variants.values():
         return f"it does not name variant {digests.short(order.bundle.variant)}"
+    variant = _bundle(order, rung).variant
+    if rung and not any(variant in ladder for ladder in release.ladders.values()):
+        return f"none of its ladders names variant {digests.short(variant)}"
     return ""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from controller.cli import (
+    backups,
     demo,
     devices,
     fit,
@@ -51,6 +52,8 @@ def build_app() -> typer.Typer:
     app.add_typer(watching.triggers, name="trigger")
     app.command("simulate")(simulate.simulate)
     app.command("audit")(watching.audit)
+    app.command("backup")(backups.backup)
+    app.command("restore")(backups.restore)
     app.add_typer(profiles.app, name="profile")
     app.add_typer(trust.app, name="trust")
     return app

@@ -25,6 +25,7 @@ from controller.cli.common import (
 from controller.domain import fleet
 from controller.domain.telemetry import Period
 from controller.gateway.views import SeriesView
+from fitment.core.deployment import ReportedState
 
 devices = typer.Typer(no_args_is_help=True, help="Enrolled devices.")
 tokens = typer.Typer(no_args_is_help=True, help="One-time admissions.")
@@ -72,6 +73,7 @@ def show_device(
     if device.reported is not None:
         facts["agent"] = device.reported.agent_version
         facts["emulated"] = "yes: it stands in for a board" * device.reported.fingerprint.emulated
+        facts["rungs"] = "; ".join(_rungs(device.reported))
         facts["notes"] = "; ".join(device.reported.notes)
     print_facts(facts)
 
@@ -104,6 +106,19 @@ def pull_model(
         print_json({"device": name, **facts})
     else:
         print_facts(facts)
+
+
+@devices.command("readmit")
+def readmit_device(
+    name: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+) -> None:
+    """Put a device on record again that was enrolled after the backup. Not one that was revoked!"""
+    with connect(server, data_dir) as client:
+        device = client.readmit(name)
+    if as_json:
+        print_json(device)
+    else:
+        print(f"{name} is on record again, with the certificate that it has.")
 
 
 @devices.command("revoke")
@@ -201,6 +216,21 @@ def _state(device: fleet.Device) -> str:
 def _profile(device: fleet.Device) -> str:
     emulated = device.reported is not None and device.reported.fingerprint.emulated
     return f"{device.profile or '-'}{' (emulated)' * emulated}"
+
+
+def _rungs(reported: ReportedState) -> list[str]:
+    """For each slot with a ladder: which rung serves, since when and why, and what stands ready."""
+    found = []
+    for slot in reported.slots:
+        if not slot.ladder and not slot.rung:
+            continue
+        since = f" since {when(slot.rung_since_unix)}" if slot.rung_since_unix else ""
+        why = f" ({slot.rung_reason})" if slot.rung_reason else ""
+        ready = ", ".join(
+            f"{r.rung} {r.name}{'' if r.ready else f' not ready: {r.reason}'}" for r in slot.ladder
+        )
+        found.append(f"{slot.slot}: rung {slot.rung}{since}{why}; ladder: {ready or 'none'}")
+    return found
 
 
 def _runs(device: fleet.Device) -> str:

@@ -165,6 +165,8 @@ def _show(report: dict[str, Any], out: Path) -> None:
     chosen = [row for row in report["variants"] if row["chosen"]]
     if chosen:
         console.print(chosen[0]["reason"])
+    for note in report["notes"]:
+        console.print(f"note: {note}")
     for name, why in report["failed"].items():
         console.print(f"not made: {name}: {why.splitlines()[0]}")
     console.print(f"Artifacts and variants.json are in {out}; look at {out / 'report.html'}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from controller.cli.common import (
@@ -23,11 +25,23 @@ app = typer.Typer(no_args_is_help=True, help="Signed choices of variants.")
 
 @app.command("create")
 def create_release(
-    model: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+    model: str,
+    *,
+    with_fallback: Annotated[
+        bool,
+        typer.Option(
+            "--with-fallback",
+            help="Name lesser variants, too: devices keep them ready for heat, a low battery,"
+            " short memory, or a stack on which the chosen one fails.",
+        ),
+    ] = False,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
 ) -> None:
     """A release of what the finished fits of MODEL chose."""
     with connect(server, data_dir) as client:
-        release = client.create_release(model)
+        release = client.create_release(model, with_fallback=with_fallback)
     if as_json:
         print_json(release)
         return
@@ -105,6 +119,22 @@ def _show(release: fleet.Release) -> None:
         for key, variant in release.variants.items()
     ]
     print_table(("cohort or profile", "variant", "because"), rows, empty="It has no variants.")
+    if release.ladders:
+        rungs = [
+            (key, str(number), digest.short(rung.variant), relieves(rung), rung.reason)
+            for key, ladder in release.ladders.items()
+            for number, rung in enumerate(ladder, 1)
+        ]
+        columns = ("cohort or profile", "rung", "variant", "relieves", "because")
+        print_table(columns, rows=rungs, empty="No lesser variant was found.")
+    for key, note in release.ladder_notes.items():
+        if note:
+            print(f"{key}: {note}")
+
+
+def relieves(rung: fleet.Rung) -> str:
+    """Of what it takes less, in words."""
+    return ", ".join(pressure.value for pressure in rung.relieves) or "-"
 
 
 def _cohorts(release: fleet.Release) -> list[str]:

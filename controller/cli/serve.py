@@ -46,12 +46,22 @@ def serve(  # noqa: PLR0913 - one parameter an option
     mqtt_url: Annotated[
         str | None, typer.Option(help="A broker that is not ours, mqtts://host:port.")
     ] = None,
+    artifact_urls: Annotated[
+        str | None, typer.Option(help="Mirrors of the blobs, https://…/{folder}/{hex}.")
+    ] = None,
     optimise: Annotated[
         bool | None, typer.Option("--optimise/--no-optimise", help="Let triggers start fits.")
     ] = None,
     auto_approve: Annotated[
         bool | None,
         typer.Option("--auto-approve/--no-auto-approve", help="Releases need no operator."),
+    ] = None,
+    standby: Annotated[
+        bool | None,
+        typer.Option("--standby/--no-standby", help="Wait until no other controller acts here."),
+    ] = None,
+    lease_s: Annotated[
+        float | None, typer.Option(help="Silent for this long, it may be replaced.")
     ] = None,
     fit_threads: Annotated[int | None, typer.Option(help="Processor threads of a fit.")] = None,
     telemetry_interval_s: Annotated[

@@ -17,6 +17,8 @@ from fitment.core import digest
 
 SCHEMA = 1
 TOOLS = ("torch", "onnx", "onnxruntime", "ai-edge-litert", "numpy", "fitment")
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
+"""Processor flags that `distillation.training` looks for."""
 
 
 class FitCache:
@@ -57,7 +59,20 @@ def fit_key(parts: Mapping[str, Any]) -> str:
     return digest.digest_of({"schema": SCHEMA, **parts})
 
 
-def tool_versions(names: Iterable[str] = TOOLS) -> dict[str, str]:
-    """Installed versions of the tools that shape a result; absent ones are left out."""
+def tool_versions(
+    names: Iterable[str] = TOOLS, *, processor: Path = Path("/proc/cpuinfo")
+) -> dict[str, str]:
+    """Installed versions of the tools that shape a result; absent ones are left out.
+
+    With ``bfloat16`` where the processor multiplies it, since networks are then trained in it: a
+    cache that machines of two kinds share must not give one what the other trained.
+    """
     installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
-    return {name: installed[name] for name in names if name in installed}
+    found = {name: installed[name] for name in names if name in installed}
+    try:
+        words = set(processor.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        words = set()
+    if words & BFLOAT16:
+        found["bfloat16"] = "native"
+    return found

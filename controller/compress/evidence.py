@@ -96,6 +96,28 @@ def _must_pass(
     return slices.must_pass(workload.name, reference.must_pass, found.must_pass, labels)
 
 
+def flattered(guard: float, test: float, test_interval: tuple[float, float]) -> str:
+    """Why the guard set flatters fp32, or nothing.
+
+    A network remembers what it was trained on, and forgets some of that when it is compressed: a
+    drop on such inputs is larger than on new ones. The guard figure must exceed the test
+    interval's end by that interval's width, so that chance seldom says so.
+
+    Args:
+        guard: the metric on the guard set, of fp32.
+        test: the metric on the test set, of fp32.
+        test_interval: its 95 % interval.
+    """
+    low, high = test_interval
+    if guard <= high + (high - low):
+        return ""
+    return (
+        f"fp32 is right on {100 * guard:.2f} % of the guard inputs and on {100 * test:.2f} % of the"
+        " test inputs: it was probably trained on the guard inputs, and drops on them are"
+        " overstated; hold them out of training, or ask for a wider accuracy budget"
+    )
+
+
 def agreement(reference: Array, found: Array) -> float:
     """Share of inputs that get the same answer as from fp32, 0..1.
 

@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import util
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 from controller.catalog import check, inspect, process
 from controller.catalog.snapshot import snapshot
-from controller.compress import page, timing, worker
+from controller.compress import evidence, page, timing, worker
 from controller.compress.fit import FitRequest, FitResult
 from controller.compress.search.ladder import RuntimeTarget
 from controller.domain.choice import choose
@@ -219,7 +219,7 @@ def _report(found: _Found, *, seconds: float) -> dict[str, Any]:
         "fp32_bytes": found.result.fp32_bytes,
         "seconds": round(seconds, 2),
         "machine": platform.machine(),
-        "notes": [EMULATED] if found.emulated else [],
+        "notes": list(_notes(found)),
         "closest": "" if choice.chosen else choice.reason,
         "chosen": next(
             (v.name for v in found.result.variants if v.bundle.variant == choice.chosen), ""
@@ -230,6 +230,16 @@ def _report(found: _Found, *, seconds: float) -> dict[str, Any]:
         "schemes": {**found.result.reasons},
         "steps": [list(step) for step in found.result.steps],
     }
+
+
+def _notes(found: _Found) -> Iterator[str]:
+    if found.emulated:
+        yield EMULATED
+    fp32 = next((v for v in found.result.variants if v.name == "fp32"), None)
+    if fp32 and fp32.accuracy and fp32.guard_accuracy and fp32.accuracy_interval:
+        note = evidence.flattered(fp32.guard_accuracy, fp32.accuracy, fp32.accuracy_interval)
+        if note:
+            yield note
 
 
 def _entry(variant: Variant, found: _Found, choice: Choice) -> dict[str, Any]:

@@ -96,6 +96,18 @@ def choose(
     )
 
 
+def keeping_to(
+    variants: Sequence[Variant],
+    budget: Budget,
+    measured: Mapping[str, Measurement],
+    *,
+    unusable: Mapping[str, str] | None = None,
+) -> list[Variant]:
+    """The variants that miss no limit of ``budget``, in their order; see `choose`."""
+    case = _Case(budget=budget, measured=measured, unusable=unusable or {})
+    return [v for v in variants if not _misses(v, case)]
+
+
 def predicted_ms(variant: Variant) -> float | None:
     """Predicted median latency, or None where the target's kernels were not timed."""
     return variant.predicted.value if variant.predicted else None

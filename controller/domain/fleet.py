@@ -18,6 +18,7 @@ from fitment.core.deployment import (
     DeploymentState,
     DeviceGates,
     Outcome,
+    Pressure,
     ReportedState,
     StudyKind,
 )
@@ -99,6 +100,7 @@ class Budget:
     wire_bytes_max: int | None = None
     peak_memory_max_bytes: int | None = None
     energy_max_mj: float | None = None
+    lesser_accuracy_drop_max: float | None = None  # of lesser variants; set: releases have a ladder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +240,16 @@ class StudyRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One lesser variant on a cohort's ladder."""
+
+    variant: str  # digest
+    relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
+    portable: bool = False  # plain floating point, for a stack on which the chosen one fails
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """A model version and the variants chosen for it."""
 
@@ -250,6 +262,8 @@ class Release:
     reasons: Mapping[str, str] = field(default_factory=dict)  # the same keys -> why
     calibration: Mapping[str, CalibrationPlan] = field(default_factory=dict)  # the same keys
     gates: Mapping[str, DeviceGates] = field(default_factory=dict)  # the same keys
+    ladders: Mapping[str, tuple[Rung, ...]] = field(default_factory=dict)  # the same keys
+    ladder_notes: Mapping[str, str] = field(default_factory=dict)  # what they lack, and why
     approved_at: float = 0.0
 
 

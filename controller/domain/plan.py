@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from controller.domain import catching_up
 from controller.domain.fleet import Deployment, Device, StudyRecord
 from fitment.core import digest
 from fitment.core.deployment import Outcome
@@ -35,9 +36,10 @@ def wish(device: Device, deployments: Sequence[Deployment], studies: Sequence[St
     due = tuple(d for d in deployments if d.outcome is None)
     asked = tuple(s for s in studies if not s.done_at)
     key = digest.digest_of([[d.id for d in due], [s.id for s in asked]])
-    observed = device.reported.observed_generation if device.reported else 0
-    changed = key != device.desired_key or observed > device.generation
-    generation = max(device.generation, observed) + 1 if changed else device.generation
+    said = device.reported.observed_generation if device.reported else 0
+    seen = catching_up.believed(device.generation, said)
+    changed = key != device.desired_key or seen > device.generation
+    generation = seen + 1 if changed else device.generation
     return Wish(deployments=due, studies=asked, generation=generation, key=key, changed=changed)
 
 

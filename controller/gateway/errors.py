@@ -40,6 +40,9 @@ CATALOGUE: Mapping[str, Entry] = {
     "disk_full": Entry(
         grpc=grpc.StatusCode.RESOURCE_EXHAUSTED, http=507, title="Disk full"
     ),
+    "lease_lost": Entry(
+        grpc=grpc.StatusCode.UNAVAILABLE, http=503, title="Another controller acts"
+    ),
     "fit": Entry(grpc=grpc.StatusCode.FAILED_PRECONDITION, http=422, title="No fit"),
 }  # fmt: skip
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -35,6 +36,23 @@ HELLO_WAIT_S = 15.0
 """A session that stays silent this long is not one."""
 
 ReadMetadata = Callable[[str], bytes | None]
+Locate = Callable[[str], Sequence[str]]
+"""A transport file's digest -> addresses of mirrors that have it."""
+
+
+def nowhere(_archive: str) -> Sequence[str]:
+    """No mirrors: everything comes over the gateway."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """What devices may take."""
+
+    blobs: Blobs
+    read_metadata: ReadMetadata
+    deltas: Deltas | None = None
+    locate: Locate = nowhere
 
 
 class GatewayService:
@@ -46,20 +64,16 @@ class GatewayService:
         fleet: Fleet,
         *,
         sessions: SessionLink | None,
-        blobs: Blobs,
-        read_metadata: ReadMetadata,
+        stock: Stock,
         ca_pem: bytes,
         fetches_max: int = FETCHES_MAX,
-        deltas: Deltas | None = None,
     ) -> None:
         self._engine = engine
         self._fleet = fleet
         self._sessions = sessions
-        self._blobs = blobs
-        self._read_metadata = read_metadata
+        self._stock = stock
         self._ca_pem = ca_pem
         self._fetches_left = fetches_max
-        self._deltas = deltas
 
     def table(self) -> dict[str, Behaviour]:
         """A behaviour for each method."""
@@ -67,6 +81,7 @@ class GatewayService:
             "Session": self._session,
             "RenewCertificate": self._renew,
             "FetchArtifact": self._fetch_artifact,
+            "LocateArtifact": self._locate_artifact,
             "FindDelta": self._find_delta,
             "FetchMetadata": self._fetch_metadata,
             "SubmitMeasurement": self._submit_measurement,
@@ -122,10 +137,10 @@ class GatewayService:
 
     async def _fetch_artifact(self, request: Any, call: Call) -> None:
         with self._fetch_place():
-            total = await asyncio.to_thread(self._blobs.size, request.archive)
+            total = await asyncio.to_thread(self._stock.blobs.size, request.archive)
             if not 0 <= request.offset <= total:
                 raise UserError(f"offset {request.offset} is outside of {total} bytes")
-            file = await asyncio.to_thread(self._blobs.open, request.archive)
+            file = await asyncio.to_thread(self._stock.blobs.open, request.archive)
             with file:
                 await asyncio.to_thread(file.seek, request.offset)
                 left = total - request.offset
@@ -137,10 +152,14 @@ class GatewayService:
                     if left <= 0 or not data:
                         break
 
+    async def _locate_artifact(self, request: Any, _call: Call) -> Any:
+        await asyncio.to_thread(self._stock.blobs.size, request.archive)  # nothing else has a place
+        return gateway_pb2.LocateArtifactResponse(urls=self._stock.locate(request.archive))
+
     async def _find_delta(self, request: Any, _call: Call) -> Any:
-        if self._deltas is None:
+        if self._stock.deltas is None:
             return gateway_pb2.FindDeltaResponse()
-        asked = await asyncio.to_thread(self._deltas.ask, request.archive, request.base)
+        asked = await asyncio.to_thread(self._stock.deltas.ask, request.archive, request.base)
         making = asyncio.wrap_future(asked)
         # Not `wait_for`: others wait for the same delta, so it is not given up with this call.
         done, _ = await asyncio.wait({making}, timeout=DELTA_WAIT_S)
@@ -163,7 +182,7 @@ class GatewayService:
             self._fetches_left += 1
 
     async def _fetch_metadata(self, request: Any, _call: Call) -> Any:
-        data = await asyncio.to_thread(self._read_metadata, request.path)
+        data = await asyncio.to_thread(self._stock.read_metadata, request.path)
         if data is None:
             raise NotFound(f"the signed metadata has no file '{request.path}'")
         return gateway_pb2.FetchMetadataResponse(data=data)

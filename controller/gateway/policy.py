@@ -38,6 +38,9 @@ POLICY: Mapping[str, Rule] = {
     "/fitment.v1.Gateway/FetchArtifact": Rule(
         caller=Caller.DEVICE, why="models are the fleet's property"
     ),
+    "/fitment.v1.Gateway/LocateArtifact": Rule(
+        caller=Caller.DEVICE, why="names where the fleet's models lie"
+    ),
     "/fitment.v1.Gateway/FindDelta": Rule(
         caller=Caller.DEVICE, why="names what the fleet runs, and costs work to answer"
     ),

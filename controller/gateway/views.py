@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from controller.domain import fleet
 from controller.domain.judgement import Exposure, GateReport
+from controller.domain.lease import Lease
 from controller.domain.telemetry import Rollup
 
 FACT_HEADER = "x-fitment-"
@@ -40,6 +41,7 @@ class Status:
     jobs_active: int = 0
     rollouts_active: int = 0
     triggers_open: int = 0
+    lease: Lease | None = None  # by which this controller acts; None: it has no database
     notes: tuple[str, ...] = ()
 
 

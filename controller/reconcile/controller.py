@@ -23,6 +23,7 @@ from controller.reconcile import (
     pulling,
     releasing,
     rolling,
+    strangers,
 )
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
@@ -78,6 +79,12 @@ class Controller:
 
     def revoke(self, device: str) -> None:
         enrolment.revoke(self.context, device)
+
+    def readmit(self, device: str) -> None:
+        strangers.readmit(self.context, device)
+
+    def strangers(self) -> tuple[str, ...]:
+        return strangers.names(self.context)
 
     def is_allowed(self, device: str, serial: str) -> bool:
         return enrolment.is_allowed(self.context, device, serial)
@@ -173,8 +180,8 @@ class Controller:
     ) -> fleet.FitJob:
         return fitting.start(self.context, model_id, cohort, effort=effort, trigger=trigger)
 
-    def create_release(self, model_id: str) -> fleet.Release:
-        release = releasing.create(self.context, model_id)
+    def create_release(self, model_id: str, *, with_fallback: bool = False) -> fleet.Release:
+        release = releasing.create(self.context, model_id, with_fallback=with_fallback)
         if self.context.settings.auto_approve:
             return self.approve_release(release.id, actor="controller")
         return release

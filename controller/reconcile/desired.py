@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from controller.domain import fleet, plan
+from controller.reconcile import releasing
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import (
@@ -20,6 +21,7 @@ from fitment.core.deployment import (
     CalibrationPlan,
     DesiredState,
     DeviceGates,
+    Lesser,
     Study,
     StudyKind,
 )
@@ -113,12 +115,26 @@ def _assignment(
     keys = [cohort.key if cohort else "", device.profile]
     gates = next((release.gates[k] for k in keys if k in release.gates), DeviceGates())
     calibration = next((release.calibration[k] for k in keys if k in release.calibration), None)
+    profile = next((p for p in context.profiles if p.name == device.profile), None)
     return Assignment(
         device=device.name, deployment=deployment.id, rollout=rollout.id, release=release.id,
         release_target=f"releases/{release.id}.json", slot=release.slot, counter=release.counter,
         bundle=bundle, gates=gates, benchmark=DEPLOY_PLAN, deadline_s=rollout.deadline_s,
         calibration=calibration or CalibrationPlan(),
+        ladder=_ladder(context, release, releasing.ladder_of(release, device, deployment)),
+        throttle_c=profile.throttle_c if profile else None,
     )  # fmt: skip
+
+
+def _ladder(
+    context: Context, release: fleet.Release, rungs: tuple[fleet.Rung, ...]
+) -> tuple[Lesser, ...]:
+    found = [(rung, find_bundle(context, release.model, rung.variant)) for rung in rungs]
+    return tuple(
+        Lesser(bundle=ref, relieves=rung.relieves, portable=rung.portable, reason=rung.reason)
+        for rung, ref in found
+        if ref is not None
+    )
 
 
 def find_bundle(context: Context, model: str, variant: str) -> BundleRef | None:

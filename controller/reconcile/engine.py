@@ -51,7 +51,12 @@ class Ticks:
 class Engine:
     """A thread with a queue, and a second one that puts a tick into it now and then."""
 
-    def __init__(self, controller: Controller, *, tick_s: float = 1.0) -> None:
+    def __init__(
+        self, controller: Controller, *, tick_s: float = 1.0,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """``guard`` is called before each piece of work, and may refuse it by raising."""
+        self._guard = guard
         self.controller = controller
         self._tick_s = tick_s
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -70,6 +75,14 @@ class Engine:
         Raises:
             Temporary: the engine has stopped.
         """
+
+        def guarded() -> T:
+            self._guard()
+            return fn()
+
+        return self._submit(guarded)
+
+    def _submit(self, fn: Callable[[], T]) -> concurrent.futures.Future[T]:
         try:
             return self._writer.submit(fn)
         except RuntimeError as error:
@@ -86,13 +99,14 @@ class Engine:
         wait_s = 0.0
         try:
             while not self._stopping.wait(wait_s):
-                wait_s = self.call(self._tick).result()
+                wait_s = self._submit(self._tick).result()
         except Temporary:
             log.debug("action=stopped_between_ticks")
 
     def _tick(self) -> float:
         began, worked, failed = time.perf_counter(), time.thread_time(), True
         try:
+            self._guard()
             wait_s = min(self.controller.tick(), self._tick_s)
             failed = False
         except Exception as error:  # the outermost loop: a bad record must not stop the fleet

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from controller.domain import fleet
 from controller.errors import Conflict, NotFound, TrustError, UserError
+from controller.reconcile import strangers
 from controller.reconcile.context import Context
 from controller.trust import tokens
 from fitment.core.deployment import DeploymentState, Outcome
@@ -132,9 +133,11 @@ def revoke(context: Context, name: str) -> None:
 def is_allowed(context: Context, name: str, serial: str) -> bool:
     """Whether a certificate that TLS accepted is still good here."""
     device = context.store.devices.get(name)
-    if device is None or device.revoked:
+    if context.trust.ca.is_revoked(serial):
         return False
-    return not context.trust.ca.is_revoked(serial)
+    if device is None:
+        strangers.note(context, name, serial)
+    return device is not None and not device.revoked
 
 
 def _device(context: Context, name: str) -> fleet.Device:

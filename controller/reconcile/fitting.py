@@ -188,8 +188,8 @@ def _confirming(context: Context, job: fleet.FitJob) -> None:
 
 def _choose(context: Context, job: fleet.FitJob) -> None:
     known = measured(context, job)
-    budget, unusable = _budget(context, job), _unusable(context, job)
-    chosen = choice.choose(job.variants, budget, known, unusable=unusable)
+    budget, failed = _budget(context, job), unusable(context, job)
+    chosen = choice.choose(job.variants, budget, known, unusable=failed)
     with context.store.transaction():
         _move(context, job, JobStatus.DONE, step="done", fraction=1.0, choice=chosen,
               measured=known, finished_at=context.clock())  # fmt: skip
@@ -225,7 +225,7 @@ def measured(context: Context, job: fleet.FitJob) -> dict[str, Measurement]:
     return found
 
 
-def _unusable(context: Context, job: fleet.FitJob) -> dict[str, str]:
+def unusable(context: Context, job: fleet.FitJob) -> dict[str, str]:
     """Variants that a device could not time while it could time others.
 
     One that could time none has a problem of its own, which says nothing of the variants.

@@ -10,7 +10,7 @@ import profiles
 from controller.domain import fleet
 from controller.domain.telemetry import placed
 from controller.errors import NotFound
-from controller.reconcile import desired
+from controller.reconcile import catching_up, desired, strangers
 from controller.reconcile.context import Context
 from fitment.core import digest
 from fitment.core.deployment import (
@@ -60,6 +60,8 @@ def take_in(context: Context, heard: Sequence[Heard]) -> Taken:
         came = {one.device for one in heard if one.up}
         for name, all_of_it in of_device.items():
             device = context.store.devices.get(name)
+            if device is None and any(one.uplink is not None for one in all_of_it):
+                strangers.note(context, name)
             if device is not None and not device.revoked:
                 known, device = device, _one_device(context, device, all_of_it)
                 if device.online and not known.online:
@@ -95,6 +97,7 @@ def _one_device(context: Context, known: fleet.Device, heard: Sequence[Heard]) -
         if reported is not None and _is_stale(device.reported, reported):
             log.info("action=stale_report_dropped device=%s", device.name)
         elif reported is not None:
+            catching_up.on_report(context, device, reported)
             device = replace(device, reported=reported, online=True, last_seen=now)
             reports.append(reported)
     if reports:
@@ -135,7 +138,12 @@ def offline(context: Context, name: str) -> None:
 def _tags(device: fleet.Device, said: Mapping[str, str]) -> Mapping[str, str]:
     """The device's tags, with what is known of it here; it cannot speak for another profile."""
     variant, slots = said.get("variant", ""), device.reported.slots if device.reported else ()
-    releases = [s.release for s in slots if s.slot == said.get("slot") and s.variant == variant]
+    releases = [
+        slot.release
+        for slot in slots
+        if slot.slot == said.get("slot")
+        and variant in (slot.variant, *(rung.variant for rung in slot.ladder))
+    ]
     return {**said, "profile": device.profile, "release": releases[0] if releases else ""}
 
 
@@ -182,7 +190,10 @@ def _matched(context: Context, device: fleet.Device, seen_now: Fingerprint) -> f
 
 def _deployment(context: Context, name: str, report: DeploymentReport) -> None:
     known = context.store.deployments.get(report.deployment)
-    if known is None or known.device != name:
+    if known is None:
+        catching_up.on_unknown(context, name, report)
+        return
+    if known.device != name:
         return
     if known.outcome is not None and report.outcome in (None, known.outcome):
         return  # what the controller ended (by a deadline, say) yields to the device's word only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from controller.artifacts import packing
@@ -26,7 +27,7 @@ def pull(context: Context, name: str, slot: str = "") -> fleet.RunningModel:
     device = context.store.devices.get(name)
     if device is None:
         raise NotFound(f"no device '{name}'; see: fitment device list")
-    report = _slot(device, slot)
+    report = _serving(_slot(device, slot))
     deployment = plan.running(context.store.deployments.find(device=name)).get(report.slot)
     release = context.store.releases.get(deployment.release) if deployment else None
     bundle = desired.find_bundle(context, release.model if release else "", report.variant)
@@ -55,6 +56,12 @@ def _slot(device: fleet.Device, wanted: str) -> SlotReport:
         names = ", ".join(s.slot for s in filled)
         raise Conflict(f"{device.name} has more than one slot, name one with --slot: {names}")
     return filled[0]
+
+
+def _serving(report: SlotReport) -> SlotReport:
+    """The same for the rung that serves: a lesser variant runs as it was shipped."""
+    rung = next((r for r in report.ladder if r.rung == report.rung), None)
+    return report if rung is None else replace(report, variant=rung.variant, calibration="")
 
 
 def _calibrated(context: Context, report: SlotReport, pristine: bytes, *, device: str) -> bytes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from controller.domain import fleet
+from controller.domain import catching_up, fleet, lesser
 from controller.domain.fleet import JobStatus
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import cohorts
+from controller.reconcile import cohorts, fitting
 from controller.reconcile.context import Context
 from fitment.core.bundle import ReleaseManifest
 from fitment.core.deployment import CalibrationMode, CalibrationPlan, DeviceGates, Outcome
@@ -22,9 +22,13 @@ DEVICE_RATIO_MAX = 1.5
 
 
 def create(
-    context: Context, model_id: str, *, jobs: Sequence[str] = (), trigger: bool = False
-) -> fleet.Release:
+    context: Context, model_id: str, *, jobs: Sequence[str] = (), trigger: bool = False,
+    with_fallback: bool = False,
+) -> fleet.Release:  # fmt: skip
     """A release of the choices of finished fits: of ``jobs``, or the newest of each cohort.
+
+    Lesser variants stand below the choices ``with_fallback``, where a budget sets
+    ``lesser_accuracy_drop_max``, and in what a trigger asks for when a release before it had them.
 
     Raises:
         UserError: no fit has chosen anything; the message says what each came to.
@@ -39,6 +43,11 @@ def create(
         why = "; ".join(f"{k}: {j.choice.reason}" for k, j in newest.items() if j.choice)
         raise UserError(f"nothing to release: {why or 'no fit is done; run: fitment fit'}")
     release = _assemble(context, model, chosen, trigger=trigger)
+    before = context.store.releases.find(model=model_id) if trigger else ()
+    release = _with_ladders(
+        context, model, release, chosen,
+        always=with_fallback or any(r.ladders for r in before),
+    )  # fmt: skip
     with context.store.transaction():
         context.store.releases.add(release)
         details = {key: reason for key, reason in release.reasons.items() if "/" in key}
@@ -55,7 +64,7 @@ def _assemble(
 ) -> fleet.Release:
     release = fleet.Release(
         id=context.new_id(), model=model.id, slot=model.name, created_at=context.clock(),
-        counter=_next_counter(context, model.name),
+        counter=highest_counter(context, model.name) + 1,
     )  # fmt: skip
     variants, reasons, gates, calibration = {}, {}, {}, {}
     for key, job in chosen.items():
@@ -77,6 +86,29 @@ def _assemble(
     )
 
 
+def _with_ladders(
+    context: Context, model: fleet.ModelVersion, release: fleet.Release,
+    chosen: dict[str, fleet.FitJob], *, always: bool,
+) -> fleet.Release:  # fmt: skip
+    """The same release with a ladder wherever one is asked for."""
+    ladders: dict[str, tuple[fleet.Rung, ...]] = {}
+    notes: dict[str, str] = {}
+    for key, job in chosen.items():
+        budget = cohorts.budget_of(context, model, job.cohort.profile)
+        if not always and budget.lesser_accuracy_drop_max is None:
+            continue
+        best = next(v for v in job.variants if v.bundle.variant == release.variants[key])
+        case = lesser.Case(
+            budget=budget, measured=job.measured, unusable=fitting.unusable(context, job)
+        )
+        made = lesser.ladder(best, job.variants, case)
+        for name in (key, job.cohort.profile):
+            # A profile is the fallback of its other cohorts, with the same variant.
+            if release.variants.get(name) == release.variants[key] and name not in ladders:
+                ladders[name], notes[name] = made.rungs, made.reason
+    return replace(release, ladders=ladders, ladder_notes=notes)
+
+
 def _gates(budget: fleet.Budget, variant: fleet.Variant, *, trigger: bool) -> DeviceGates:
     """What a device must see; after a changed stack its old baseline is no measure."""
     known = min(_AGREEMENT, max(0.0, variant.guard_agreement - _AGREEMENT_SLACK))
@@ -89,17 +121,17 @@ def _gates(budget: fleet.Budget, variant: fleet.Variant, *, trigger: bool) -> De
     )
 
 
-def _next_counter(context: Context, slot: str) -> int:
-    """Above every release of the slot and above what any device says it runs."""
-    ours = [r.counter for r in context.store.releases.find(slot=slot)]
+def highest_counter(context: Context, slot: str) -> int:
+    """Of every release of the slot, and of what any device says it runs, as far as believed."""
+    ours = max((r.counter for r in context.store.releases.find(slot=slot)), default=0)
     theirs = [
-        report.counter
+        catching_up.believed(ours, report.counter)
         for device in context.store.devices.find()
         if device.reported is not None
         for report in device.reported.slots
         if report.slot == slot
     ]
-    return max([0, *ours, *theirs]) + 1
+    return max([ours, *theirs])
 
 
 def approve(context: Context, release_id: str, *, actor: str = "operator") -> fleet.Release:
@@ -121,6 +153,7 @@ def approve(context: Context, release_id: str, *, actor: str = "operator") -> fl
         release=release.id, model=model.name, version=model.version, slot=release.slot,
         counter=release.counter, variants=dict(release.variants),
         created=f"{release.created_at:.0f}",
+        ladders={key: tuple(r.variant for r in rungs) for key, rungs in release.ladders.items()},
     )  # fmt: skip
     context.trust.repository.approve(manifest)
     approved = replace(release, approved_at=context.clock())
@@ -143,6 +176,7 @@ def revert_of(
         raise Conflict("the rollout's release is gone")
     variants: dict[str, str] = {}
     reasons: dict[str, str] = {}
+    ladders: dict[str, tuple[fleet.Rung, ...]] = {}
     models: list[str] = []
     for device in devices:
         before = _before(context, device.name, current)
@@ -151,6 +185,7 @@ def revert_of(
             name = device.cohort.key if device.cohort else device.profile
             variants.setdefault(name, before.variant)
             reasons.setdefault(name, f"what it ran before release {current.id}")
+            ladders.setdefault(name, ladder_of(release, device, before))
             models.append(release.model)
     if not variants:
         raise UserError(
@@ -159,13 +194,24 @@ def revert_of(
         )
     back = fleet.Release(
         id=context.new_id(), model=models[0], slot=current.slot, variants=variants,
-        reasons=reasons, counter=_next_counter(context, current.slot),
+        reasons=reasons, ladders=ladders, counter=highest_counter(context, current.slot) + 1,
         created_at=context.clock(),
     )  # fmt: skip
     with context.store.transaction():
         context.store.releases.add(back)
         context.record("controller", "revert_created", back.id, {"of": current.id})
     return back
+
+
+def ladder_of(
+    release: fleet.Release, device: fleet.Device, deployment: fleet.Deployment
+) -> tuple[fleet.Rung, ...]:
+    """The rungs that a release names below what a device was given of it."""
+    cohort = deployment.cohort or device.cohort
+    for key in (cohort.key if cohort else "", device.profile):
+        if release.variants.get(key) == deployment.variant and key in release.ladders:
+            return release.ladders[key]
+    return ()
 
 
 def _before(context: Context, device: str, current: fleet.Release) -> fleet.Deployment | None:

@@ -55,15 +55,29 @@ def create(
         wave_started_at=context.clock(),
     )  # fmt: skip
     if not targets(context, made, release):
-        raise UserError(
-            "no device of the selection has a variant in this release;"
-            f" it has: {', '.join(release.variants)}"
-        )
+        raise UserError(_nobody(context, made, release))
     with context.store.transaction():
         context.store.rollouts.add(made)
         details = {"release": release_id, "waves": ", ".join(f"{w:g}" for w in asked.waves)}
         context.record("controller" if trigger else "operator", "rollout_created", made.id, details)
     return made
+
+
+def _nobody(context: Context, made: fleet.Rollout, release: fleet.Release) -> str:
+    """Why a rollout has no device to go to."""
+    every = context.store.devices.find(revoked=False)
+    chosen = [d for d in every if d.name in made.devices or rollout.selects(made.selector, d)]
+    ahead = [d.name for d in chosen if rollout.is_ahead(d, release)]
+    if ahead:
+        return (
+            f"{', '.join(ahead[:3])}{' …' if len(ahead) > 3 else ''} runs a later release of"
+            f" '{release.slot}' than this one (counter {release.counter}), and goes back to none:"
+            f" make a new one with the same variants: fitment release create {release.model}"
+        )
+    return (
+        "no device of the selection has a variant in this release;"
+        f" it has: {', '.join(release.variants)}"
+    )
 
 
 def _check_waves(waves: Sequence[float]) -> None:

@@ -16,11 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from controller.artifacts.blobs import FolderBlobs
-from controller.build import DATABASE_NAME, TENANT, locked, open_trust
+from controller.build import open_trust
 from controller.config import Settings
 from controller.domain import fleet
+from controller.errors import Conflict
 from controller.reconcile import enrolment
 from controller.reconcile.context import Context
+from controller.seats import DATABASE_NAME, TENANT, DirectoryLock
 from controller.simulator import seed
 from controller.simulator.device import SimDevice
 from controller.simulator.fits import ModelledFits
@@ -38,7 +40,9 @@ def provision(
 ) -> fleet.Release:
     """Enrol devices; ``papers`` gets a file of certificate and key for each, as PEM."""
     papers.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with locked(settings.data_dir):
+    with DirectoryLock(settings.data_dir) as lock:
+        if not lock.take():
+            raise Conflict(f"another controller uses {settings.data_dir}")
         trust, _notes = open_trust(settings)
         context = opened(settings, trust)
         try:

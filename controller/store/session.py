@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
@@ -22,6 +22,8 @@ class Session:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._open: Connection | None = None
+        self.before_commit: Callable[[Connection], None] = lambda _: None
+        """May refuse what was written, by raising; called while the write lock is held."""
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -33,8 +35,16 @@ class Session:
             self._open = connection
             try:
                 yield connection
+                if _is_writing(connection):
+                    self.before_commit(connection)
             finally:
                 self._open = None
+
+
+def _is_writing(connection: Connection) -> bool:
+    """Whether anything was written: the driver begins a transaction with the first write."""
+    driver = connection.connection.dbapi_connection
+    return bool(getattr(driver, "in_transaction", True))
 
 
 @contextmanager

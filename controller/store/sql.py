@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Engine, bindparam, event, func, literal_column
+from sqlalchemy import Connection, Engine, bindparam, event, func, literal_column
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
 from controller.domain import fleet
-from controller.errors import Conflict, UserError
+from controller.domain.lease import Lease
+from controller.errors import Conflict, LeaseLost, UserError
+from controller.store import lease
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
 from controller.store.migrations import migrate
 from controller.store.session import Session
@@ -28,6 +30,7 @@ from controller.store.telemetry_sql import SqlTelemetry, add_functions
 from fitment.core import plain
 
 R = TypeVar("R")
+_LEASE = (col(SettingRow.tenant) == "", col(SettingRow.key) == lease.KEY)
 
 
 KNOWN = 20_000
@@ -201,6 +204,29 @@ class SqlStore:
             if connection.execute(changed).rowcount == 0:
                 row = {"tenant": self.tenant, "key": key, "value": value}
                 connection.execute(insert(SettingRow).values(**row))
+
+    def fence(self, number: int) -> None:
+        """From now on nothing is committed once another lease than this has been taken.
+
+        The look at the lease and the commit are one: who takes it needs the lock that is held.
+        """
+
+        def check(connection: Connection) -> None:
+            row = connection.execute(select(SettingRow.value).where(*_LEASE)).first()
+            if row is None or lease.decode(str(row[0])).number != number:
+                raise LeaseLost("another controller acts on this database; nothing was changed")
+
+        self._session.before_commit = check
+
+    def swap_lease(self, before: Lease, after: Lease) -> bool:
+        """Renew, or give back; says if it was still as ``before``."""
+        held = (*_LEASE, col(SettingRow.value) == lease.encode(before))
+        changed = update(SettingRow).where(*held).values(value=lease.encode(after))
+        try:
+            with self._session.transaction() as connection:
+                return connection.execute(changed).rowcount > 0
+        except LeaseLost:
+            return False
 
     def close(self) -> None:
         self._engine.dispose()

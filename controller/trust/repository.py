@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
+from controller.domain import catching_up
 from controller.errors import Conflict, TrustError
 from controller.trust import files
 from controller.trust.beginnings import first_versions
@@ -46,6 +47,8 @@ _METADATA_NAME = re.compile(
 _RELEASE_NAME = re.compile(r"releases/[0-9a-f]{64}\.[A-Za-z0-9_-]{1,128}\.json\Z")
 _RELEASE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
 _BUNDLE_NAME = re.compile(r"bundles/[0-9a-f]{64}\.tar\.xz\Z")
+MOVING = tuple(role for role in Role if role is not Role.ROOT)
+"""Roles whose versions need no order but to grow."""
 _KEPT_VERSIONS = 16  # of each role, for devices that are in the middle of an update
 
 Clock = Callable[[], float]
@@ -63,6 +66,9 @@ class MetadataRepository:
         self._lock = threading.Lock()
         self._signers = {role: load_signer(folder / "online", role) for role in ONLINE}
         self._roles = self._load_all()
+        self.before_signing: Callable[[], None] = lambda: None
+        """May refuse a new version, by raising: another process may write this folder by now."""
+        self._seen: dict[Role, int] = {}  # versions that devices have trusted
 
     @classmethod
     def init(
@@ -155,14 +161,37 @@ class MetadataRepository:
                 self._sign(role, self._signer(role), moment)
         return tuple(role.value for role in signing)
 
+    def move_past(self, seen: Mapping[str, int]) -> tuple[str, ...]:
+        """Go on above versions that a device has trusted; returns the roles that were signed.
+
+        This folder may have been restored from a backup, and a device takes no lower version.
+        What cannot be (`catching_up.LEAP_S`) is not believed. The root is left alone: it counts
+        by one, and a device with a later one of ours goes on with that.
+        """
+        moment = int(self._clock())
+        with self._lock:
+            for role in MOVING:
+                known = self._roles[role].signed.version
+                said, floor = seen.get(role.value, 0), max(known, moment)
+                if known < said <= floor + catching_up.LEAP_S:
+                    self._seen[role] = max(said, self._seen.get(role, 0))
+            behind = any(self._is_behind(role) and self._can_sign(role) for role in MOVING)
+        return self.refresh() if behind else ()
+
     def notes(self, now: float | None = None) -> tuple[str, ...]:
-        """What an operator should know: offline roles that end soon and wait for their key."""
+        """What an operator should know: offline roles that wait for their key."""
         moment = self._clock() if now is None else now
+        waiting = [r for r in OFFLINE if self._is_due(r, moment) and not self._can_sign(r)]
+        what = {
+            role: "has a version below one that devices have trusted, so they refuse it"
+            if self._is_behind(role)
+            else f"ends on {self._roles[role].signed.expires:%F}"
+            for role in waiting
+        }
         return tuple(
-            f"the signature of '{role.value}' ends on {self._roles[role].signed.expires:%F}: "
+            f"the signature of '{role.value}' {why}: "
             "start the controller once with --offline-dir where the offline keys are"
-            for role in OFFLINE
-            if self._is_due(role, moment) and not self._can_sign(role)
+            for role, why in what.items()
         )
 
     @contextmanager
@@ -191,9 +220,11 @@ class MetadataRepository:
             self._fill_timestamp(moment)
         version = metadata.signed.version + 1
         # Roots must follow each other without a gap; all others only have to grow.
-        metadata.signed.version = version if role is Role.ROOT else max(version, int(moment))
+        above = max(int(moment), self._seen.get(role, 0) + 1)
+        metadata.signed.version = version if role is Role.ROOT else max(version, above)
         metadata.signed.expires = LIFETIMES[role].expiry(moment)
         metadata.sign(signer)
+        self.before_signing()
         files.write_private(self._folder / _file_name(role, metadata), metadata.to_bytes())
         if role is not Role.ROOT:
             self._prune(role)
@@ -223,7 +254,11 @@ class MetadataRepository:
         return role in ONLINE or has_key(self._offline_folder, role)
 
     def _is_due(self, role: Role, moment: float) -> bool:
-        return LIFETIMES[role].is_due(self._roles[role].signed.expires, moment)
+        expires = self._roles[role].signed.expires
+        return self._is_behind(role) or LIFETIMES[role].is_due(expires, moment)
+
+    def _is_behind(self, role: Role) -> bool:
+        return bool(self._roles[role].signed.version <= self._seen.get(role, 0))
 
     def _load_all(self) -> dict[Role, Metadata[Any]]:
         """The current version of every role, found from the timestamp as a device does."""

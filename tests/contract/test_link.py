@@ -16,7 +16,7 @@ from controller.artifacts.memory import MemoryBlobs
 from controller.gateway.broker import Broker, find_mosquitto
 from controller.gateway.grpc import GrpcServers
 from controller.gateway.grpc_enroll import EnrollService, Welcome
-from controller.gateway.grpc_gateway import GatewayService
+from controller.gateway.grpc_gateway import GatewayService, Stock
 from controller.gateway.link import Link
 from controller.gateway.memory import MemoryLink
 from controller.gateway.mqtt import Endpoint, MqttLink
@@ -246,8 +246,9 @@ def session_stage(papers: Papers) -> Iterator[SessionStage]:
         gateway_address="", mqtt_address="",
     )  # fmt: skip
     gateway = GatewayService(
-        engine, fleet, sessions=link, blobs=MemoryBlobs(), read_metadata=lambda _: None, ca_pem=b""
-    )
+        engine, fleet, sessions=link, ca_pem=b"",
+        stock=Stock(blobs=MemoryBlobs(), read_metadata=lambda _: None),
+    )  # fmt: skip
 
     async def begin() -> GrpcServers:
         servers = GrpcServers("127.0.0.1", papers.server_files())

@@ -14,7 +14,7 @@ from agent.transport.session import SessionLink, tls_credentials
 from controller.artifacts.memory import MemoryBlobs
 from controller.gateway.grpc import GrpcServers
 from controller.gateway.grpc_enroll import EnrollService, Welcome
-from controller.gateway.grpc_gateway import GatewayService
+from controller.gateway.grpc_gateway import GatewayService, Stock
 from controller.gateway.session import SessionLink as ControllerLink
 from fitment.core.deployment import DesiredState
 from fitment.core.link import Downlink, Uplink
@@ -52,8 +52,8 @@ def ends(tmp_path: Path) -> Iterator[tuple[SessionLink, Handler, ControllerLink]
         gateway_address="", mqtt_address="",
     )  # fmt: skip
     gateway = GatewayService(
-        engine, fleet, sessions=sessions, blobs=MemoryBlobs(), read_metadata=lambda _: None,
-        ca_pem=b"",
+        engine, fleet, sessions=sessions, ca_pem=b"",
+        stock=Stock(blobs=MemoryBlobs(), read_metadata=lambda _: None),
     )  # fmt: skip
 
     async def begin() -> GrpcServers:

@@ -18,7 +18,7 @@ from controller.artifacts.memory import MemoryBlobs
 from controller.artifacts.packing import PackedBundle, pack_into
 from controller.gateway.grpc import GrpcServers
 from controller.gateway.grpc_enroll import EnrollService, Welcome
-from controller.gateway.grpc_gateway import GatewayService
+from controller.gateway.grpc_gateway import GatewayService, Stock
 from fitment.core import digest
 from tests.integration.chaos_proxy import ChaosProxy, Fault, Kind
 from tests.integration.gateway_peers import LoopThread, Papers, TwinEngine, TwinFleet
@@ -64,8 +64,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     ]
     listed = {p.variant: p.archive for p in packed}
     gateway = GatewayService(
-        engine, fleet, sessions=None, blobs=blobs, read_metadata=lambda _: None, ca_pem=b"",
-        deltas=Deltas(folder / "deltas", blobs, listed.get),
+        engine, fleet, sessions=None, ca_pem=b"",
+        stock=Stock(blobs=blobs, read_metadata=lambda _: None,
+                    deltas=Deltas(folder / "deltas", blobs, listed.get)),
     )  # fmt: skip
     welcome = Welcome(
         ca_pem=b"", tuf_root=b"", director_public_key=b"", director_key_id="", gateway_address="",

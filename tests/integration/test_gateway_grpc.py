@@ -13,14 +13,14 @@ from typing import Any
 import grpc
 import pytest
 
-from controller.artifacts import deltas
+from controller.artifacts import deltas, mirrors
 from controller.artifacts.memory import MemoryBlobs
 from controller.artifacts.packing import PackedBundle, pack_into
 from controller.errors import Temporary, UserError
 from controller.gateway import grpc_gateway
 from controller.gateway.grpc import GrpcServers
 from controller.gateway.grpc_enroll import EnrollService, Welcome
-from controller.gateway.grpc_gateway import CHUNK_BYTES, GatewayService
+from controller.gateway.grpc_gateway import CHUNK_BYTES, GatewayService, Stock
 from controller.gateway.http.server import RestServer
 from fitment.core import digest
 from fitment.core.deployment import CalibrationMode, CalibrationReport
@@ -44,6 +44,7 @@ WELCOME = Welcome(
     ca_pem=b"ca", tuf_root=b"root", director_public_key=b"d" * 32, director_key_id="sha256:k",
     gateway_address="127.0.0.1:1", mqtt_address="",
 )  # fmt: skip
+MIRRORS = mirrors.parse("https://one.example/{folder}/{hex} https://two.example/{hex}?key=k")
 METADATA = {"timestamp.json": b"{}", "releases/r.json": b"release"}
 
 
@@ -74,8 +75,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     listed: dict[str, str] = {}
     enroll = EnrollService(engine, fleet, welcome=WELCOME, let_in=lambda: admitted.append(True))
     gateway = GatewayService(
-        engine, fleet, sessions=None, blobs=blobs, read_metadata=METADATA.get, ca_pem=b"ca",
-        fetches_max=2, deltas=deltas.Deltas(folder / "deltas", blobs, listed.get),
+        engine, fleet, sessions=None, ca_pem=b"ca", fetches_max=2,
+        stock=Stock(blobs=blobs, read_metadata=METADATA.get, locate=MIRRORS.urls,
+                    deltas=deltas.Deltas(folder / "deltas", blobs, listed.get)),
     )  # fmt: skip
 
     async def begin() -> GrpcServers:
@@ -250,6 +252,32 @@ def test_a_delta_is_named_once_it_is_made(
     assert stub.FindDelta(unknown, timeout=5) == gateway_pb2.FindDeltaResponse()
     itself = gateway_pb2.FindDeltaRequest(archive=new.archive, base=new.variant)
     assert stub.FindDelta(itself, timeout=5) == gateway_pb2.FindDeltaResponse()
+
+
+def test_mirrors_of_a_transfer_file_are_named(stage: Stage) -> None:
+    archive = stage.blobs.put_bytes(b"mirrored")
+    request = gateway_pb2.LocateArtifactRequest(archive=archive)
+    name = digest.hex_of(archive)
+    assert list(stage.gateway().LocateArtifact(request, timeout=5).urls) == [
+        f"https://one.example/{name[:2]}/{name}", f"https://two.example/{name}?key=k",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("archive", "status"),
+    [
+        ("sha256:" + "0" * 64, grpc.StatusCode.NOT_FOUND),
+        ("../../etc", grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+def test_a_wrong_question_for_mirrors_is_refused(
+    stage: Stage, archive: str, status: grpc.StatusCode
+) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        stage.gateway().LocateArtifact(
+            gateway_pb2.LocateArtifactRequest(archive=archive), timeout=5
+        )
+    assert refusal(refused)[0] is status
 
 
 @pytest.mark.parametrize(

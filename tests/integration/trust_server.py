@@ -19,6 +19,7 @@ import grpc
 from agent.jobs import Connection
 from controller.artifacts.blobs import FolderBlobs
 from controller.artifacts.deltas import Delta, Deltas
+from controller.artifacts.mirrors import Mirrors
 from controller.artifacts.packing import PackedBundle, bundle_ref, pack_into
 from controller.errors import FitmentError, NotFound, TrustError
 from controller.trust import Trust
@@ -40,6 +41,7 @@ class Faults:
     busy_s: float | None = None
     status: grpc.StatusCode | None = None
     knows_deltas: bool = True
+    mirrors: Mirrors | None = None  # None: a controller from before there were any
     delta: Delta | None = None  # what it names, whatever was asked for
 
 
@@ -212,6 +214,12 @@ class _Gateway(gateway_pb2_grpc.GatewayServicer):
         for data in c.faults.chunks(chunks) if c.faults.chunks else chunks:
             c.book.sent_bytes += len(data)
             yield gateway_pb2.FetchArtifactResponse(data=data, total_bytes=size)
+
+    def LocateArtifact(self, request: Any, context: Any) -> Any:
+        c = self._controller
+        if c.faults.mirrors is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        return gateway_pb2.LocateArtifactResponse(urls=c.faults.mirrors.urls(request.archive))
 
     def FindDelta(self, request: Any, context: Any) -> Any:
         c = self._controller

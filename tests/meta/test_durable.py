@@ -20,6 +20,7 @@ ALLOWED = {
     "agent/runner.py": {"open": "the worker's stderr: lost with the process, swept at a start"},
     "agent/workers/keys.py": {".chmod": "repeated at every enrolment, whatever was there"},
     "agent/workers/memory_use.py": {".write_text": "/proc: no disk"},
+    "agent/workers/mirror.py": {"open": "of an address: no disk"},
     "agent/workers/runtimes/onnx.py": {"tempfile.TemporaryDirectory": "a profile, read at once"},
     "agent/workers/serve.py": {".chmod": "of a socket, which no power loss outlives"},
     "agent/workers/serving/open_inference.py": {".chmod": "of a socket as well"},

@@ -97,8 +97,8 @@ def test_every_module_with_code_says_why_it_exists(root: Path) -> None:
     "room",
     [
         "agent", "agent/hardware", "agent/sensors", "agent/workers", "controller",
-        "controller/artifacts", "controller/catalog", "controller/compress", "controller/dashboard",
-        "controller/domain",
+        "controller/artifacts", "controller/backup", "controller/catalog", "controller/compress",
+        "controller/dashboard", "controller/domain",
         "controller/gateway", "controller/reconcile", "controller/simulator", "controller/store",
         "controller/trust",
         "deploy", "profiles", "protos",

@@ -9,6 +9,7 @@ from pathlib import Path
 from agent.build import restore_slots
 from agent.config import Settings
 from agent.desk import Folders
+from agent.domain.ladder import Readings
 from agent.identity import Identity
 from agent.journal import open_journal
 from agent.loop import Parts, Supervisor
@@ -89,6 +90,7 @@ class World:
         self.settings = replace(settings or Settings(), data_dir=folder, fingerprint_interval_s=5.0)
         self.identity = Identity(device="dev-1", gateway="localhost:1")
         self.samples = {"supervisor_anonymous_mib": 12.0}
+        self.readings = Readings()
         self.chain: list[tuple[str, str]] = []
         self.reports: dict[str, DeploymentReport] = {}
         self.generation = 0
@@ -107,6 +109,7 @@ class World:
                 settings=SettingsWatch(self.settings, lambda: self.settings, self.folders.config),
                 fingerprint=FingerprintWatch(lambda _: self.device), boot_id=self.boot_id,
                 jitter=lambda: 0.5, sample=lambda _: self.samples, floor_unix=self.wall_unix - 100,
+                sense=lambda _root, _point: self.readings,
             )
         )  # fmt: skip
         self.link.start()

@@ -27,12 +27,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent import durable
+from agent.domain.ladder import Readings
 from agent.journal import read_journal
 from agent.slots import Slots
-from fitment.core.deployment import Assignment, CalibrationMode, CalibrationPlan, DeviceGates
+from agent.workers.serving import follow
 
 from .agent_world import SLOT
 from .power_device import Centre, Device, complete, die, stand_in, warm
+from .power_scenarios import Scenario, scenarios
 
 T = TypeVar("T")
 
@@ -40,23 +42,9 @@ BEFORE, AFTER, TORN, ALONE = "before", "after", "torn", "worker-alone"
 TWICE = "twice"
 RUNNERS = 2
 PID = re.compile(r"(?<=jobs/)(\.?)\d+-")
+HOT = Readings(temperature_c=84.0, throttle_c=85.0)
 SETTLED_STEPS = 400
 """Looks of the supervisor within which a deployment is forgotten and what stays serves."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """What is wished of a device, and how that must end."""
-
-    name: str
-    order: Assignment
-    outcome: str
-    serves: str  # variant in the end
-    before: str  # variant that serves until then, or empty
-    wrong_on_trial: bool = False
-    begins: str = ""  # pattern of the step of an earlier scenario at which the power went before
-    since: str = ""  # up to this step another scenario makes the same ones
-    until: str = ""  # and from this one on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +131,7 @@ def live(
         for name, _, outcome in line["deployments"]
     )
     device = Device(case / "device", centre, heard, generation=generation + ended)
+    device.readings = HOT if scenario.hot else device.readings
     if not ended:
         device.wish(scenario.order)
         device.finish(scenario.order.deployment)
@@ -150,7 +139,9 @@ def live(
     for _ in range(SETTLED_STEPS):
         device.steps(1)
         serves = all(slot.serving for slot in device.reported.slots if slot.variant)
-        if serves and not device.reported.deployments and not device.journal.submissions():
+        stands = device.slots.rung(SLOT) == len(device.slots.names()) - 1 == scenario.rung
+        busy = device.reported.deployments or device.journal.submissions()
+        if serves and stands and not busy:
             break
     device.supervisor.close()
 
@@ -192,6 +183,8 @@ def try_point(
     found = complete(slots.link(SLOT)) if slots.active(SLOT) else ""
     assert found in (scenario.before, scenario.serves, scenario.order.bundle.variant), found
     assert found or not scenario.before, "nothing serves"
+    serving = follow.resolve(str(slots.link(SLOT))).folder if found else ""
+    assert not found or complete(Path(serving)), "what a worker would load is damaged"
     if how != ALONE:  # there the supervisor went on
         again = partial(live, scenario, case, centre, None, generation=generation)
         code = fork(again, case / "errors")
@@ -223,6 +216,10 @@ def look(scenario: Scenario, case: Path) -> None:
     else:
         assert not slots.link(SLOT).is_symlink()
     assert facts.variant == scenario.serves
+    assert (slots.rung(SLOT), len(slots.names()) - 1) == (scenario.rung, scenario.rung)
+    if scenario.rung:
+        lesser = scenario.order.ladder[scenario.rung - 1].bundle.variant
+        assert complete(Path(follow.resolve(str(slots.link(SLOT))).folder)) == lesser
     assert bool(facts.golden_ok) == bool(scenario.serves)
     assert slots.restore(SLOT).variant == facts.variant, "facts.json says something else"
     assert slots.restore(SLOT).counter == facts.counter
@@ -366,30 +363,6 @@ def explore(scenario: Scenario, template: Path, folder: Path, centre: Centre, on
     )  # fmt: skip
 
 
-def scenarios(centre: Centre) -> list[Scenario]:
-    """First install, update, and two updates that do not hold."""
-    first = centre.order("v1", counter=1)
-    plan = CalibrationPlan(mode=CalibrationMode.MOMENTS, min_samples=8)
-    second = centre.order("v2", counter=2, calibration=plan)
-    slow = centre.order("v2", counter=3, gates=DeviceGates(latency_ratio_max=0.1))
-    wrong = centre.order("v2", counter=4)
-    v1, v2 = centre.variants["v1"], centre.variants["v2"]
-    return [
-        Scenario(name="install", order=first, outcome="committed", serves=v1, before=""),
-        Scenario(name="update", order=second, outcome="committed", serves=v2, before=v1),
-        Scenario(name="judged-bad", order=slow, outcome="rolled_back", serves=v1, before=v1,
-                 since="-benchmark.json"),
-        Scenario(name="wrong-on-trial", order=wrong, outcome="rolled_back", serves=v1,
-                 before=v1, wrong_on_trial=True, since="symlink"),
-        Scenario(name="first-is-wrong", order=first, outcome="rolled_back", serves="", before="",
-                 wrong_on_trial=True, since="symlink"),
-        Scenario(name="staging-again", order=second, outcome="committed", serves=v2, before=v1,
-                 begins="rename .*-stage.result.json", until="-calibrate.json"),
-        Scenario(name="calibrating-again", order=second, outcome="committed", serves=v2, before=v1,
-                 begins="rename slots/digits/b/overlay.json", until="-benchmark.json"),
-    ]  # fmt: skip
-
-
 def cut_before(
     scenario: Scenario, template: Path, folder: Path, centre: Centre, earlier: list[Step]
 ) -> Path:
@@ -423,6 +396,11 @@ def main(folder: Path, only: str = "", point: str = "") -> None:
     for scenario in made:
         if only in ("", scenario.name):
             template = installed / "device" if scenario.before else bare
+            if scenario.on:
+                place = folder / f"{scenario.name}-on"
+                place.mkdir()
+                record(next(s for s in made if s.name == scenario.on), template, place, centre)
+                template = place / "device"
             if scenario.begins:
                 place = folder / f"{scenario.name}-begins"
                 template = cut_before(scenario, template, place, centre, earlier)

@@ -79,6 +79,7 @@ class Centre:
         release = ReleaseManifest(
             release=f"r{counter}", model="m", version="1", slot=SLOT, counter=counter,
             variants={"x86": variant},
+            ladders={"x86": tuple(lesser.bundle.variant for lesser in changes.get("ladder", ()))},
         )  # fmt: skip
         self._make_delta(ref)
         self.variants[name] = variant

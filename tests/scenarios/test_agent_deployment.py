@@ -152,6 +152,30 @@ def test_the_end_is_reported_until_the_controller_no_longer_asks(tmp_path: Path)
     assert world.reported.observed_generation == 4
 
 
+def test_a_controller_of_yesterday_is_told_again_how_it_ended(tmp_path: Path) -> None:
+    """Its order is no replay to be ignored in silence: it would wait for an answer in vain."""
+    world = World(tmp_path)
+    order = assignment("d-1")
+    world.wish(order)
+    world.run(10)
+    world.wish()
+    world.run(2)
+    assert world.reported.deployments == ()  # the controller knew
+    world.generation = 0
+    world.wish(order)
+    world.run(5)
+    (told,) = world.reported.deployments
+    assert (told.deployment, told.outcome) == ("d-1", Outcome.COMMITTED)
+    assert world.runner.names().count("fetch") == 1
+    assert world.reported.observed_generation == 2  # and not 1, which is the last that came
+    world.kill()
+    world.boot()
+    world.wish()
+    world.run(2)
+    assert world.reported.deployments == ()
+    assert world.reported.observed_generation == 2
+
+
 def test_a_newer_assignment_of_the_slot_supersedes(tmp_path: Path) -> None:
     world = World(tmp_path, {"benchmark": [hang, lambda job: _ok("benchmark", job)]})
     world.wish(assignment("d-1"))

@@ -59,7 +59,7 @@ def report(root: Path) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     "scenario",
     ["install", "update", "judged-bad", "wrong-on-trial", "first-is-wrong", "staging-again",
-     "calibrating-again"],
+     "calibrating-again", "ladder-ready", "ladder-gone"],
 )  # fmt: skip
 def test_the_power_goes_around_every_step(report: dict[str, Any], scenario: str) -> None:
     found = report[scenario]

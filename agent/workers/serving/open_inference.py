@@ -30,6 +30,8 @@ from fitment.oip import open_inference_pb2_grpc as pb_grpc
 T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
+RUNG_KEY: Final = "fitment-rung"
+"""Trailing metadata of ModelMetadata: the rung of the slot's ladder that serves."""
 _SPARE_THREADS: Final = 2  # for questions that do not wait for the model
 _QUEUED_CALLS: Final = 32  # beyond the threads; further calls are refused by gRPC itself
 _GRACE_S: Final = 5.0
@@ -87,7 +89,7 @@ class OpenInference(pb_grpc.GRPCInferenceServiceServicer):
 
     def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """What the model takes and gives."""
-        return self._answer(context, lambda: self._metadata(request))
+        return self._answer(context, lambda: self._metadata(request, context))
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """One inference."""
@@ -124,9 +126,11 @@ class OpenInference(pb_grpc.GRPCInferenceServiceServicer):
             )
         return name
 
-    def _metadata(self, request: Any) -> Any:
+    def _metadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._service.bound() as served:
             manifest = served.loaded.bundle.manifest
+            # The protocol has no field for it, and a field of our own would be another's.
+            context.set_trailing_metadata(((RUNG_KEY, str(served.rung)),))
             return pb.ModelMetadataResponse(
                 name=self._named(served, request.name, request.version),
                 versions=[served.loaded.bundle.variant],
@@ -151,6 +155,7 @@ class OpenInference(pb_grpc.GRPCInferenceServiceServicer):
                 model_name=name, model_version=served.loaded.bundle.variant, id=request.id
             )
             response.parameters["batch"].int64_param = done.rows
+            response.parameters["rung"].int64_param = served.rung
             raw = bool(request.raw_input_contents)
             for index in wanted:
                 _put(response, served.outputs[index].name, outputs[index], raw=raw)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from agent.domain.rungs import parted
 from agent.workers import installed
 from agent.workers.child import JobError, is_out_of_memory
 from agent.workers.installed import Goldens, Loaded
@@ -51,6 +52,11 @@ class Served:
     @property
     def outputs(self) -> tuple[Tensor, ...]:
         return self.loaded.session.outputs
+
+    @property
+    def rung(self) -> int:
+        """Of the slot's ladder; 0 is the chosen variant."""
+        return parted(self.loaded.bundle.folder.parent.name)[1]
 
     def samples_in(self, shapes: Sequence[Sequence[int]]) -> int:
         """Samples of a request, from the shapes of its inputs.

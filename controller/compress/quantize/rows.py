@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from controller.compress.graph.model import Array, Inputs, attributes, run_batches, with_outputs
+from controller.compress.graph.model import Array, Inputs, run_batches, with_outputs
+from controller.compress.graph.windows import unfold
 from controller.compress.quantize.adaround import Moments
 
 ROWS = 8_192  # for each layer
@@ -69,39 +69,3 @@ def _products(left: Sequence[Array], right: Sequence[Array]) -> Double:
     for a, b in zip(left, right, strict=True):
         total += a.T @ b
     return total
-
-
-def unfold(
-    node: onnx.NodeProto,
-    values: Array,
-    weight_shape: tuple[int, ...],
-    per_input: int,
-    chance: np.random.Generator,
-) -> list[Array]:
-    """Some windows of a convolution's input as rows [n, K], in the order of its weights."""
-    if node.op_type == "Gemm":
-        return [values.reshape(len(values), -1)]
-    options = attributes(node)
-    kernel = weight_shape[2:]
-    strides = options.get("strides") or [1] * len(kernel)
-    dilations = options.get("dilations") or [1] * len(kernel)
-    pads = options.get("pads") or [0] * (2 * len(kernel))
-    around = [(pads[i], pads[i + len(kernel)]) for i in range(len(kernel))]
-    padded = np.pad(values, [(0, 0), (0, 0), *around])
-    spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    axes = tuple(range(2, 2 + len(kernel)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-    steps = tuple(slice(None, None, s) for s in strides)
-    inner = tuple(slice(None, None, d) for d in dilations)
-    where: tuple[Any, ...] = (slice(None), slice(None), *steps, *inner)
-    windows = windows[where]
-    places = windows.shape[2 : 2 + len(kernel)]
-    total = int(np.prod(places))
-    chosen = chance.choice(total, size=min(per_input, total), replace=False)
-    index = np.unravel_index(chosen, places)
-    where = (slice(None), slice(None), *index)
-    picked = windows[where]  # [N, C, n, *kernel]
-    picked = np.moveaxis(picked, 2, 1).reshape(-1, values.shape[1], *kernel)
-    groups = int(options.get("group", 1))
-    share = values.shape[1] // groups
-    return [picked[:, g * share : (g + 1) * share].reshape(len(picked), -1) for g in range(groups)]

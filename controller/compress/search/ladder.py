@@ -51,6 +51,8 @@ CALIBRATORS = ("percentile", "mse", "kl")  # beside minmax
 QUICK_BITS = (4,)  # of weights, in int8 files
 THOROUGH_BITS = (4, 3)
 TRAINED_BITS = 2  # of weights, where only training with the rounding keeps the accuracy
+TRAINED_CUTS = frozenset(cut.text for cut in THOROUGH_CUTS if cut.ratio >= 0.65)
+"""Who wants two bits wants them of the narrowest networks; a wide one would train for minutes."""
 SYMMETRIC = ("u8s8", "s8s8")  # schemes whose weights have no zero point
 
 
@@ -206,7 +208,7 @@ def _thorough(bare: Rung, scheme: str, plan: Plan) -> Iterable[Rung]:
     """Dear ways to few bits, for one runtime: the float graph is the same for all."""
     if plan.effort == "thorough" and bare.format == "onnx":
         yield _mixed(bare, scheme)
-        if bare.pruned:
+        if bare.pruned in TRAINED_CUTS:
             yield _trained(bare, scheme, plan)
 
 

@@ -23,7 +23,7 @@ from controller.dashboard.draw.markup import (
 )
 from controller.dashboard.views import journal
 from controller.dashboard.views.overview import Count, DeviceRow, Matrix, Overview
-from controller.dashboard.views.twin import HistoryRow, Twin
+from controller.dashboard.views.twin import HistoryRow, SlotRow, Twin
 from controller.dashboard.views.waves import Waves
 from controller.dashboard.views.workbench import Candidate, Fit, ReleaseRow, Workbench
 from controller.domain import fleet
@@ -158,14 +158,21 @@ def _slots(view: Twin) -> Html:
     if not view.slots:
         return empty("It holds no model yet. Fit and roll out one:", "fitment fit MODEL")
     rows = [
-        (s.slot, s.name, badge(s.state), badge(s.golden), value(s.coverage), value(s.calibration),
-         s.counter)
+        (s.slot, s.name, badge(s.state), _ladder(s), badge(s.golden), value(s.coverage),
+         value(s.calibration), s.counter)
         for s in view.slots
     ]  # fmt: skip
     columns = (
-        "slot", "variant", "state", "golden answers", "integer ops", "calibration", "counter",
+        "slot", "variant", "state", "rung", "golden answers", "integer ops", "calibration",
+        "counter",
     )  # fmt: skip
     return table("Slots", columns, rows)
+
+
+def _ladder(row: SlotRow) -> Html:
+    """The rung that serves, since when, and what stands ready below it."""
+    since = join(" since ", moment(row.rung_since)) if row.rung_since else Html("")
+    return join(value(row.rung), since, reasons(row.ladder))
 
 
 def _history(view: Twin) -> Html:

@@ -10,7 +10,7 @@ from controller.dashboard.views import words
 from controller.dashboard.views.words import State, Value, none
 from controller.domain import fleet
 from fitment.core import digest
-from fitment.core.deployment import CalibrationReport, SlotReport
+from fitment.core.deployment import CalibrationReport, RungReport, SlotReport
 from fitment.core.fingerprint import Facet
 
 HISTORY_MOST = 50
@@ -49,6 +49,9 @@ class SlotRow:
     calibration: Value
     counter: str
     release: str
+    rung: Value  # which one serves, and why
+    rung_since: float  # 0: it was never another
+    ladder: tuple[str, ...]  # what stands ready below the chosen variant, a sentence a rung
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +136,13 @@ def twin(records: DeviceRecords) -> Twin:
 
 def slot_row(slot: SlotReport) -> SlotRow:
     """One slot as a line."""
-    serving = State(word="serving", tone=words.Tone.GOOD) if slot.serving else State(
-        word="not serving", tone=words.Tone.QUIET if not slot.variant else words.Tone.WARN
-    )  # fmt: skip
+    if slot.rung:
+        serving = State(word="serving a lesser variant", tone=words.Tone.WARN)
+    elif slot.serving:
+        serving = State(word="serving", tone=words.Tone.GOOD)
+    else:
+        tone = words.Tone.WARN if slot.variant else words.Tone.QUIET
+        serving = State(word="not serving", tone=tone)
     return SlotRow(
         slot=slot.slot,
         name=slot.name if slot.variant else words.DASH,
@@ -147,7 +154,24 @@ def slot_row(slot: SlotReport) -> SlotRow:
         else none("as shipped"),
         counter=str(slot.counter) if slot.counter else words.DASH,
         release=slot.release,
+        rung=_rung(slot),
+        rung_since=slot.rung_since_unix,
+        ladder=tuple(_lesser(rung) for rung in slot.ladder),
     )
+
+
+def _rung(slot: SlotReport) -> Value:
+    if not slot.rung:
+        return Value(text="chosen", note=slot.rung_reason) if slot.ladder else none("no ladder")
+    name = next((r.name for r in slot.ladder if r.rung == slot.rung), "")
+    return Value(text=f"{slot.rung}: {name}", note=slot.rung_reason)
+
+
+def _lesser(rung: RungReport) -> str:
+    kind = " (portable)" if rung.portable else ""
+    timed = f", {rung.p50_ms:.2f} ms p50" if rung.p50_ms is not None else ""
+    state = "ready" if rung.ready else f"not ready: {rung.reason}"
+    return f"rung {rung.rung}: {rung.name}{kind}{timed}, {state}"
 
 
 def history_row(deployment: fleet.Deployment, names: Mapping[str, str]) -> HistoryRow:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
+from controller.domain.lease import Lease
 from controller.errors import NotFound, UserError
 from controller.gateway.ports import ask
 from controller.gateway.views import Addresses
@@ -36,6 +37,10 @@ class Api:
     shut_out: Callable[[], None]
     """Bring brokers and open sessions in line with who is revoked; call it off the event loop."""
     link_up: Callable[[], bool] = lambda: True  # a link within this process always is
+
+    lease: Callable[[], Lease | None] = lambda: None
+    lost: Callable[[], str] = lambda: ""
+    """Why this controller does nothing any more; empty: it acts."""
 
     async def ask(self, fn: Callable[[], T]) -> T:
         """Run ``fn`` on the engine's thread."""

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controller.errors import FitmentError, disk_error
+from controller.errors import FitmentError, LeaseLost, disk_error
 from controller.gateway import errors
 from controller.gateway.http import devices, models, releases, system, telemetry
 from controller.gateway.http.api import Api
@@ -69,6 +69,8 @@ def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
 
     @app.get("/healthz", response_model=dict[str, str])
     async def healthz() -> JSONResponse:
+        if api.lost():
+            raise LeaseLost(api.lost())
         return JSONResponse({"status": "ok"})
 
     described = describe(tuple(app.routes), api.addresses.version)

@@ -57,6 +57,11 @@ def router(api: Api) -> APIRouter:
         await asyncio.to_thread(api.shut_out)
         return reply(await api.ask(lambda: _device(api, name)))
 
+    @routes.post("/devices/{name}/readmit", response_model=fleet.Device)
+    async def readmit_device(name: str) -> JSONResponse:
+        await api.ask(lambda: controller.readmit(name))
+        return reply(await api.ask(lambda: _device(api, name)))
+
     @routes.post(
         "/tokens", status_code=201, response_model=NewToken, openapi_extra=takes(TokenRequest)
     )

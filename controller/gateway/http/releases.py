@@ -29,6 +29,7 @@ class ReleaseRequest:
     """``POST /v1/releases``."""
 
     model: str  # id, or name: its newest version
+    with_fallback: bool = False  # lesser variants below each choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,9 @@ def router(api: Api) -> APIRouter:
         return await once(
             api,
             request,
-            lambda: controller.create_release(controller.find_model(asked.model).id),
+            lambda: controller.create_release(
+                controller.find_model(asked.model).id, with_fallback=asked.with_fallback
+            ),
         )
 
     @routes.get("/releases/{key}", response_model=fleet.Release, openapi_extra=shows())

@@ -82,5 +82,17 @@ def _status(api: Api) -> Status:
         jobs_active=sum(job.status not in _JOB_ENDED for job in store.jobs.find()),
         rollouts_active=sum(r.state in _ROLLOUT_ACTIVE for r in store.rollouts.find()),
         triggers_open=sum(not trigger.closed_at for trigger in store.triggers.find()),
-        notes=(*api.addresses.notes, *api.controller.context.trust.repository.notes()),
+        lease=api.lease(),
+        notes=_notes(api),
     )
+
+
+def _notes(api: Api) -> tuple[str, ...]:
+    unknown = api.controller.strangers()
+    names = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
+    told = (
+        f"not on record, with certificates of this controller: {names}; to take back what was"
+        " enrolled after the backup: fitment device readmit NAME"
+    )
+    repository = api.controller.context.trust.repository
+    return (*api.addresses.notes, *repository.notes(), *([told] if unknown else []))

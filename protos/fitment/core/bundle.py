@@ -108,3 +108,4 @@ class ReleaseManifest:
     counter: int
     variants: Mapping[str, str] = field(default_factory=dict)  # cohort or profile -> digest
     created: str = ""
+    ladders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # same keys -> digests

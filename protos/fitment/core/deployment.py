@@ -7,6 +7,7 @@ how it is, and nothing depends on either arriving exactly once.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fitment.core.fingerprint import Fingerprint
@@ -56,6 +57,14 @@ class StudyKind(enum.Enum):
     BENCHMARK = "benchmark"  # time one candidate variant
 
 
+class Pressure(enum.Enum):
+    """What a device may be short of; a lesser variant relieves some of it."""
+
+    HEAT = "heat"  # it is near the point at which its clocks are cut, or they are
+    BATTERY = "battery"  # it runs on what is left of a charge
+    MEMORY = "memory"  # tasks wait for memory, or little is left
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkPlan:
     """How long to time: minimum count *and* minimum seconds, with a cap."""
@@ -100,6 +109,16 @@ class BundleRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lesser:
+    """One rung below the chosen variant: what serves when that one may not, or cannot."""
+
+    bundle: BundleRef
+    relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
+    portable: bool = False  # plain floating point: for the day the chosen one no longer runs
+    reason: str = ""  # why it is on the ladder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """One variant for one slot of one device: the payload that the director signs."""
 
@@ -117,6 +136,8 @@ class Assignment:
     deadline_s: float = 3600.0  # for the whole deployment
     step_deadline_s: float = 600.0  # for each state
     trial_s: float = 1.0
+    ladder: tuple[Lesser, ...] = ()  # rungs 1, 2, …; the chosen variant is rung 0
+    throttle_c: float | None = None  # at which this class of device cuts its clocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +175,19 @@ class DesiredState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RungReport:
+    """One lesser variant as the device holds it."""
+
+    rung: int  # from 1
+    variant: str
+    name: str = ""
+    portable: bool = False
+    ready: bool = False  # it is there and has answered the goldens, on this stack
+    reason: str = ""  # why it is on the ladder, or why it is not ready
+    p50_ms: float | None = None  # measured on this device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReport:
     """What one slot of the device holds and serves."""
 
@@ -167,6 +201,10 @@ class SlotReport:
     integer_coverage: float | None = None
     serving: bool = False
     checked_stack: str = ""  # stack hash under which it was last checked
+    ladder: tuple[RungReport, ...] = ()  # lesser variants; empty when the release names none
+    rung: int = 0  # that serves; 0 is the variant above
+    rung_since_unix: float = 0.0  # by the device's clock; 0: it was never another
+    rung_reason: str = ""  # why that one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +247,7 @@ class ReportedState:
 
     boot_id: str
     agent_version: str
-    observed_generation: int
+    observed_generation: int  # the highest that it ever saw; orders of a lower one are taken too
     fingerprint: Fingerprint
     slots: tuple[SlotReport, ...] = ()
     deployments: tuple[DeploymentReport, ...] = ()
@@ -217,3 +255,4 @@ class ReportedState:
     supervisor_anonymous_bytes: int | None = None
     supervisor_pss_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    metadata_versions: Mapping[str, int] = field(default_factory=dict)  # role -> trusted version

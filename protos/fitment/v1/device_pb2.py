@@ -26,7 +26,7 @@ from fitment.v1 import deployment_pb2 as fitment_dot_v1_dot_deployment__pb2
 from fitment.v1 import measurement_pb2 as fitment_dot_v1_dot_measurement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x66itment/v1/device.proto\x12\nfitment.v1\x1a\x1b\x66itment/v1/deployment.proto\x1a\x1c\x66itment/v1/measurement.proto\"p\n\x05\x46\x61\x63\x65t\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12+\n\x05\x66\x61\x63ts\x18\x02 \x03(\x0b\x32\x1c.fitment.v1.Facet.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb0\x01\n\x0b\x46ingerprint\x12\"\n\x07\x63hassis\x18\x01 \x01(\x0b\x32\x11.fitment.v1.Facet\x12#\n\x08hardware\x18\x02 \x01(\x0b\x32\x11.fitment.v1.Facet\x12 \n\x05stack\x18\x03 \x01(\x0b\x32\x11.fitment.v1.Facet\x12$\n\tcondition\x18\x04 \x01(\x0b\x32\x11.fitment.v1.Facet\x12\x10\n\x08\x65mulated\x18\x05 \x01(\x08\"+\n\x08Presence\x12\x0e\n\x06online\x18\x01 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\xf2\x01\n\nSlotReport\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07release\x18\x04 \x01(\t\x12\x0f\n\x07\x63ounter\x18\x05 \x01(\x03\x12\x13\n\x0b\x63\x61libration\x18\x06 \x01(\t\x12\x16\n\tgolden_ok\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x1d\n\x10integer_coverage\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07serving\x18\t \x01(\x08\x12\x15\n\rchecked_stack\x18\n \x01(\tB\x0c\n\n_golden_okB\x13\n\x11_integer_coverage\"\x85\x03\n\rReportedState\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x1b\n\x13observed_generation\x18\x03 \x01(\x03\x12,\n\x0b\x66ingerprint\x18\x04 \x01(\x0b\x32\x17.fitment.v1.Fingerprint\x12%\n\x05slots\x18\x05 \x03(\x0b\x32\x16.fitment.v1.SlotReport\x12\x31\n\x0b\x64\x65ployments\x18\x06 \x03(\x0b\x32\x1c.fitment.v1.DeploymentReport\x12\x14\n\x0cstudies_done\x18\x07 \x03(\t\x12\'\n\x1asupervisor_anonymous_bytes\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12!\n\x14supervisor_pss_bytes\x18\t \x01(\x03H\x01\x88\x01\x01\x12\r\n\x05notes\x18\n \x03(\tB\x1d\n\x1b_supervisor_anonymous_bytesB\x17\n\x15_supervisor_pss_bytes\"\xc3\x01\n\x06Uplink\x12+\n\x08presence\x18\x01 \x01(\x0b\x32\x14.fitment.v1.PresenceH\x00\x88\x01\x01\x12\x30\n\x08reported\x18\x02 \x01(\x0b\x32\x19.fitment.v1.ReportedStateH\x01\x88\x01\x01\x12\x32\n\ttelemetry\x18\x03 \x01(\x0b\x32\x1a.fitment.v1.TelemetryBatchH\x02\x88\x01\x01\x42\x0b\n\t_presenceB\x0b\n\t_reportedB\x0c\n\n_telemetryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x66itment/v1/device.proto\x12\nfitment.v1\x1a\x1b\x66itment/v1/deployment.proto\x1a\x1c\x66itment/v1/measurement.proto\"p\n\x05\x46\x61\x63\x65t\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12+\n\x05\x66\x61\x63ts\x18\x02 \x03(\x0b\x32\x1c.fitment.v1.Facet.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb0\x01\n\x0b\x46ingerprint\x12\"\n\x07\x63hassis\x18\x01 \x01(\x0b\x32\x11.fitment.v1.Facet\x12#\n\x08hardware\x18\x02 \x01(\x0b\x32\x11.fitment.v1.Facet\x12 \n\x05stack\x18\x03 \x01(\x0b\x32\x11.fitment.v1.Facet\x12$\n\tcondition\x18\x04 \x01(\x0b\x32\x11.fitment.v1.Facet\x12\x10\n\x08\x65mulated\x18\x05 \x01(\x08\"+\n\x08Presence\x12\x0e\n\x06online\x18\x01 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\x8a\x01\n\nRungReport\x12\x0c\n\x04rung\x18\x01 \x01(\x03\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08portable\x18\x04 \x01(\x08\x12\r\n\x05ready\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x06p50_ms\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_p50_ms\"\xd6\x02\n\nSlotReport\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07release\x18\x04 \x01(\t\x12\x0f\n\x07\x63ounter\x18\x05 \x01(\x03\x12\x13\n\x0b\x63\x61libration\x18\x06 \x01(\t\x12\x16\n\tgolden_ok\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x1d\n\x10integer_coverage\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07serving\x18\t \x01(\x08\x12\x15\n\rchecked_stack\x18\n \x01(\t\x12&\n\x06ladder\x18\x0b \x03(\x0b\x32\x16.fitment.v1.RungReport\x12\x0c\n\x04rung\x18\x0c \x01(\x03\x12\x17\n\x0frung_since_unix\x18\r \x01(\x01\x12\x13\n\x0brung_reason\x18\x0e \x01(\tB\x0c\n\n_golden_okB\x13\n\x11_integer_coverage\"\x8a\x04\n\rReportedState\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x1b\n\x13observed_generation\x18\x03 \x01(\x03\x12,\n\x0b\x66ingerprint\x18\x04 \x01(\x0b\x32\x17.fitment.v1.Fingerprint\x12%\n\x05slots\x18\x05 \x03(\x0b\x32\x16.fitment.v1.SlotReport\x12\x31\n\x0b\x64\x65ployments\x18\x06 \x03(\x0b\x32\x1c.fitment.v1.DeploymentReport\x12\x14\n\x0cstudies_done\x18\x07 \x03(\t\x12\'\n\x1asupervisor_anonymous_bytes\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12!\n\x14supervisor_pss_bytes\x18\t \x01(\x03H\x01\x88\x01\x01\x12\r\n\x05notes\x18\n \x03(\t\x12J\n\x11metadata_versions\x18\x0b \x03(\x0b\x32/.fitment.v1.ReportedState.MetadataVersionsEntry\x1a\x37\n\x15MetadataVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x1d\n\x1b_supervisor_anonymous_bytesB\x17\n\x15_supervisor_pss_bytes\"\xc3\x01\n\x06Uplink\x12+\n\x08presence\x18\x01 \x01(\x0b\x32\x14.fitment.v1.PresenceH\x00\x88\x01\x01\x12\x30\n\x08reported\x18\x02 \x01(\x0b\x32\x19.fitment.v1.ReportedStateH\x01\x88\x01\x01\x12\x32\n\ttelemetry\x18\x03 \x01(\x0b\x32\x1a.fitment.v1.TelemetryBatchH\x02\x88\x01\x01\x42\x0b\n\t_presenceB\x0b\n\t_reportedB\x0c\n\n_telemetryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FACET_FACTSENTRY']._loaded_options = None
   _globals['_FACET_FACTSENTRY']._serialized_options = b'8\001'
+  _globals['_REPORTEDSTATE_METADATAVERSIONSENTRY']._loaded_options = None
+  _globals['_REPORTEDSTATE_METADATAVERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_FACET']._serialized_start=98
   _globals['_FACET']._serialized_end=210
   _globals['_FACET_FACTSENTRY']._serialized_start=166
@@ -43,10 +45,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINGERPRINT']._serialized_end=389
   _globals['_PRESENCE']._serialized_start=391
   _globals['_PRESENCE']._serialized_end=434
-  _globals['_SLOTREPORT']._serialized_start=437
-  _globals['_SLOTREPORT']._serialized_end=679
-  _globals['_REPORTEDSTATE']._serialized_start=682
-  _globals['_REPORTEDSTATE']._serialized_end=1071
-  _globals['_UPLINK']._serialized_start=1074
-  _globals['_UPLINK']._serialized_end=1269
+  _globals['_RUNGREPORT']._serialized_start=437
+  _globals['_RUNGREPORT']._serialized_end=575
+  _globals['_SLOTREPORT']._serialized_start=578
+  _globals['_SLOTREPORT']._serialized_end=920
+  _globals['_REPORTEDSTATE']._serialized_start=923
+  _globals['_REPORTEDSTATE']._serialized_end=1445
+  _globals['_REPORTEDSTATE_METADATAVERSIONSENTRY']._serialized_start=1334
+  _globals['_REPORTEDSTATE_METADATAVERSIONSENTRY']._serialized_end=1389
+  _globals['_UPLINK']._serialized_start=1448
+  _globals['_UPLINK']._serialized_end=1643
 # @@protoc_insertion_point(module_scope)

@@ -104,6 +104,43 @@ class Presence(google.protobuf.message.Message):
 global___Presence = Presence
 
 @typing.final
+class RungReport(google.protobuf.message.Message):
+    """One lesser variant as the device holds it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUNG_FIELD_NUMBER: builtins.int
+    VARIANT_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    PORTABLE_FIELD_NUMBER: builtins.int
+    READY_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    P50_MS_FIELD_NUMBER: builtins.int
+    rung: builtins.int
+    variant: builtins.str
+    name: builtins.str
+    portable: builtins.bool
+    ready: builtins.bool
+    reason: builtins.str
+    p50_ms: builtins.float
+    def __init__(
+        self,
+        *,
+        rung: builtins.int = ...,
+        variant: builtins.str = ...,
+        name: builtins.str = ...,
+        portable: builtins.bool = ...,
+        ready: builtins.bool = ...,
+        reason: builtins.str = ...,
+        p50_ms: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_p50_ms", b"_p50_ms", "p50_ms", b"p50_ms"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_p50_ms", b"_p50_ms", "name", b"name", "p50_ms", b"p50_ms", "portable", b"portable", "ready", b"ready", "reason", b"reason", "rung", b"rung", "variant", b"variant"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_p50_ms", b"_p50_ms"]) -> typing.Literal["p50_ms"] | None: ...
+
+global___RungReport = RungReport
+
+@typing.final
 class SlotReport(google.protobuf.message.Message):
     """What one slot of the device holds and serves."""
 
@@ -119,6 +156,10 @@ class SlotReport(google.protobuf.message.Message):
     INTEGER_COVERAGE_FIELD_NUMBER: builtins.int
     SERVING_FIELD_NUMBER: builtins.int
     CHECKED_STACK_FIELD_NUMBER: builtins.int
+    LADDER_FIELD_NUMBER: builtins.int
+    RUNG_FIELD_NUMBER: builtins.int
+    RUNG_SINCE_UNIX_FIELD_NUMBER: builtins.int
+    RUNG_REASON_FIELD_NUMBER: builtins.int
     slot: builtins.str
     variant: builtins.str
     name: builtins.str
@@ -129,6 +170,12 @@ class SlotReport(google.protobuf.message.Message):
     integer_coverage: builtins.float
     serving: builtins.bool
     checked_stack: builtins.str
+    rung: builtins.int
+    """that serves; 0 is the variant above"""
+    rung_since_unix: builtins.float
+    rung_reason: builtins.str
+    @property
+    def ladder(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RungReport]: ...
     def __init__(
         self,
         *,
@@ -142,9 +189,13 @@ class SlotReport(google.protobuf.message.Message):
         integer_coverage: builtins.float | None = ...,
         serving: builtins.bool = ...,
         checked_stack: builtins.str = ...,
+        ladder: collections.abc.Iterable[global___RungReport] | None = ...,
+        rung: builtins.int = ...,
+        rung_since_unix: builtins.float = ...,
+        rung_reason: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_golden_ok", b"_golden_ok", "_integer_coverage", b"_integer_coverage", "golden_ok", b"golden_ok", "integer_coverage", b"integer_coverage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_golden_ok", b"_golden_ok", "_integer_coverage", b"_integer_coverage", "calibration", b"calibration", "checked_stack", b"checked_stack", "counter", b"counter", "golden_ok", b"golden_ok", "integer_coverage", b"integer_coverage", "name", b"name", "release", b"release", "serving", b"serving", "slot", b"slot", "variant", b"variant"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_golden_ok", b"_golden_ok", "_integer_coverage", b"_integer_coverage", "calibration", b"calibration", "checked_stack", b"checked_stack", "counter", b"counter", "golden_ok", b"golden_ok", "integer_coverage", b"integer_coverage", "ladder", b"ladder", "name", b"name", "release", b"release", "rung", b"rung", "rung_reason", b"rung_reason", "rung_since_unix", b"rung_since_unix", "serving", b"serving", "slot", b"slot", "variant", b"variant"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_golden_ok", b"_golden_ok"]) -> typing.Literal["golden_ok"] | None: ...
     @typing.overload
@@ -158,6 +209,22 @@ class ReportedState(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class MetadataVersionsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     BOOT_ID_FIELD_NUMBER: builtins.int
     AGENT_VERSION_FIELD_NUMBER: builtins.int
     OBSERVED_GENERATION_FIELD_NUMBER: builtins.int
@@ -168,6 +235,7 @@ class ReportedState(google.protobuf.message.Message):
     SUPERVISOR_ANONYMOUS_BYTES_FIELD_NUMBER: builtins.int
     SUPERVISOR_PSS_BYTES_FIELD_NUMBER: builtins.int
     NOTES_FIELD_NUMBER: builtins.int
+    METADATA_VERSIONS_FIELD_NUMBER: builtins.int
     boot_id: builtins.str
     agent_version: builtins.str
     observed_generation: builtins.int
@@ -183,6 +251,10 @@ class ReportedState(google.protobuf.message.Message):
     def studies_done(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
     def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def metadata_versions(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """of each role, that the device has trusted"""
+
     def __init__(
         self,
         *,
@@ -196,9 +268,10 @@ class ReportedState(google.protobuf.message.Message):
         supervisor_anonymous_bytes: builtins.int | None = ...,
         supervisor_pss_bytes: builtins.int | None = ...,
         notes: collections.abc.Iterable[builtins.str] | None = ...,
+        metadata_versions: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "fingerprint", b"fingerprint", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "notes", b"notes", "observed_generation", b"observed_generation", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "metadata_versions", b"metadata_versions", "notes", b"notes", "observed_generation", b"observed_generation", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes"]) -> typing.Literal["supervisor_anonymous_bytes"] | None: ...
     @typing.overload

@@ -4,10 +4,12 @@ isort:skip_file
 """
 
 import builtins
+import collections.abc
 import fitment.v1.deployment_pb2
 import fitment.v1.device_pb2
 import fitment.v1.measurement_pb2
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.message
 import typing
 
@@ -219,6 +221,40 @@ class FetchArtifactResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["data", b"data", "total_bytes", b"total_bytes"]) -> None: ...
 
 global___FetchArtifactResponse = FetchArtifactResponse
+
+@typing.final
+class LocateArtifactRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ARCHIVE_FIELD_NUMBER: builtins.int
+    archive: builtins.str
+    """digest of the transport file"""
+    def __init__(
+        self,
+        *,
+        archive: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["archive", b"archive"]) -> None: ...
+
+global___LocateArtifactRequest = LocateArtifactRequest
+
+@typing.final
+class LocateArtifactResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    URLS_FIELD_NUMBER: builtins.int
+    @property
+    def urls(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """none: fetch over the gateway"""
+
+    def __init__(
+        self,
+        *,
+        urls: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["urls", b"urls"]) -> None: ...
+
+global___LocateArtifactResponse = LocateArtifactResponse
 
 @typing.final
 class FindDeltaRequest(google.protobuf.message.Message):

@@ -170,6 +170,11 @@ class GatewayStub(object):
                 request_serializer=fitment_dot_v1_dot_gateway__pb2.FetchArtifactRequest.SerializeToString,
                 response_deserializer=fitment_dot_v1_dot_gateway__pb2.FetchArtifactResponse.FromString,
                 _registered_method=True)
+        self.LocateArtifact = channel.unary_unary(
+                '/fitment.v1.Gateway/LocateArtifact',
+                request_serializer=fitment_dot_v1_dot_gateway__pb2.LocateArtifactRequest.SerializeToString,
+                response_deserializer=fitment_dot_v1_dot_gateway__pb2.LocateArtifactResponse.FromString,
+                _registered_method=True)
         self.FindDelta = channel.unary_unary(
                 '/fitment.v1.Gateway/FindDelta',
                 request_serializer=fitment_dot_v1_dot_gateway__pb2.FindDeltaRequest.SerializeToString,
@@ -211,6 +216,14 @@ class GatewayServicer(object):
 
     def FetchArtifact(self, request, context):
         """A transport file, from an offset, in chunks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LocateArtifact(self, request, context):
+        """Where else a transport file lies: addresses that answer HTTP range requests, best first. The
+        caller checks digest and length, and goes on over FetchArtifact where none helps.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,6 +274,11 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.FetchArtifact,
                     request_deserializer=fitment_dot_v1_dot_gateway__pb2.FetchArtifactRequest.FromString,
                     response_serializer=fitment_dot_v1_dot_gateway__pb2.FetchArtifactResponse.SerializeToString,
+            ),
+            'LocateArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.LocateArtifact,
+                    request_deserializer=fitment_dot_v1_dot_gateway__pb2.LocateArtifactRequest.FromString,
+                    response_serializer=fitment_dot_v1_dot_gateway__pb2.LocateArtifactResponse.SerializeToString,
             ),
             'FindDelta': grpc.unary_unary_rpc_method_handler(
                     servicer.FindDelta,
@@ -365,6 +383,33 @@ class Gateway(object):
             '/fitment.v1.Gateway/FetchArtifact',
             fitment_dot_v1_dot_gateway__pb2.FetchArtifactRequest.SerializeToString,
             fitment_dot_v1_dot_gateway__pb2.FetchArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LocateArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fitment.v1.Gateway/LocateArtifact',
+            fitment_dot_v1_dot_gateway__pb2.LocateArtifactRequest.SerializeToString,
+            fitment_dot_v1_dot_gateway__pb2.LocateArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,7 +19,7 @@ from controller.compress.graph.model import (
     run_batches,
     with_outputs,
 )
-from controller.compress.prune.sparse.windows import unfold
+from controller.compress.graph.windows import unfold
 
 ROWS = 8_192  # of a layer's input
 LISTED_FROM = 256  # values of a constant that is worth a line when it is left alone

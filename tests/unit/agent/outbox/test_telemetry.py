@@ -51,7 +51,9 @@ def made(tmp_path: Path) -> Iterator[tuple[Telemetry, Wire, Outbox]]:
 
 
 def tick(telemetry: Telemetry, wire: Wire, now_s: float) -> list[int]:
-    telemetry.tick(wire, online=True, root="/", last=LastRun(), now_s=now_s, wall_unix_s=now_s)
+    telemetry.tick(
+        wire, online=True, root="/", last=LastRun(), serves={}, now_s=now_s, wall_unix_s=now_s
+    )
     return wire.since()
 
 

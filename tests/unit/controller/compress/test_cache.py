@@ -37,6 +37,18 @@ def test_a_result_that_failed_half_way_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "heads").iterdir()) == []
 
 
-def test_tool_versions_are_those_installed() -> None:
-    found = tool_versions(("torch", "no-such-tool"))
+def test_tool_versions_are_those_installed(tmp_path: Path) -> None:
+    found = tool_versions(("torch", "no-such-tool"), processor=tmp_path / "none")
     assert set(found) == {"torch"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"), [("fpu avx512_bf16 sse", True), ("fpu avx512f sse", False)]
+)
+def test_what_a_processor_trains_in_is_part_of_a_key(
+    tmp_path: Path, *, flags: str, native: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    found = tool_versions((), processor=tmp_path / "cpuinfo")
+    assert ("bfloat16" in found) is native
+    assert tool_versions((), processor=tmp_path / "none") == {}

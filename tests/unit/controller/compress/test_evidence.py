@@ -73,3 +73,14 @@ def test_goldens_leave_out_what_cannot_be_told() -> None:
 def test_a_variant_that_is_never_sure_is_refused() -> None:
     with pytest.raises(FitError, match="only 0 of 30"):
         golden.choose(np.zeros((30, 1)), np.ones((30, 2)), np.ones((30, 2)), scheme="fp32")
+
+
+@pytest.mark.parametrize(
+    ("guard", "said"),
+    [(0.9371, False), (0.9480, False), (0.9620, True)],
+    ids=["alike", "chance", "remembered"],
+)
+def test_a_guard_set_that_was_trained_on_is_noticed(*, guard: float, said: bool) -> None:
+    note = evidence.flattered(guard, 0.9371, evidence.wilson(9371, 10_000))
+    assert bool(note) is said
+    assert not said or "96.20 % of the guard inputs" in note

@@ -45,7 +45,7 @@ def test_flags_beat_the_environment_beats_the_file(tmp_path: Path) -> None:
 def test_every_setting_can_come_from_the_environment(key: str) -> None:
     samples = {
         "link": "grpc", "optimise": "no", "auto_approve": "yes", "mqtt_url": "mqtts://b:1",
-        "tick_s": "0.5", "dashboard": "no", "telemetry_raw_days": "0.5",
+        "tick_s": "0.5", "dashboard": "no", "telemetry_raw_days": "0.5", "standby": "yes",
     }  # fmt: skip
     text = samples.get(key, "7")
     settings = load(environment={f"FITMENT_{key.upper()}": text})

@@ -15,13 +15,13 @@ from controller.catalog.workload import CALIBRATION, Split, Workload
 from controller.compress import execute
 from controller.compress.base import Candidate, Context, Form, Property
 from controller.compress.graph.model import View
+from controller.compress.graph.windows import unfold
 from controller.compress.passes.bias_correct import BiasCorrect
 from controller.compress.passes.quantize_static import QuantizeStatic
 from controller.compress.passes.reconstruct import Reconstruct
 from controller.compress.passes.sparsify import SIZE_ONLY, Sparsify
 from controller.compress.prune.sparse import layers as sparse_layers
 from controller.compress.prune.sparse.apply import Plan, sparsify
-from controller.compress.prune.sparse.windows import unfold
 from controller.compress.recipe import Recipe
 from controller.errors import FitError
 from tests.unit.controller.compress.graph import nets

@@ -1,0 +1,1 @@
+"""A controller's data directory as one file, and back."""

@@ -1,0 +1,125 @@
+"""Ladders from a release to a device's signed order, and what comes back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from controller.domain import fleet
+from controller.reconcile import ingest, releasing
+from controller.reconcile.rolling import RolloutPlan
+from controller.testing import variant
+from fitment.core import plain
+from fitment.core.bundle import ReleaseManifest
+from fitment.core.deployment import Assignment, Pressure, RungReport
+
+WIDE = fleet.Budget(accuracy_drop_max=0.01, lesser_accuracy_drop_max=0.25)
+PROFILE = "generic-x86_64"
+
+
+def order(device: Any) -> Assignment:
+    (signed,) = device.desired.assignments
+    return plain.from_plain(Assignment, json.loads(signed.payload))
+
+
+def rolled_out(world: Any, release: fleet.Release) -> Assignment:
+    device = world.devices["a"]
+    device.behave = lambda _: None
+    world.controller.create_rollout(release.id, RolloutPlan(waves=(1.0,)))
+    world.until(lambda: device.desired is not None and device.desired.assignments)
+    return order(device)
+
+
+def fitted(world: Any, budget: fleet.Budget, **asked: bool) -> fleet.Release:
+    world.model = replace(world.model, budget=budget)
+    world.join("a")
+    world.released()
+    return world.controller.create_release(world.model.id, **asked)
+
+
+def test_no_ladder_unless_it_is_asked_for(world: Any) -> None:
+    release = fitted(world, fleet.Budget(accuracy_drop_max=0.01))
+    assert (release.ladders, release.ladder_notes) == ({}, {})
+    made = rolled_out(world, release)
+    assert made.ladder == ()
+
+
+@pytest.mark.parametrize(
+    ("budget", "asked", "names"),
+    [
+        (fleet.Budget(accuracy_drop_max=0.01), {"with_fallback": True}, ["fp32"]),
+        (WIDE, {}, ["tiny", "fp32"]),
+    ],
+    ids=["flag", "budget"],
+)
+def test_a_ladder_is_signed_in_the_release_and_in_the_order(
+    budget: fleet.Budget, asked: dict[str, bool], names: list[str], world: Any
+) -> None:
+    release = fitted(world, budget, **asked)
+    cohort = world.store.devices.get("a").cohort.key
+    assert set(release.ladders) == {cohort, PROFILE} == set(release.variants)
+    digests = [rung.variant for rung in release.ladders[cohort]]
+    made = rolled_out(world, release)
+    assert [lesser.bundle.name for lesser in made.ladder] == names
+    assert [lesser.bundle.variant for lesser in made.ladder] == digests
+    assert made.ladder[-1].portable
+    if len(names) > 1:
+        assert made.ladder[0].relieves == (Pressure.HEAT, Pressure.BATTERY)
+    assert world.store.releases.get(release.id) == release
+
+
+def test_what_the_manifest_says_is_what_was_approved(world: Any) -> None:
+    release = fitted(world, WIDE)
+    manifest = approved(world, release)
+    assert {k: tuple(r.variant for r in v) for k, v in release.ladders.items()} == manifest.ladders
+
+
+def approved(world: Any, release: fleet.Release) -> ReleaseManifest:
+    folder = world.trust.repository
+    listed = json.loads(folder.read(_newest(world, "targets")))["signed"]["targets"]
+    sha = listed[f"releases/{release.id}.json"]["hashes"]["sha256"]
+    return plain.from_plain(
+        ReleaseManifest, json.loads(folder.read(f"releases/{sha}.{release.id}.json"))
+    )
+
+
+def _newest(world: Any, role: str) -> str:
+    snapshot = json.loads(world.trust.repository.read("timestamp.json"))["signed"]["meta"]
+    version = snapshot["snapshot.json"]["version"]
+    meta = json.loads(world.trust.repository.read(f"{version}.snapshot.json"))["signed"]["meta"]
+    return f"{meta[f'{role}.json']['version']}.{role}.json"
+
+
+def test_a_trigger_keeps_the_ladder_that_a_release_before_it_had(world: Any) -> None:
+    fitted(world, fleet.Budget(accuracy_drop_max=0.01), with_fallback=True)
+    (job,) = world.store.jobs.find(model=world.model.id)
+    made = releasing.create(world.controller.context, world.model.id, jobs=(job.id,), trigger=True)
+    assert [len(rungs) for rungs in made.ladders.values()] == [1]
+
+
+def test_the_portable_rung_is_of_another_runtime_where_there_is_one(world: Any) -> None:
+    other = replace(variant("fp32-litert", 2.0), scheme="fp32", runtime="litert", format="tflite")
+    world.variants = (*world.variants, other)
+    world.start()
+    release = fitted(world, fleet.Budget(accuracy_drop_max=0.01), with_fallback=True)
+    (rung,) = release.ladders[PROFILE]
+    assert rung.variant == other.bundle.variant
+
+
+def test_samples_of_a_rung_belong_to_the_slots_release(world: Any) -> None:
+    release = fitted(world, WIDE)
+    device = world.devices["a"]
+    world.controller.create_rollout(release.id, RolloutPlan(waves=(1.0,)))
+    world.until(lambda: world.runs("a") != "" and device.slots["m"].release == release.id)
+    rung = RungReport(rung=1, variant="sha256:lesser", name="tiny", ready=True)
+    device.slots["m"] = replace(device.slots["m"], ladder=(rung,), rung=1, rung_reason="heat")
+    device.report()
+    known = world.store.devices.get("a")
+    assert known.reported.slots[0].rung_reason == "heat"
+    tags = ingest._tags(known, {"slot": "m", "variant": "sha256:lesser", "rung": "1"})
+    assert (tags["release"], tags["rung"]) == (release.id, "1")
+    other = ingest._tags(known, {"slot": "m", "variant": "sha256:other", "rung": "1"})
+    assert other["release"] == ""
