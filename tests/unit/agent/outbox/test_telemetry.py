@@ -52,7 +52,7 @@ def made(tmp_path: Path) -> Iterator[tuple[Telemetry, Wire, Outbox]]:
 
 def tick(telemetry: Telemetry, wire: Wire, now_s: float) -> list[int]:
     telemetry.tick(
-        wire, online=True, root="/", last=LastRun(), serves={}, now_s=now_s, wall_unix_s=now_s
+        wire, online=True, root="/", last=LastRun(), serves=dict, now_s=now_s, wall_unix_s=now_s
     )
     return wire.since()
 
