@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from agent import orders
 from agent.desk import Desk
-from agent.domain import plan, verdict
+from agent.domain import plan, verdict, window
 from agent.domain.events import Event
 from agent.domain.record import Checked, DeploymentRecord, SlotFacts
 from agent.domain.rungs import parted
@@ -69,6 +69,7 @@ class Again:
     """Begin the action once more after a while."""
 
     after_s: float
+    problem: str = ""  # why it goes on only when somebody mends something
 
 
 Next = Job | Answer | Again
@@ -171,7 +172,29 @@ def _staged(desk: Desk, record: DeploymentRecord, result: StageResult | CheckRes
     changes = {"checked": checked, "folder": letter, "calibration": None, "measurement": None}
     if not result.golden_ok:
         return Answer(event=Event.PERMANENT, reasons=(_wrong(result),), changes=changes)
+    found = _look(desk, record)
+    if not found.open:
+        return Answer(event=Event.HELD, reasons=(f"staged; {found.reason}",), changes=changes)
     return Answer(event=Event.DONE, changes=changes)
+
+
+def _look(desk: Desk, record: DeploymentRecord) -> window.Look:
+    """Whether there is room in a maintenance window for the trial, or for what is left of it."""
+    order, on_trial = record.assignment, record.state is State.TRIAL
+    gone_s = desk.now_s - record.state_entered_at_s if on_trial else 0.0
+    switched = on_trial and desk.slots.active(order.slot) == record.folder
+    return window.look(
+        order.windows, wall_unix=desk.wall_unix, floor_unix=desk.floor_unix,
+        needs_s=max(0.0, order.trial_s - gone_s) + (0.0 if switched else window.MARGIN_S),
+    )  # fmt: skip
+
+
+def _wait(desk: Desk, record: DeploymentRecord) -> Next:
+    """Until a window opens. Measuring waits too: it would disturb what serves by day."""
+    found = _look(desk, record)
+    if not found.open:
+        return Again(after_s=found.after_s, problem=found.problem)
+    return Answer(event=Event.DONE if record.measurement else Event.OPENED)
 
 
 def _calibrate(desk: Desk, record: DeploymentRecord) -> Next:
@@ -232,18 +255,31 @@ def _benchmarked(_desk: Desk, _record: DeploymentRecord, result: BenchmarkResult
     return Answer(event=Event.DONE, changes={"measurement": result.measurement})
 
 
-def _judge(_desk: Desk, record: DeploymentRecord) -> Next:
+def _judge(desk: Desk, record: DeploymentRecord) -> Next:
     if record.measurement is None:
         reason = "there is no measurement to judge"
         return Answer(event=Event.PERMANENT, reasons=(reason,))
     judgement = verdict.judge(record.measurement, record.assignment.gates, record.checked)
-    event = Event.JUDGED_GOOD if judgement.good else Event.JUDGED_BAD
-    return Answer(event=event, reasons=judgement.reasons)
+    if not judgement.good:
+        return Answer(event=Event.JUDGED_BAD, reasons=judgement.reasons)
+    found = _look(desk, record)
+    if not found.open:
+        return Answer(event=Event.HELD, reasons=(f"judged good; {found.reason}",))
+    return Answer(event=Event.JUDGED_GOOD, reasons=judgement.reasons)
 
 
 def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
-    """Let it serve, and ask it by the path that applications follow."""
+    """Let it serve, and ask it by the path that applications follow.
+
+    A trial that outlasts its window, because the power went meanwhile, is taken back: outside a
+    window nothing serves but what was committed.
+    """
     slot = record.assignment.slot
+    found = _look(desk, record)
+    if not found.open:
+        if desk.slots.active(slot) == record.folder:
+            _switch_back(desk, slot, desk.journal.slot(slot).last_good)
+        return Answer(event=Event.HELD, reasons=(f"not tried out; {found.reason}",))
     desk.slots.switch(slot, record.folder)
     variant = record.assignment.bundle.variant
     return Job(worker="check", job=check_job(desk, desk.slots.link(slot), variant))
@@ -289,6 +325,7 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
         deployment=order.deployment if order.ladder else "",
         order=record.order if order.ladder else None,
         throttle_c=order.throttle_c if order.ladder else None,
+        coverage_min=order.gates.integer_coverage_min,
     )
     desk.slots.switch(order.slot, record.folder)
     desk.slots.write_facts(facts)
@@ -333,6 +370,7 @@ ACTIONS: Final[Mapping[State, Action]] = {
     State.FETCHING: Action(begin=_fetch, finished=_fetched),
     State.VERIFYING: Action(begin=_verify, finished=_verified),
     State.STAGING: Action(begin=_stage, finished=_staged),
+    State.WAITING: Action(begin=_wait),
     State.CALIBRATING: Action(begin=_calibrate, finished=_calibrated),
     State.BENCHMARKING: Action(begin=_benchmark, finished=_benchmarked),
     State.JUDGING: Action(begin=_judge),
@@ -347,7 +385,8 @@ ACTIONS: Final[Mapping[State, Action]] = {
 def finish(desk: Desk, record: DeploymentRecord) -> DeploymentRecord:
     """Clean up after a deployment that has just reached its end; returns the record to store."""
     orders.forget(desk, record.assignment.bundle)
-    device_side = record.failed_in not in (None, State.IDLE, State.FETCHING, State.VERIFYING)
+    before = (None, State.IDLE, State.FETCHING, State.VERIFYING, State.WAITING)
+    device_side = record.failed_in not in before
     failed = record.outcome in (Outcome.FAILED, Outcome.ROLLED_BACK, Outcome.TIMED_OUT)
     order = record.assignment
     key = plan.quarantine_key(order.slot, order.bundle.variant, desk.stack)

@@ -18,7 +18,7 @@ from agent.clock import EARLIEST_UNIX, SystemClock
 from agent.config import Settings
 from agent.desk import Folders
 from agent.errors import AgentError, ConfigError
-from agent.hardware import read_fingerprint
+from agent.hardware import read_fingerprint, read_zone
 from agent.identity import Identity
 from agent.journal import Journal, open_journal
 from agent.loop import Parts, Supervisor
@@ -75,6 +75,7 @@ def supervisor(load: Callable[[], Settings], *, file: Path | None = None) -> Ite
                 boot_id=boot_id,
                 jitter=random.random,
                 sample=lambda root: {**sample_device(root), **served.columns(sockets)},
+                time_zone=lambda now: now.time_zone or read_zone(now.hardware.root),
                 sense=lambda root, throttle_c: strain.read(root, throttle_c=throttle_c),
                 floor_unix=EARLIEST_UNIX,
             )

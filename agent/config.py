@@ -39,6 +39,7 @@ class Settings:
     mqtt: str = ""  # address of the broker; empty: as told at enrolment
     gateway: str = ""  # address of the gateway; empty: as told at enrolment
     fingerprint_interval_s: float = 60.0
+    time_zone: str = ""  # IANA name; empty: as the machine is set, where that is not UTC
     memory_bytes: int | None = None  # limit of each worker that loads a model
     enabled: tuple[str, ...] | None = None  # runtimes that may be used; None: all installed
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
@@ -66,6 +67,7 @@ _TABLES: Final[Mapping[str, Mapping[str, _Kind]]] = {
         "mqtt": _Kind.TEXT,
         "gateway": _Kind.TEXT,
         "fingerprint_interval_s": _Kind.NUMBER,
+        "time_zone": _Kind.TEXT,
         "memory_bytes": _Kind.WHOLE,
     },
     "runtime": {
@@ -222,6 +224,7 @@ def _settings(
         mqtt=agent.get("mqtt", ""),
         gateway=agent.get("gateway", ""),
         fingerprint_interval_s=float(agent.get("fingerprint_interval_s", 60.0)),
+        time_zone=agent.get("time_zone", ""),
         memory_bytes=agent.get("memory_bytes"),
         enabled=None if enabled is None else tuple(enabled),
         options=RuntimeOptions(
@@ -252,7 +255,9 @@ def _ladder(table: Mapping[str, Any]) -> LadderSettings:
         stall_enter_percent=stall,
         stall_leave_percent=stall * usual.stall_leave_percent / usual.stall_enter_percent,
         available_enter_share=share,
-        available_leave_share=share + usual.available_leave_share - usual.available_enter_share,
+        available_leave_share=round(
+            share + usual.available_leave_share - usual.available_enter_share, 6
+        ),
         dwell_s=table.get("dwell_s", usual.dwell_s),
         calm_s=table.get("calm_s", usual.calm_s),
     )

@@ -30,7 +30,13 @@ from fitment.core.deployment import DeploymentState as State
 log = logging.getLogger(__name__)
 
 _MENDS = ".mend-"
-_STACK_BOUND = (State.CALIBRATING, State.BENCHMARKING, State.JUDGING, State.TRIAL)
+_STACK_BOUND = (
+    State.WAITING,
+    State.CALIBRATING,
+    State.BENCHMARKING,
+    State.JUDGING,
+    State.TRIAL,
+)
 """States that rely on what was checked on the stack of that time."""
 
 
@@ -43,6 +49,7 @@ class Deployer:
         self._record: DeploymentRecord | None = None
         self._job: Running | None = None
         self._not_before_s = 0.0
+        self.problem = ""  # why a deployment waits for somebody; empty: it does not
 
     @property
     def record(self) -> DeploymentRecord | None:
@@ -103,7 +110,9 @@ class Deployer:
             number = next(n for n in count(1) if f"{base}{_MENDS}{n}" not in known)
             log.warning("action=mend slot=%s deployment=%s", slot, order.deployment)
             record = DeploymentRecord(
-                order=old.order, assignment=replace(order, deployment=f"{base}{_MENDS}{number}"),
+                order=old.order,
+                # What is damaged serves nobody, so no window is waited for.
+                assignment=replace(order, deployment=f"{base}{_MENDS}{number}", windows=()),
                 mends=True, rung=old.rung, started_at_s=desk.now_s, state_entered_at_s=desk.now_s,
             )  # fmt: skip
             self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=desk.now_s))
@@ -137,6 +146,16 @@ class Deployer:
         """Give the active deployment up, if it still can be."""
         if self._record is not None and self._record.state in transitions.WORKING:
             self._apply(desk, Answer(event=event, reasons=(reason,)))
+
+    def give_way(self, desk: Desk) -> None:
+        """Forget a deployment that waits for its window; it is begun anew when it is its turn.
+
+        What it has received stays, and the order is the controller's to repeat.
+        """
+        if self._record is not None and self._record.state is State.WAITING:
+            log.info("action=give_way deployment=%s", self._record.id)
+            desk.journal.drop(self._record.id)
+            self._record, self.problem = None, ""
 
     def stack_changed(self, desk: Desk) -> None:
         """Go back to where the stack began to matter."""
@@ -199,7 +218,8 @@ class Deployer:
             return False
         if isinstance(following, Again):
             self._not_before_s = desk.now_s + following.after_s
-            return False
+            said, self.problem = self.problem, following.problem
+            return said != self.problem
         self._apply(desk, following)
         return True
 
@@ -240,7 +260,7 @@ class Deployer:
                 record = finish(desk, record)
             # Later processes count from here, whatever their clock says.
             desk.journal.save(replace(record, spent_s=record.elapsed_s(desk.now_s)))
-        self._record = None if ended else record
+        self._record, self.problem = None if ended else record, ""
         log.info(
             "action=deployment id=%s state=%s outcome=%s",
             record.id, record.state.value, record.outcome.value if record.outcome else "",

@@ -86,6 +86,7 @@ class Desk:
     setting: Setting
     now_s: float  # monotonic
     floor_unix: float = 0.0  # latest trusted time
+    wall_unix: float = 0.0  # what the clock says, right or not
     runtimes: tuple[str, ...] = ()  # that this device may use
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder
     limits: Limits = field(default_factory=Limits)  # of workers that load a model

@@ -96,6 +96,11 @@ class Journal:
                 (DeploymentState.IDLE.value, KEPT_KNOWN),
             )
 
+    def drop(self, deployment: str) -> None:
+        """Forget a deployment as if it had never begun."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM deployments WHERE id = ?", (deployment,))
+
     def active(self) -> DeploymentRecord | None:
         """The deployment that has not ended."""
         ended = (DeploymentState.IDLE.value, DeploymentState.REPORTING.value)

@@ -15,8 +15,9 @@ from typing import Final
 
 from agent.desk import Desk
 from agent.domain import ladder, rungs
-from agent.domain.ladder import Limits, Readings, Standing
+from agent.domain.ladder import Health, Limits, Readings, Rung, Standing
 from agent.domain.record import SlotFacts
+from agent.journal import Journal
 from agent.sensors import with_throttle_point
 from fitment.core import plain
 from fitment.core.deployment import Pressure
@@ -47,6 +48,12 @@ class Stood:
     pressed: bool = False
     pressures: tuple[Pressure, ...] = ()
     strikes: int = 0
+
+
+def stored(journal: Journal, slot: str) -> Stood | None:
+    """What the journal says of a slot that has, or had, a ladder."""
+    text = journal.setting(_SETTING + slot)
+    return plain.from_plain(Stood, json.loads(text)) if text else None
 
 
 class Ladders:
@@ -90,9 +97,8 @@ class Ladders:
             self._take_up(desk, facts.slot)
         readings = with_throttle_point(self._readings, facts.throttle_c)
         before, known = self._standings[facts.slot], self._stood[facts.slot]
-        after = ladder.step(
-            before, rungs.ladder(facts, slots, desk.stack), readings, settings.limits, desk.now_s
-        )
+        found = _on_disk(desk, facts.slot, rungs.ladder(facts, slots, desk.stack))
+        after = ladder.step(before, found, readings, settings.limits, desk.now_s)
         self._standings[facts.slot] = after
         moved = after.rung != before.rung
         stood = Stood(
@@ -113,13 +119,19 @@ class Ladders:
 
     def _take_up(self, desk: Desk, slot: str) -> None:
         """What an earlier process left; its pauses begin anew."""
-        text = desk.journal.setting(_SETTING + slot)
         # Without a word in the journal the link tells.
-        stood = Stood(rung=desk.slots.rung(slot))
-        if text:
-            stood = plain.from_plain(Stood, json.loads(text))
+        stood = stored(desk.journal, slot) or Stood(rung=desk.slots.rung(slot))
         self._stood[slot] = stood
         self._standings[slot] = Standing(
             rung=stood.rung, reason=stood.reason, pressed=stood.pressed, strikes=stood.strikes,
             pressures=frozenset(stood.pressures), changed_s=desk.now_s if stood.rung else None,
         )  # fmt: skip
+
+
+def _on_disk(desk: Desk, slot: str, found: tuple[Rung, ...]) -> tuple[Rung, ...]:
+    """The same, but what the disk has lost since it was checked cannot serve."""
+    gone = Rung(health=Health.BAD, why="its link is gone from the disk")
+    return tuple(
+        rung if not number or desk.slots.active(rungs.rung_slot(slot, number)) else gone
+        for number, rung in enumerate(found)
+    )

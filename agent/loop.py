@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from agent import reporting
+from agent.config import Settings
 from agent.deployer import Deployer
 from agent.desk import Desk, Folders
 from agent.domain import plan
@@ -95,6 +96,7 @@ class Parts:
     boot_id: str
     jitter: Callable[[], float]  # 0..1
     sample: Callable[[str], Mapping[str, float]]
+    time_zone: Callable[[Settings], str]
     sense: Sense
     floor_unix: float = 0.0  # of the build: no true clock is before it
 
@@ -289,6 +291,7 @@ class Supervisor:
             setting=setting,
             now_s=parts.clock.monotonic_s(),
             floor_unix=max(parts.floor_unix, float(parts.journal.setting("time_floor", "0"))),
+            wall_unix=parts.clock.wall_unix_s(),
             runtimes=fingerprint.runtimes() if fingerprint else (),
             samples=settings.samples,
             limits=Limits(memory_bytes=settings.memory_bytes),
@@ -338,7 +341,7 @@ class Supervisor:
         elif isinstance(step, plan.Start):
             self._studies.pause()  # a deployment does not wait for a study's transfer
             self._deployer.start(desk, step.order, step.assignment)
-        elif isinstance(step, plan.Mend | plan.Prepare | plan.Clear):
+        elif isinstance(step, plan.Mend | plan.Prepare | plan.Clear | plan.GiveWay):
             self._keep_slots(desk, step)
         elif isinstance(step, plan.Refuse):
             self._deployer.refuse(desk, step.order, step.assignment, step.reason)
@@ -347,10 +350,14 @@ class Supervisor:
         else:
             self._studies.drop(desk)
 
-    def _keep_slots(self, desk: Desk, step: plan.Mend | plan.Prepare | plan.Clear) -> None:
+    def _keep_slots(
+        self, desk: Desk, step: plan.Mend | plan.Prepare | plan.Clear | plan.GiveWay
+    ) -> None:
         """What the device does of its own accord for what was committed."""
         if isinstance(step, plan.Mend):
             self._deployer.mend(desk, step.slot)
+        elif isinstance(step, plan.GiveWay):
+            self._deployer.give_way(desk)
         elif isinstance(step, plan.Prepare):
             self._deployer.prepare(desk, step.slot, step.rung)
         else:
@@ -408,6 +415,7 @@ class Supervisor:
             desk, fingerprint, self._deployer.record,
             asked=self._orders.deployments() if self._orders is not None else frozenset(),
             boot_id=self._parts.boot_id, notes=self._notes(), stood=self._ladders.stood,
+            time_zone=self._parts.time_zone(self._parts.settings.settings),
         )  # fmt: skip
         if state != self._reported:
             self._link.send(Uplink(reported=reporting.with_memory(state)))
@@ -417,7 +425,7 @@ class Supervisor:
         parts = self._parts
         problems = (
             parts.journal.lost, parts.settings.problem, parts.fingerprint.problem,
-            self._renewal.problem,
+            self._renewal.problem, self._deployer.problem,
         )  # fmt: skip
         asked = self._orders.problems if self._orders is not None else ()
         return [problem for problem in (*problems, *asked) if problem]

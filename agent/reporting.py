@@ -18,7 +18,7 @@ from agent.sensors import process_memory
 from agent.telemetry import Serves
 from fitment import __version__
 from fitment.core import digest
-from fitment.core.deployment import ReportedState, RungReport, SlotReport
+from fitment.core.deployment import UNDERSTANDS_WINDOWS, ReportedState, RungReport, SlotReport
 from fitment.core.fingerprint import Fingerprint
 
 STUDIES_REPORTED: Final = 32
@@ -29,7 +29,7 @@ _NOTES: Final = 24
 def build(
     desk: Desk, fingerprint: Fingerprint, active: DeploymentRecord | None, *,
     boot_id: str, notes: Iterable[str], stood: Mapping[str, Stood],
-    asked: frozenset[str] = frozenset(),
+    asked: frozenset[str] = frozenset(), time_zone: str = "",
 ) -> ReportedState:  # fmt: skip
     """The state of now, without the supervisor's memory, which changes all the time.
 
@@ -63,6 +63,8 @@ def build(
         deployments=tuple(record.report() for record in records),
         studies_done=tuple(studies)[-STUDIES_REPORTED:],
         notes=tuple(said)[-_NOTES:],
+        time_zone=time_zone,
+        understands=(UNDERSTANDS_WINDOWS,),
         metadata_versions=trusted.versions(desk.folders.metadata),
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.desk import Folders
 from agent.domain.record import SlotFacts
 from agent.errors import NotEnrolledError
 from agent.journal import Journal, read_journal
+from agent.ladder import Stood, stored
 from fitment.core import digest
 from fitment.core.deployment import DeploymentReport
 
@@ -20,6 +22,7 @@ class Status:
 
     observed_generation: int
     slots: tuple[SlotFacts, ...]
+    stands: Mapping[str, Stood]  # slot with a ladder -> which rung serves, since when and why
     deployments: tuple[DeploymentReport, ...]  # newest first
     telemetry_waiting: int
     submissions_waiting: int
@@ -46,9 +49,12 @@ def read(folders: Folders) -> Status:
 
 def _read(journal: Journal) -> Status:
     ((waiting,),) = journal.rows("SELECT count(*) FROM outbox")
+    slots = journal.slots()
+    stands = {facts.slot: stored(journal, facts.slot) for facts in slots if facts.ladder}
     return Status(
         observed_generation=journal.highest_generation(),
-        slots=journal.slots(),
+        slots=slots,
+        stands={slot: stood for slot, stood in stands.items() if stood is not None},
         deployments=tuple(record.report() for record in journal.history(_HISTORY)),
         telemetry_waiting=int(waiting),
         submissions_waiting=len(journal.submissions()),
@@ -58,6 +64,10 @@ def _read(journal: Journal) -> Status:
 def render(status: Status) -> str:
     """The same for people."""
     lines = [_slot(facts) for facts in status.slots] or ["no slot holds a model yet"]
+    lines += [
+        f"slot {slot}: rung {stood.rung} serves" + (f": {stood.reason}" if stood.reason else "")
+        for slot, stood in status.stands.items()
+    ]
     lines += [_deployment(report) for report in status.deployments]
     lines.append(
         f"waiting for the controller: {status.telemetry_waiting} telemetry batches, "

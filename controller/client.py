@@ -13,11 +13,15 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from controller.domain import fleet
+from controller.domain.comparison import Comparison
+from controller.domain.roles import Identity, Role
 from controller.errors import (
     Conflict,
     DiskFull,
     FitError,
     FitmentError,
+    Forbidden,
+    LeaseLost,
     NotFound,
     Temporary,
     TrustError,
@@ -26,7 +30,9 @@ from controller.errors import (
 )
 from controller.gateway.views import (
     FACT_HEADER,
+    NewOperator,
     NewToken,
+    OperatorView,
     RolloutView,
     SeriesView,
     Status,
@@ -42,7 +48,8 @@ REGISTER_TIMEOUT_S = 900.0
 _ERRORS: Mapping[str, type[FitmentError]] = {
     kind.code: kind
     for kind in (
-        UserError, NotFound, Conflict, WorkloadError, TrustError, Temporary, DiskFull, FitError,
+        UserError, NotFound, Conflict, WorkloadError, TrustError, Forbidden, Temporary, DiskFull,
+        LeaseLost, FitError,
     )
 }  # fmt: skip
 
@@ -95,6 +102,19 @@ class Client:
     def readmit(self, name: str) -> fleet.Device:
         """Put a device on record again that was enrolled after the backup."""
         return self._post(fleet.Device, f"/v1/devices/{_part(name)}/readmit")
+
+    def whoami(self) -> Identity:
+        return self._get(Identity, "/v1/whoami")
+
+    def operators(self) -> tuple[OperatorView, ...]:
+        return self._all(OperatorView, "/v1/operators")
+
+    def create_operator(self, name: str, role: Role, ttl_s: float = 0.0) -> NewOperator:
+        """A token for an operator; ``ttl_s`` of 0: until it is revoked."""
+        return self._post(NewOperator, "/v1/operators", name=name, role=role, ttl_s=ttl_s)
+
+    def revoke_operator(self, name: str) -> OperatorView:
+        return self._post(OperatorView, f"/v1/operators/{_part(name)}/revoke")
 
     def telemetry(
         self, name: str, column: str, limit: int = 20, since: float = 0.0
@@ -154,6 +174,10 @@ class Client:
     ) -> tuple[fleet.FitJob, ...]:
         kind = tuple[fleet.FitJob, ...]
         return self._post(kind, "/v1/fits", model=model, device=device, effort=effort)
+
+    def compare(self, a: str, b: str, model: str = "") -> Comparison:
+        """``b`` beside ``a`` on every device that measured them; each a name or a digest."""
+        return self._get(Comparison, f"/v1/variants/{_part(b)}", against=a, model=model)
 
     def releases(self) -> tuple[fleet.Release, ...]:
         return self._all(fleet.Release, "/v1/releases")

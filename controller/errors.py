@@ -6,6 +6,7 @@
     │   ├── Conflict
     │   └── WorkloadError    a workload file that cannot be used
     ├── TrustError           a signature, certificate or token does not hold
+    ├── Forbidden            who asks has not the role for it
     ├── Temporary            try again later
     │   ├── DiskFull         no room; what was asked for was not done
     │   └── LeaseLost        another controller acts in place of this one
@@ -53,6 +54,12 @@ class TrustError(FitmentError):
     """A signature, certificate or token does not hold."""
 
     code = "untrusted"
+
+
+class Forbidden(FitmentError):
+    """Who asks has not the role that this needs; the message names it."""
+
+    code = "forbidden"
 
 
 class Temporary(FitmentError):

@@ -17,6 +17,7 @@ from controller.reconcile.controller import Controller
 from controller.reconcile.fitrunner import BuiltProbe, FitProgress
 from fitment.core import digest, plain
 from fitment.core.deployment import (
+    UNDERSTANDS_WINDOWS,
     Assignment,
     BundleRef,
     DeploymentReport,
@@ -167,6 +168,8 @@ class TwinDevice:
     gives_up: tuple[str, ...] = ()  # bundles by name: it says "done" and answers nothing
     rechecks: bool = True  # it answers its golden inputs on a new stack before it reports that
     online: bool = False
+    time_zone: str = ""
+    understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS,)
     desired: DesiredState | None = None
     generations: list[int] = field(default_factory=list)  # of all that it received
     slots: dict[str, SlotReport] = field(default_factory=dict)
@@ -215,18 +218,22 @@ class TwinDevice:
             observed_generation=max(self.generations, default=0),
             fingerprint=self.seen, slots=tuple(self.slots.values()),
             deployments=tuple(self.reports.values()), studies_done=self.studies_done,
+            time_zone=self.time_zone, understands=self.understands,
         )  # fmt: skip
         self.controller.on_uplink(self.name, Uplink(reported=reported))
 
     def measure(self, ref: BundleRef, *, baseline: str = "") -> Measurement:
         """A measurement of one bundle as this twin times it."""
         before = self.times_ms.get(baseline)
+        known = next((s for s in self.slots.values() if s.name == baseline), None)
         return Measurement(
             id=f"{self.name}-{ref.name}", bundle=ref.variant, runtime="onnx 1.31", threads=1,
             verdict=Verdict.VALID, energy=Energy(status=ReadingStatus.UNAVAILABLE, reason="none"),
             latency=latency(self.times_ms.get(ref.name, 1.0)), agreement=0.99, golden_ok=True,
+            baseline=known.variant if known is not None else "",
             baseline_latency=None if before is None else latency(before),
             hardware=self.seen.hardware.hash, stack=self.seen.stack.hash,
+            emulated=self.seen.emulated,
         )  # fmt: skip
 
     def _study(self, study: Study) -> None:

@@ -181,7 +181,7 @@ def _fall(now: Standing, ladder: Sequence[Rung]) -> Standing:
     if target == now.rung:
         return now
     why = ladder[now.rung].why if now.rung < len(ladder) else ""
-    reason = f"rung {now.rung} does not run here: {why or 'it is no longer there'}"
+    reason = f"rung {now.rung} gave way: {why or 'it is no longer there'}"
     return replace(now, rung=target, reason=reason, pressed=target in relieving and target > 0)
 
 
@@ -213,7 +213,7 @@ def _back(now: Standing, ladder: Sequence[Rung], limits: Limits, now_s: float) -
     if best >= now.rung:
         return now
     if ladder[0].health is not Health.GOOD:
-        reason = f"rung 0 does not run here: {ladder[0].why or 'it is being checked'}"
+        reason = f"rung 0 gave way: {ladder[0].why or 'it is being checked'}"
     else:
         reason = ""
     if not now.pressed:

@@ -18,7 +18,14 @@ from typing import Final, TypeVar
 from agent.domain import rungs, transitions
 from agent.domain.record import DeploymentRecord, SlotFacts
 from fitment.core import digest, plain
-from fitment.core.deployment import Assignment, BundleRef, DesiredState, SignedPayload, Study
+from fitment.core.deployment import (
+    Assignment,
+    BundleRef,
+    DeploymentState,
+    DesiredState,
+    SignedPayload,
+    Study,
+)
 
 T = TypeVar("T")
 
@@ -78,6 +85,13 @@ class Interrupt:
     deployment: str
     superseded: bool  # by another assignment of its slot; otherwise the controller took it back
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveWay:
+    """Put the deployment that waits for its window back among the orders: another is due now."""
+
+    deployment: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +156,8 @@ class DropStudy:
 
 
 Step = (
-    Recheck | Interrupt | Acknowledge | Start | Refuse | Clear | Mend | Prepare | BeginStudy
-    | DropStudy
+    Recheck | Interrupt | GiveWay | Acknowledge | Start | Refuse | Clear | Mend | Prepare
+    | BeginStudy | DropStudy
 )  # fmt: skip
 
 
@@ -180,6 +194,7 @@ def plan(now: Situation) -> Step | None:
         or _recheck(now)
         or _acknowledge(now)
         or _interrupt(now)
+        or _give_way(now)
         or _drop_study(now)
         or _start(now)
         or _mend(now)
@@ -246,6 +261,8 @@ def _interrupt(now: Situation) -> Step | None:
         return None
     slot = active.assignment.slot
     for _, order in now.orders.assignments:
+        if active.mends and order.windows:
+            continue  # what is damaged is mended first: the window may be days off
         # What is ordered goes before a rung, which has time.
         if (order.slot == slot or active.rung) and order.deployment not in now.known:
             reason = f"release {order.release} came before it had ended"
@@ -257,6 +274,24 @@ def _interrupt(now: Situation) -> Step | None:
     )
 
 
+def _give_way(now: Situation) -> Step | None:
+    """A window may be days off. What is due at any time, and damage, must not wait for it."""
+    active = now.active
+    if now.orders is None or active is None or active.state is not DeploymentState.WAITING:
+        return None  # without a controller nobody would repeat the order, nor send what is damaged
+    startable = (o for _, o in _in_turn(now.orders) if o.deployment not in now.known)
+    urgent = any(not order.windows for order in startable)
+    if urgent or any(facts.damaged for facts in now.slots):
+        return GiveWay(deployment=active.id)
+    return None
+
+
+def _in_turn(orders: Orders | None) -> list[tuple[SignedPayload, Assignment]]:
+    """Assignments that wait for no window first; else as the controller has them."""
+    listed = orders.assignments if orders is not None else ()
+    return sorted(listed, key=lambda pair: bool(pair[1].windows))
+
+
 def _drop_study(now: Situation) -> Step | None:
     if now.orders is None or now.study is None or now.orders.asked(now.study.id):
         return None
@@ -266,9 +301,11 @@ def _drop_study(now: Situation) -> Step | None:
 def _start(now: Situation) -> Step | None:
     if now.orders is None or now.active is not None:
         return None
-    for signed, assignment in now.orders.assignments:
+    for signed, assignment in _in_turn(now.orders):
         if assignment.deployment in now.known:
             continue
+        if assignment.windows and any(facts.damaged for facts in now.slots):
+            continue  # mended first: the window may be days off
         problem = _problem(assignment, now)
         if problem:
             return Refuse(order=signed, assignment=assignment, reason=problem)
@@ -317,7 +354,8 @@ def _problem(assignment: Assignment, now: Situation) -> str:
 
 
 def _begin_study(now: Situation) -> Step | None:
-    if now.orders is None or now.study is not None or now.active is not None:
+    busy = now.active is not None and now.active.state is not DeploymentState.WAITING
+    if now.orders is None or now.study is not None or busy:
         return None
     for signed, study in now.orders.studies:
         usable = safe_name(study.id) and well_formed(study.bundle)

@@ -112,3 +112,4 @@ class SlotFacts:
     deployment: str = ""  # that committed it; with a ladder, like the next two
     order: SignedPayload | None = None  # by which the ladder's bundles are verified
     throttle_c: float | None = None  # at which this class of device cuts its clocks
+    coverage_min: float | None = None  # of heavy operators in integers, as its order asked

@@ -81,7 +81,7 @@ def deployment(
     own = replace(
         assignment, deployment=_name(facts, rung, known), slot=rung_slot(facts.slot, rung),
         bundle=lesser.bundle, gates=DeviceGates(), calibration=CalibrationPlan(), ladder=(),
-        deadline_s=DEADLINE_S, trial_s=0.0,
+        deadline_s=DEADLINE_S, trial_s=0.0, windows=(),  # it stands ready; nothing is switched
     )  # fmt: skip
     return DeploymentRecord(
         order=order, assignment=own, rung=rung, started_at_s=now_s, state_entered_at_s=now_s
@@ -96,7 +96,13 @@ def health(facts: SlotFacts, variant: str, stack: str) -> tuple[Health, str]:
         return Health.BAD, facts.reason or "its files are damaged"
     if not stack or facts.checked_stack != stack:
         return Health.UNKNOWN, "it is being checked on this stack"
-    return (Health.GOOD, "") if facts.golden_ok else (Health.BAD, facts.reason)
+    if not facts.golden_ok:
+        return Health.BAD, facts.reason
+    share, asked = facts.integer_coverage, facts.coverage_min
+    if share is not None and asked is not None and share < asked:
+        words = f"{share:.2f} of its heavy operators run in integers on this stack"
+        return Health.BAD, f"{words}, its order asks for {asked:.2f}"
+    return Health.GOOD, ""
 
 
 def ladder(facts: SlotFacts, slots: Mapping[str, SlotFacts], stack: str) -> tuple[Rung, ...]:

@@ -27,6 +27,7 @@ WORKING: Final = (
     State.FETCHING,
     State.VERIFYING,
     State.STAGING,
+    State.WAITING,
     State.CALIBRATING,
     State.BENCHMARKING,
     State.JUDGING,
@@ -50,6 +51,10 @@ _FORWARD: Final[Mapping[tuple[State, Event], State]] = {
     (State.VERIFYING, Event.REFETCH): State.FETCHING,
     (State.STAGING, Event.DONE): State.CALIBRATING,
     (State.STAGING, Event.REFETCH): State.FETCHING,
+    (State.STAGING, Event.HELD): State.WAITING,
+    (State.WAITING, Event.OPENED): State.CALIBRATING,
+    (State.WAITING, Event.DONE): State.JUDGING,  # it was measured in an earlier window
+    (State.WAITING, Event.STACK_CHANGED): State.STAGING,
     (State.CALIBRATING, Event.DONE): State.BENCHMARKING,
     (State.CALIBRATING, Event.NOT_ASKED): State.BENCHMARKING,
     (State.CALIBRATING, Event.STACK_CHANGED): State.STAGING,
@@ -57,9 +62,11 @@ _FORWARD: Final[Mapping[tuple[State, Event], State]] = {
     (State.BENCHMARKING, Event.STACK_CHANGED): State.STAGING,
     (State.JUDGING, Event.JUDGED_GOOD): State.TRIAL,
     (State.JUDGING, Event.JUDGED_BAD): State.ROLLING_BACK,
+    (State.JUDGING, Event.HELD): State.WAITING,
     (State.JUDGING, Event.STACK_CHANGED): State.STAGING,
     (State.TRIAL, Event.DONE): State.COMMITTING,
     (State.TRIAL, Event.JUDGED_BAD): State.ROLLING_BACK,
+    (State.TRIAL, Event.HELD): State.WAITING,
     (State.TRIAL, Event.STACK_CHANGED): State.TRIAL,
     (State.COMMITTING, Event.DONE): State.REPORTING,
     (State.COMMITTING, Event.FAILED): State.COMMITTING,
@@ -84,6 +91,7 @@ RESUME: Final[Mapping[State, State]] = {
     State.FETCHING: State.FETCHING,  # goes on where the part file ends
     State.VERIFYING: State.VERIFYING,
     State.STAGING: State.STAGING,  # unpacks anew; nothing serves from there
+    State.WAITING: State.WAITING,  # nothing was switched; the clock is asked again
     State.CALIBRATING: State.CALIBRATING,
     State.BENCHMARKING: State.BENCHMARKING,  # half a measurement is none
     State.JUDGING: State.JUDGING,  # the measurement is in the record
@@ -142,9 +150,10 @@ def refuse(
 def resume(record: DeploymentRecord, *, now_s: float) -> DeploymentRecord:
     """The record with which a new process goes on; ``spent_s`` was stored by the old one."""
     target = RESUME[record.state]
+    blameless = record.stopped or record.state is State.WAITING  # for days; nothing of it runs
     record = replace(
         record, started_at_s=now_s, state_entered_at_s=now_s, attempts=0, waits=0,
-        resumes=record.resumes + (0 if record.stopped else 1), stopped=False,
+        resumes=record.resumes + (0 if blameless else 1), stopped=False,
     )  # fmt: skip
     if target in WORKING and record.resumes > MAX_RESUMES:
         reason = f"the agent or the machine died {record.resumes} times during it"
@@ -162,7 +171,8 @@ def overdue(record: DeploymentRecord, now_s: float) -> str | None:
         return None
     if record.elapsed_s(now_s) > order.deadline_s:
         return f"the deployment's deadline of {order.deadline_s:g} s passed"
-    if now_s - record.state_entered_at_s > step_limit_s(record):
+    waits = record.state is State.WAITING  # for a moment that the controller has named
+    if not waits and now_s - record.state_entered_at_s > step_limit_s(record):
         return f"{record.state.value} took longer than {step_limit_s(record):g} s"
     return None
 

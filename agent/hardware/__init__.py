@@ -6,5 +6,6 @@ from agent.hardware.boards import BoardError
 from agent.hardware.debounce import Debouncer
 from agent.hardware.reader import read_fingerprint
 from agent.hardware.settings import HardwareSettings
+from agent.hardware.zone import read_zone
 
-__all__ = ["BoardError", "Debouncer", "HardwareSettings", "read_fingerprint"]
+__all__ = ["BoardError", "Debouncer", "HardwareSettings", "read_fingerprint", "read_zone"]

@@ -63,7 +63,7 @@ def _open(job: BenchmarkJob) -> Opened:
     registry.get(bundle.manifest.runtime)  # the library itself is no memory of the model
     peak = PeakMeter()
     loaded = installed.load(bundle, job.setting.options, overlay=job.overlay)
-    first = loaded.session.prepare([installed.batches(loaded.session, known.inputs)[0]])
+    first = loaded.session.prepare(installed.feeds(loaded.session, known.inputs)[0])
     started = time.perf_counter_ns()
     loaded.session.raw(first)
     first_ms = (time.perf_counter_ns() - started) / 1e6
@@ -94,8 +94,8 @@ def _open_baseline(job: BenchmarkJob) -> tuple[Baseline | None, str]:
 
 def _stream(loaded: Loaded, known: Goldens) -> Stream:
     session = loaded.session
-    batches = installed.batches(session, known.inputs)
-    return Stream(session=session, feeds=tuple(session.prepare([batch]) for batch in batches))
+    feeds = installed.feeds(session, known.inputs)
+    return Stream(session=session, feeds=tuple(session.prepare(feed) for feed in feeds))
 
 
 def _time(job: BenchmarkJob, opened: Opened, baseline: Baseline | None, note: str) -> Measurement:

@@ -53,9 +53,12 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goldens:
-    """Inputs (real values) with known answers; all have the same first axis."""
+    """Inputs (real values) with known answers; all have the same first axis.
 
-    inputs: Float
+    Several inputs are one structured array, a field each: a record is what one run takes.
+    """
+
+    inputs: Array
     outputs: Float
     reference: Float
     tolerance: float
@@ -152,16 +155,45 @@ def input_reference(bundle: Bundle) -> Histogram | None:
         return None  # calibration would say what is wrong with it; serving does without
 
 
-def scaled(stored: Array, golden: GoldenSpec | None) -> Float:
+def scaled(stored: Array, golden: GoldenSpec | None) -> Array:
     """Stored inputs to real values: integers times the bundle's ``inputs_scale``."""
+    if stored.dtype.names:
+        return stored
     if stored.dtype.kind == "f":
         return stored.astype(np.float32)
     scale = golden.inputs_scale if golden is not None else 1.0
     return np.asarray(stored.astype(np.float32) * np.float32(scale), dtype=np.float32)
 
 
-def batches(session: Session, inputs: Array) -> list[Array]:
-    """Split the first axis into what one run takes; the last batch is filled by repetition."""
+def feeds(session: Session, inputs: Array) -> list[list[Array]]:
+    """Real inputs as one run after the other takes them: a list of arrays, one an input.
+
+    The last batch is filled by repetition.
+
+    Raises:
+        JobError: ``input_mismatch``; the model has other inputs than the samples.
+    """
+    if not inputs.dtype.names:
+        return [[batch] for batch in _batches(session, inputs)]
+    names = [tensor.name for tensor in session.inputs]
+    if set(names) != set(inputs.dtype.names):
+        raise JobError(
+            "input_mismatch",
+            f"the model has the inputs {', '.join(names)}, the samples "
+            f"{', '.join(inputs.dtype.names)}",
+            permanent=True,
+        )
+    return [[np.asarray(record[name]) for name in names] for record in inputs]
+
+
+def together(session: Session, inputs: Array) -> list[Array]:
+    """Real inputs as one run of all of them takes them, where the first axis is free."""
+    if not inputs.dtype.names:
+        return [inputs]
+    return [np.concatenate(list(inputs[tensor.name])) for tensor in session.inputs]
+
+
+def _batches(session: Session, inputs: Array) -> list[Array]:
     size = session.inputs[0].batch
     missing = -len(inputs) % size
     if missing:
@@ -171,7 +203,9 @@ def batches(session: Session, inputs: Array) -> list[Array]:
 
 def answers(session: Session, inputs: Array) -> Float:
     """The first output for all ``inputs``, in real values; one row a sample."""
-    rows = [session.run([batch])[0] for batch in batches(session, inputs)]
+    rows = [session.run(feed)[0] for feed in feeds(session, inputs)]
+    if inputs.dtype.names:  # a run is a sample, whose output need not have an axis for it
+        rows = [row if row.ndim and len(row) == 1 else row[None] for row in rows]
     return np.concatenate(rows)[: len(inputs)]
 
 

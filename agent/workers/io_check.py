@@ -13,7 +13,7 @@ from typing import Any
 from agent.workers.child import JobError
 from agent.workers.installed import Loaded
 from agent.workers.runtimes.base import Tensor
-from fitment.core import digest
+from fitment.core import digest, plain
 from fitment.core.bundle import IoSpec
 
 _SIDES = ("inputs", "outputs")
@@ -22,7 +22,11 @@ _TENSOR_KEYS = ("name", "shape")
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:
-    """What the socket takes and gives: real values, whatever type the file has inside."""
+    """What the socket takes and gives: real values, whatever type the file has inside.
+
+    ``decision`` is when a detector should raise an alarm, see `fitment.core.bundle.DecisionSpec`;
+    it differs from variant to variant, so an application reads it here and keeps none of its own.
+    """
     spec = loaded.bundle.manifest.io or IoSpec(inputs=(), outputs=())
     session = loaded.session
     return {
@@ -31,6 +35,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "layout": spec.layout,
         "labels": list(spec.labels),
         "preprocessing": dict(spec.preprocessing),
+        "decision": plain.to_plain(loaded.bundle.manifest.decision),
     }
 
 

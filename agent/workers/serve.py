@@ -226,10 +226,13 @@ def _open(job: ServeJob) -> tuple[Service, follow.Place, follow.Place | None]:
     try:
         return _service(job, wanted), wanted, None
     except JobError as error:
-        sys.stderr.write(f"action=open code={error.code} reason={error.message}\n" * job.follow)
         for place in follow.others(job.folder, wanted) if job.follow else ():
             with contextlib.suppress(JobError):
-                return _service(job, place), place, wanted
+                service = _service(job, place)
+                sys.stderr.write(
+                    f"action=open code={error.code} reason={error.message} instead={place.folder}\n"
+                )
+                return service, place, wanted
         raise
 
 

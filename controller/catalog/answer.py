@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.catalog import program, samples
 from controller.catalog.foreign import translated
 from controller.catalog.workload import Workload
 from controller.errors import WorkloadError
@@ -26,6 +27,8 @@ def outputs(
     Raises:
         WorkloadError: the model cannot be loaded or run, or its outputs are not finite.
     """
+    if isinstance(source, Path) and source.suffix == program.SUFFIX:
+        source = program.load(source).module()
     answer = _onnx if isinstance(source, Path) else _torch
     found = answer(workload, source, inputs, threads)
     if len(found) != len(inputs):
@@ -54,12 +57,18 @@ def _torch(
             WorkloadError,
             f"{workload.name}: running the model failed",
             below=workload.folder,
-            mend="it must take a batch of `input_shape` in float32",
+            mend="it must take a batch of `input_shape`, in the type that data() gives",
         ),  # fmt: skip
         torch.inference_mode(),
     ):
         for start in range(0, len(inputs), BATCH):
-            batch = torch.from_numpy(workload.real(inputs[start : start + BATCH]).copy())
+            real = workload.real(inputs[start : start + BATCH])
+            if samples.names(real):
+                raise WorkloadError(
+                    f"{workload.name}: a module of several inputs cannot be trained or pruned "
+                    "here; export it to ONNX and give that file"
+                )
+            batch = torch.from_numpy(real.copy())
             result = source(batch)
             if not isinstance(result, torch.Tensor):
                 raise WorkloadError(
@@ -87,22 +96,17 @@ def _onnx(
         session = onnxruntime.InferenceSession(
             str(source), options, providers=["CPUExecutionProvider"]
         )
-    if len(session.get_inputs()) != 1:
-        names = ", ".join(i.name for i in session.get_inputs())
-        raise WorkloadError(
-            f"{workload.name}: '{source.name}' has {len(session.get_inputs())} inputs ({names}); "
-            "one is supported"
-        )
-    entry = session.get_inputs()[0]
-    step = entry.shape[0] if entry.shape and isinstance(entry.shape[0], int) else BATCH
+    entries = session.get_inputs()
+    step = samples.run_size(entries, inputs, BATCH)
     parts = []
     with translated(
         WorkloadError, f"{workload.name}: running '{source.name}' failed", below=workload.folder,
-        mend="it must take a batch of `input_shape` in float32",
+        mend="it must take a batch of `input_shape`, in the type that data() gives",
     ):  # fmt: skip
         for start in range(0, len(inputs), step):
             batch = workload.real(inputs[start : start + step])
             padded = np.concatenate([batch, np.repeat(batch[-1:], step - len(batch), axis=0)])
             fed = batch if step == BATCH else padded
-            parts.append(session.run(None, {entry.name: fed})[0][: len(batch)])
+            found = session.run(None, samples.feed(entries, fed))[0]
+            parts.append(samples.rows(found, len(fed))[: len(batch)])
     return np.concatenate(parts).astype(np.float32)

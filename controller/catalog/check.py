@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.catalog import answer
+from controller.catalog import answer, likeness
 from controller.catalog.workload import (
     CALIBRATION,
     GUARD,
@@ -34,8 +34,8 @@ class Facts:
 
     name: str
     version: str
-    source: str  # "torch" or "onnx"
-    input_shape: tuple[int, ...]
+    source: str  # "torch", "onnx" or "pt2"
+    input_shapes: Mapping[str, tuple[int, ...]]  # by name; one without a name is ''
     output_shape: tuple[int, ...]
     counts: Mapping[str, int]  # samples by split; no "train": none
     digests: Mapping[str, str]  # of the data by split
@@ -64,8 +64,8 @@ def validate(workload: Workload, *, threads: int = 1) -> Facts:
     return Facts(
         name=workload.name,
         version=workload.version,
-        source="onnx" if isinstance(source, Path) else "torch",
-        input_shape=workload.input_shape,
+        source=(source.suffix[1:] or "onnx") if isinstance(source, Path) else "torch",
+        input_shapes=_by_name(workload),
         output_shape=tuple(int(n) for n in outputs.shape[1:]),
         counts={name: len(split) for name, split in splits.items()},
         digests={name: split_digest(split) for name, split in splits.items()},
@@ -123,9 +123,15 @@ def split_digest(split: Split) -> str:
     """Digest of inputs and labels with their types and shapes."""
     parts = []
     for array in (split.inputs, split.labels):
-        parts.append(f"{array.dtype.str}{array.shape}".encode())
+        kind = array.dtype.descr if array.dtype.names else array.dtype.str
+        parts.append(f"{kind}{array.shape}".encode())
         parts.append(np.ascontiguousarray(array).tobytes())
     return digest.digest_chunks(parts)
+
+
+def _by_name(workload: Workload) -> Mapping[str, tuple[int, ...]]:
+    shape = workload.input_shape
+    return shape if isinstance(shape, Mapping) else {"": shape}
 
 
 def _samples(inputs: NDArray[Any]) -> frozenset[int]:
@@ -156,8 +162,14 @@ def _notes(splits: Mapping[str, Split], *, from_onnx: bool) -> tuple[str, ...]:
         for name in (CALIBRATION, GUARD)
         if len(splits[name]) < 200
     ]
+    other = likeness.difference(splits[CALIBRATION], splits[GUARD])
+    if other:
+        notes.append(
+            f"data('{CALIBRATION}') and data('{GUARD}') differ ({other}): ranges set on the one "
+            "need not hold on the other; take both from what devices will see"
+        )
     if from_onnx:
-        notes.append("an ONNX source: it is quantized, but not pruned or distilled")
+        notes.append("a file as source: it is quantized, but not pruned or distilled")
     elif TRAIN not in splits:
         notes.append("no training split: pruned variants recover on calibration inputs alone")
     return tuple(notes)

@@ -3,16 +3,18 @@
 It imports nothing of ours. Fixed names, all at module level:
 
     name, version        plain strings
-    source()             -> a torch.nn.Module in eval mode, or the path of an .onnx file
-    input_shape          tuple without the batch axis
+    source()             -> a torch.nn.Module in eval mode, or the path of an .onnx or .pt2 file
+    input_shape          tuple without the batch axis; with several inputs a dict of what one run
+                         takes of each, the batch axis included: {"audio": (1, 512), "rate": ()}
     data(split)          -> (inputs, labels) for "calibration_a", "calibration_b", "test" and
-                         optionally "train" and "must_pass"; inputs [N, *input_shape], float32
-                         or uint8
+                         optionally "train" and "must_pass"; inputs [N, *input_shape], float32,
+                         uint8, or int64 for tokens; with several inputs a dict of such
     metric(outputs, labels) -> float, higher is better, on numpy arrays
 
 and optionally ``input_name``, ``input_scale`` (real = scale * stored), ``labels``, ``budget``,
 ``profile_budgets``, ``calibrate_profiles``, ``preprocessing``, ``files``, ``recover``, and
-``slices(split)``: a mapping from the name of a slice to a boolean mask [N] of the split's inputs.
+``slices(split)``: a mapping from the name of a slice to a boolean mask [N] of the split's inputs;
+and of a detector ``operating_point``: {"positive": its class, "false_positive_rate_max": 0.01}.
 
 ``load`` runs the file, so it belongs in worker processes only.
 """
@@ -31,7 +33,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.catalog import samples
 from controller.catalog.foreign import translated
+from controller.catalog.samples import Shapes
 from controller.catalog.snapshot import WORKLOAD_FILE, Description, Snapshot, describe, snapshot
 from controller.domain.fleet import Budget
 from controller.errors import WorkloadError
@@ -54,7 +58,10 @@ MUST_PASS = "must_pass"  # noqa: S105 - the name of a split
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """One part of the data: ``inputs`` as stored, [N, …]; ``labels`` with the same first axis."""
+    """One part of the data: ``inputs`` as stored, [N, …]; ``labels`` with the same first axis.
+
+    Several inputs are one structured array [N], see `samples`.
+    """
 
     inputs: Array
     labels: Array
@@ -64,13 +71,22 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Detector:
+    """Which class is detected, and how often it may be a false alarm."""
+
+    positive: int  # class number
+    name: str
+    false_positive_rate_max: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """A loaded workload: typed values and guarded calls into the user's code."""
 
     name: str
     version: str
     folder: Path
-    input_shape: tuple[int, ...]
+    input_shape: Shapes
     input_name: str = "input"
     input_scale: float = 1.0
     labels: tuple[str, ...] = ()
@@ -79,10 +95,11 @@ class Workload:
     calibrate_profiles: tuple[str, ...] = ()
     preprocessing: Mapping[str, str] = field(default_factory=dict)
     recover: Mapping[str, float] = field(default_factory=dict)
+    detector: Detector | None = None
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def source(self) -> Any:
-        """The module (a torch one, in eval mode) or the path of an .onnx file.
+        """The module (a torch one, in eval mode) or the path of an .onnx or .pt2 file.
 
         Raises:
             WorkloadError: ``source()`` raises, or gives neither of them.
@@ -100,7 +117,7 @@ class Workload:
         if not (callable(made) and hasattr(made, "state_dict") and hasattr(made, "eval")):
             raise WorkloadError(
                 f"{self.name}: source() returned a {type(made).__name__}; return a "
-                "torch.nn.Module or the path of an .onnx file"
+                "torch.nn.Module or the path of an .onnx or .pt2 file"
             )
         made.eval()
         return made
@@ -150,27 +167,27 @@ class Workload:
     def _split(self, split: str, pair: Any) -> Split:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise WorkloadError(f"{self.name}: data('{split}') must return (inputs, labels)")
-        inputs, labels = np.asarray(pair[0]), np.asarray(pair[1])
-        if inputs.ndim == 0 or inputs.shape[1:] != self.input_shape or len(inputs) == 0:
-            raise WorkloadError(
-                f"{self.name}: data('{split}') gives inputs of shape {inputs.shape}; expected "
-                f"(N, {', '.join(map(str, self.input_shape))}) with N >= 1, as `input_shape` says"
-            )
+        inputs = samples.stored(self.name, split, pair[0], self.input_shape)
+        labels = np.asarray(pair[1])
         if labels.ndim == 0 or len(labels) != len(inputs):
             raise WorkloadError(
                 f"{self.name}: data('{split}') gives {len(inputs)} inputs but labels of shape "
                 f"{labels.shape}; the first axes must be equal"
             )
-        if inputs.dtype not in (np.uint8, np.float32, np.float64):
+        if self.input_scale != 1.0 and (samples.is_whole(inputs) or samples.names(inputs)):
             raise WorkloadError(
-                f"{self.name}: data('{split}') gives {inputs.dtype} inputs; store them as "
-                "float32, or as uint8 with `input_scale`"
+                f"{self.name}: `input_scale` is for one input of numbers, not for tokens and not "
+                "for several inputs; leave it out and give inputs as the model takes them"
             )
-        stored = inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32, copy=False)
-        return Split(inputs=stored, labels=labels)
+        return Split(inputs=inputs, labels=labels)
 
-    def real(self, stored: Array) -> NDArray[np.float32]:
-        """What the model is fed: ``input_scale * stored`` as float32."""
+    def real(self, stored: Array) -> Array:
+        """What the model is fed: ``input_scale * stored`` as float32.
+
+        Tokens and named inputs are fed as they are.
+        """
+        if samples.is_whole(stored) or samples.names(stored):
+            return stored
         if stored.dtype == np.float32 and self.input_scale == 1.0:
             return stored
         return stored.astype(np.float32) * np.float32(self.input_scale)
@@ -205,9 +222,7 @@ def load(folder: Path) -> Workload:
     path = folder / WORKLOAD_FILE
     described = describe(path)
     module = _execute(path)
-    shape = _value(module, "input_shape", (tuple, list), ())
-    if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
-        raise WorkloadError(f"{path}: `input_shape` is a tuple of positive integers, not {shape!r}")
+    shape = _shapes(path, _value(module, "input_shape", (tuple, list, dict), ()))
     scale = float(_value(module, "input_scale", (int, float), 1.0))
     if not (math.isfinite(scale) and scale > 0):
         raise WorkloadError(f"{path}: `input_scale` must be a positive number, not {scale}")
@@ -216,7 +231,7 @@ def load(folder: Path) -> Workload:
         name=described.name,
         version=described.version,
         folder=folder,
-        input_shape=tuple(shape),
+        input_shape=shape,
         input_name=_value(module, "input_name", (str,), "input"),
         input_scale=scale,
         labels=tuple(map(str, _value(module, "labels", (tuple, list), ()))),
@@ -230,6 +245,7 @@ def load(folder: Path) -> Workload:
             str(k): str(v) for k, v in _value(module, "preprocessing", (dict,), {}).items()
         },
         recover={str(k): float(v) for k, v in _value(module, "recover", (dict,), {}).items()},
+        detector=_detector(path, module),
         functions={n: _function(module, n) for n in _functions(module)},
     )
 
@@ -254,6 +270,48 @@ def _value(module: types.ModuleType, name: str, kinds: tuple[type, ...], default
             f"{WORKLOAD_FILE}: `{name}` must be a {spoken}, not a {type(value).__name__}"
         )
     return value
+
+
+def _shapes(path: Path, given: Any) -> Shapes:
+    listed = given if isinstance(given, dict) else {"": given}
+    for shape in listed.values():
+        good = isinstance(shape, tuple | list) and all(isinstance(n, int) and n > 0 for n in shape)
+        if not good or not (shape or isinstance(given, dict)):
+            raise WorkloadError(
+                f"{path}: `input_shape` is a tuple of positive integers, or a dict of such by "
+                f"input's name, not {given!r}"
+            )
+    if not isinstance(given, dict):
+        return tuple(given)
+    if not given:
+        raise WorkloadError(f"{path}: `input_shape` names no input")
+    return {str(name): tuple(shape) for name, shape in given.items()}
+
+
+def _detector(path: Path, module: types.ModuleType) -> Detector | None:
+    given = _value(module, "operating_point", (dict,), {})
+    if not given:
+        return None
+    labels = [str(label) for label in _value(module, "labels", (tuple, list), ())]
+    positive, limit = given.get("positive"), given.get("false_positive_rate_max")
+    number = labels.index(positive) if positive in labels else positive
+    if type(number) is not int or number < 0 or (labels and number >= len(labels)):
+        raise WorkloadError(
+            f"{path}: `operating_point`: 'positive' is one of `labels` or a class number, "
+            f"not {positive!r}"
+        )
+    if set(given) != {"positive", "false_positive_rate_max"} or not (
+        isinstance(limit, float) and 0 < limit < 1
+    ):
+        raise WorkloadError(
+            f"{path}: `operating_point` has the keys 'positive' and 'false_positive_rate_max', a "
+            f"share between 0 and 1, not {given!r}"
+        )
+    return Detector(
+        positive=number,
+        name=labels[number] if labels else str(number),
+        false_positive_rate_max=limit,
+    )
 
 
 def _functions(module: types.ModuleType) -> tuple[str, ...]:

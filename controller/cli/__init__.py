@@ -16,12 +16,14 @@ from controller.cli import (
     devices,
     fit,
     models,
+    operators,
     profiles,
     releases,
     rollouts,
     serve,
     simulate,
     trust,
+    variants,
     watching,
 )
 from controller.errors import FitmentError, UserError, disk_error
@@ -45,8 +47,10 @@ def build_app() -> typer.Typer:
     app.command("status")(watching.status)
     app.add_typer(devices.tokens, name="token")
     app.add_typer(devices.devices, name="device")
+    app.add_typer(operators.app, name="operator")
     app.add_typer(models.app, name="model")
     app.command("fit")(fit.fit)
+    app.add_typer(variants.app, name="variant")
     app.add_typer(releases.app, name="release")
     app.add_typer(rollouts.app, name="rollout")
     app.add_typer(watching.triggers, name="trigger")

@@ -25,7 +25,7 @@ from controller.cli.common import (
 from controller.domain import fleet
 from controller.domain.telemetry import Period
 from controller.gateway.views import SeriesView
-from fitment.core.deployment import ReportedState
+from fitment.core.deployment import ReportedState, SlotReport
 
 devices = typer.Typer(no_args_is_help=True, help="Enrolled devices.")
 tokens = typer.Typer(no_args_is_help=True, help="One-time admissions.")
@@ -73,7 +73,8 @@ def show_device(
     if device.reported is not None:
         facts["agent"] = device.reported.agent_version
         facts["emulated"] = "yes: it stands in for a board" * device.reported.fingerprint.emulated
-        facts["rungs"] = "; ".join(_rungs(device.reported))
+        facts["time zone"] = device.labels.get("time_zone") or device.reported.time_zone
+        facts["rungs"] = "; ".join(rungs(device.reported))
         facts["notes"] = "; ".join(device.reported.notes)
     print_facts(facts)
 
@@ -218,7 +219,7 @@ def _profile(device: fleet.Device) -> str:
     return f"{device.profile or '-'}{' (emulated)' * emulated}"
 
 
-def _rungs(reported: ReportedState) -> list[str]:
+def rungs(reported: ReportedState) -> list[str]:
     """For each slot with a ladder: which rung serves, since when and why, and what stands ready."""
     found = []
     for slot in reported.slots:
@@ -236,5 +237,11 @@ def _rungs(reported: ReportedState) -> list[str]:
 def _runs(device: fleet.Device) -> str:
     if device.reported is None:
         return "-"
-    slots = [f"{slot.slot}: {slot.name}" for slot in device.reported.slots if slot.variant]
+    slots = [f"{slot.slot}: {_serves(slot)}" for slot in device.reported.slots if slot.variant]
     return ", ".join(slots) or "-"
+
+
+def _serves(slot: SlotReport) -> str:
+    """The chosen variant, or the lesser one that serves in its place."""
+    lesser = next((rung.name for rung in slot.ladder if rung.rung == slot.rung), None)
+    return slot.name if lesser is None else f"{lesser} (rung {slot.rung})"

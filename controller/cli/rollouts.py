@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -19,11 +20,12 @@ from controller.cli.common import (
     print_table,
     when,
 )
-from controller.domain import fleet
+from controller.domain import fleet, windows
 from controller.domain.judgement import Exposure, GateReport, TooFew
 from controller.errors import UserError
 from controller.gateway.views import RolloutView
 from fitment.core import digest
+from fitment.core.deployment import DeploymentState
 
 app = typer.Typer(no_args_is_help=True, help="Releases on their way to devices.")
 
@@ -38,7 +40,17 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     ] = None,
     device: Annotated[list[str] | None, typer.Option(help="A device; repeatable.")] = None,
     soak: Annotated[str, typer.Option(help="Pause after each wave.")] = "0s",
-    deadline: Annotated[str, typer.Option(help="For each device.")] = "1h",
+    deadline: Annotated[
+        str, typer.Option(help="For each device; 1h, or 8d with --window.", show_default=False)
+    ] = "",
+    window: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="When devices may switch, such as 'Mon-Fri 02:00 +2h Europe/Berlin': days, 'daily'"
+            " or a date; the local time it opens; its length; the zone of devices that say none"
+            " ('everywhere' behind it: of all devices). They download before. Repeatable."
+        ),
+    ] = None,
     failures: Annotated[str, typer.Option(help="Share of devices that may fail.")] = "0",
     slower: Annotated[str, typer.Option(help="Times the own latency; 'any' asks nothing.")] = "1.1",
     agreement: Annotated[str, typer.Option(help="Least share of answers like fp32's.")] = "",
@@ -57,7 +69,8 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         "selector": pairs(select or [], "--select"),
         "devices": list(device or []),
         "soak_s": duration_s(soak),
-        "deadline_s": duration_s(deadline),
+        "deadline_s": duration_s(deadline or ("8d" if window else "1h")),
+        "windows": list(window or []),
         "gate": {
             "max_failure_share": share(failures, "--failures"),
             "latency_ratio_max": None if slower == "any" else share(slower, "--slower"),
@@ -111,7 +124,7 @@ def pause_rollout(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
 ) -> None:
-    """Admit nobody else; who has begun goes on."""
+    """Admit nobody else; who has begun goes on, but for devices that wait for a window."""
     _change(rollout, "pause", server=server, data_dir=data_dir, as_json=as_json)
 
 
@@ -198,6 +211,7 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
             "wave": _wave(rollout),
             "created": when(rollout.created_at),
             "because": "; ".join(rollout.reasons),
+            "switches in": "; ".join(rollout.windows),
             "asks": f"{rollout.asks}; answer: fitment rollout resume" if rollout.asks else "",
             "admitted": _exposed(view.exposure),
             "goes back to": rollout.revert_release,
@@ -251,9 +265,19 @@ def _wave(rollout: fleet.Rollout) -> str:
 
 def _progress(deployment: fleet.Deployment) -> str:
     if deployment.outcome is None:
-        return deployment.state.value
+        return deployment.state.value + _window(deployment)
     why = "; ".join(deployment.reasons)
     return f"{deployment.outcome.value}: {why}" if why else deployment.outcome.value
+
+
+def _window(deployment: fleet.Deployment) -> str:
+    """When it may switch, for one that waits."""
+    coming = windows.coming(deployment.windows, time.time())
+    if deployment.state is not DeploymentState.WAITING or coming is None:
+        return ""
+    if coming.opens_unix <= time.time():
+        return f", its window is open until {when(coming.closes_unix)}"
+    return f", its window opens {when(coming.opens_unix)}"
 
 
 def _fetched(deployment: fleet.Deployment) -> str:

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.artifacts import packing
+from controller.catalog import samples
 from controller.compress.calibration import PROBE_NAME, PatchFiles
 from controller.errors import FitError
 from fitment.core import digest
 from fitment.core.bundle import (
     MANIFEST_NAME,
     BundleManifest,
+    DecisionSpec,
     FileEntry,
     GoldenSpec,
     IoSpec,
@@ -37,7 +39,7 @@ class BundleRequest:
 
     Golden arrays share their first axis, of which ``golden_limit`` rows are shipped. Inputs are
     in the runtime file's own layout (NHWC for LiteRT): uint8 with ``inputs_scale`` (real = scale
-    * stored), or float32.
+    * stored), float32, tokens, or a structured array of several inputs, a record a run.
     """
 
     name: str  # of the variant; begins with its precision
@@ -58,6 +60,7 @@ class BundleRequest:
     patch: PatchFiles | None = None
     runtime_min: str = ""  # lowest version of the runtime, inclusive
     golden_limit: int = GOLDENS
+    decision: DecisionSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,7 @@ def build(request: BundleRequest, out_dir: Path) -> BuiltBundle:
             tolerance=request.tolerance,
             inputs_scale=request.inputs_scale,
         ),
+        decision=request.decision,
         calibration=CALIBRATION_NAME if request.patch is not None else "",
         lineage=dict(request.lineage),
     )
@@ -144,8 +148,9 @@ def _goldens(
     inputs = request.golden_inputs[: request.golden_limit]
     outputs = np.asarray(request.golden_outputs[: request.golden_limit], np.float32)
     reference = np.asarray(request.golden_reference[: request.golden_limit], np.float32)
-    if inputs.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
-        raise FitError(f"golden inputs are uint8 or float32, not {inputs.dtype}")
+    known = inputs.dtype in (np.dtype(np.uint8), np.dtype(np.float32))
+    if not (known or samples.is_whole(inputs) or samples.names(inputs)):
+        raise FitError(f"golden inputs are uint8, float32 or int64, not {inputs.dtype}")
     if not len(inputs) or len(inputs) != len(outputs) or outputs.shape != reference.shape:
         raise FitError(
             f"golden arrays do not fit together: inputs {inputs.shape}, outputs {outputs.shape}, "

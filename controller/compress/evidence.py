@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.catalog.workload import GUARD, MUST_PASS, TEST, Split, Workload
-from controller.compress import slices
-from controller.domain.fleet import SliceEvidence
+from controller.compress import operating, slices
+from controller.compress.statistics import wilson
+from controller.domain.fleet import OperatingPoint, SliceEvidence
 from controller.errors import FitError
 
 Array = NDArray[np.float32]
-Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 RESAMPLES = 200
 CLOSE = 0.05  # share of the reference's range within which single outputs agree
 
@@ -47,6 +47,7 @@ class Evidence:
     flips: float | None = None
     guard_flips: float | None = None
     must_pass_failed: int | None = None
+    operating: OperatingPoint | None = None
 
 
 def gather(
@@ -65,10 +66,9 @@ def gather(
         if not np.isfinite(one).all():
             raise FitError("the variant gives NaN or infinity")
     test, guard = splits[TEST], splits[GUARD]
-    parts = slices.gather(
-        workload, splits, {GUARD: found.guard, TEST: found.test},
-        {GUARD: reference.guard, TEST: reference.test},
-    )  # fmt: skip
+    ours = {GUARD: found.guard, TEST: found.test}
+    theirs = {GUARD: reference.guard, TEST: reference.test}
+    parts = slices.gather(workload, splits, ours, theirs)
     accuracy = workload.metric(found.test, test.labels)
     guard_accuracy = workload.metric(found.guard, guard.labels)
     guard_reference = workload.metric(reference.guard, guard.labels)
@@ -84,6 +84,7 @@ def gather(
         flips=slices.flips(reference.test, found.test, test.labels),
         guard_flips=slices.flips(reference.guard, found.guard, guard.labels),
         must_pass_failed=_must_pass(workload, splits, found, reference),
+        operating=operating.gather(workload, splits, ours, theirs),
     )
 
 
@@ -141,17 +142,6 @@ def sqnr_db(reference: Array, found: Array) -> float | None:
     if noise == 0.0 or signal == 0.0:
         return None
     return 10.0 * math.log10(signal / noise)
-
-
-def wilson(right: int, count: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927)."""
-    if count <= 0:
-        raise FitError("an interval needs at least one sample")
-    share = right / count
-    middle = share + z * z / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
 def interval(

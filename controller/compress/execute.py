@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from controller.catalog import samples
 from controller.compress import latency
 from controller.compress.graph import model as graphs
 from controller.compress.graph.model import Inputs
@@ -51,7 +52,7 @@ def outputs(
     Args:
         artifact: the runtime file.
         runtime: "onnx" or "litert".
-        inputs: real inputs float32 [N, …] in the source's layout (NCHW).
+        inputs: real inputs [N, …] in the source's layout (NCHW).
         batch: inputs in one run; a file with a fixed first axis gets as many as that says.
         threads: of one operator.
 
@@ -60,14 +61,16 @@ def outputs(
     """
     if not len(inputs):
         raise FitError("there are no inputs to run on")
-    size = _fixed_batch(artifact, runtime) or min(batch, len(inputs))
+    several = samples.names(inputs)
+    size = 1 if several else _fixed_batch(artifact, runtime) or min(batch, len(inputs))
     runner = _open(artifact, runtime, size=size, threads=threads)
     rows = []
     for start in range(0, len(inputs), size):
-        part = np.asarray(inputs[start : start + size], np.float32)
+        part = inputs[start : start + size]
         missing = size - len(part)
         full = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-        rows.append(runner.invoke(runner.prepare(full))[: len(part)].copy())
+        found = samples.rows(runner.invoke(runner.prepare(full)), len(full))
+        rows.append(found[: len(part)].copy())
     return np.concatenate(rows)
 
 
@@ -127,7 +130,7 @@ def time_interleaved(
 
     Args:
         entries: name -> (runtime file, runtime).
-        inputs: real inputs float32 [N, …] in the source's layout; they are fed in turn.
+        inputs: real inputs [N, …] in the source's layout; they are fed in turn.
         rounds: of two blocks for each entry.
         runs: in a block.
         threads: of one operator.
@@ -178,10 +181,10 @@ def _block(runner: _Runner, feeds: Sequence[Any], runs: int, threads: int, into:
 class _OnnxRunner:
     def __init__(self, artifact: bytes, threads: int) -> None:
         self._session = graphs.session(artifact, threads=threads)
-        self._name = self._session.get_inputs()[0].name
+        self._entries = self._session.get_inputs()
 
     def prepare(self, inputs: Inputs) -> Any:
-        return {self._name: np.ascontiguousarray(inputs, np.float32)}
+        return samples.feed(self._entries, inputs)
 
     def invoke(self, prepared: Any) -> NDArray[np.float32]:
         try:
@@ -194,6 +197,7 @@ class _LitertRunner:
     def __init__(self, artifact: bytes, size: int, threads: int) -> None:
         self._interpreter = _interpreter(artifact, threads=threads)
         source = self._interpreter.get_input_details()[0]
+        self._dtype = source["dtype"]
         if int(source["shape"][0]) != size:
             self._interpreter.resize_tensor_input(source["index"], [size, *source["shape"][1:]])
         self._interpreter.allocate_tensors()
@@ -201,7 +205,7 @@ class _LitertRunner:
         self._target = int(self._interpreter.get_output_details()[0]["index"])
 
     def prepare(self, inputs: Inputs) -> Any:
-        return np.ascontiguousarray(litert.to_layout(inputs), np.float32)
+        return np.ascontiguousarray(litert.to_layout(inputs), self._dtype)
 
     def invoke(self, prepared: Any) -> NDArray[np.float32]:
         try:

@@ -16,8 +16,9 @@ from pathlib import Path
 from controller.catalog import workload as catalog
 from controller.catalog.foreign import translated
 from controller.compress.cache import FitCache
-from controller.compress.graph import model as graph_model
+from controller.compress.passes.export import load_onnx
 from controller.compress.predict import predict
+from controller.compress.quantize import storage
 from controller.compress.rungs import Built, RungMaker, Settings
 from controller.compress.search import ladder
 from controller.compress.search.ladder import RuntimeTarget
@@ -27,6 +28,7 @@ from controller.errors import FitError, FitmentError, WorkloadError
 from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Cost
 
+FEEDS = "feeds.npy"
 RESERVE = 0.1  # of the accuracy budget is kept back: guard figures have noise
 
 Progress = Callable[[str, float], None]
@@ -61,6 +63,7 @@ class FitResult:
     folders: Mapping[str, str]  # variant digest -> bundle folder
     fp32_accuracy: float
     fp32_bytes: int
+    feeds: str = ""  # .npy of a few real inputs in the source's layout, to time with
     steps: tuple[tuple[str, float], ...] = ()  # rung and its seconds
     cached: tuple[str, ...] = ()  # rungs that the cache had
     failed: Mapping[str, str] = field(default_factory=dict)  # rung -> why
@@ -142,7 +145,7 @@ class _Climb:
         table = best_table(rung.runtime, self._request.kernel_tables)
         if table is None:
             return variant
-        layers = graph_model.layers(self._maker.head(rung.recipe.split()[0]))
+        layers = self._maker.layers(rung.recipe.split()[0])
         predicted: Cost | None
         try:
             predicted = predict(layers, table, rung.scheme)
@@ -152,6 +155,11 @@ class _Climb:
 
     def _needless(self, rung: ladder.Rung) -> str:
         """Why a dear rung need not be tried: its cheaper relative already answers it."""
+        bare = replace(rung, name=f"fp32{rung.pruned}").label
+        if rung.format == "tflite" and bare != rung.label and bare in self._failed:
+            return f"{bare} cannot be written either"
+        if rung.stored:
+            return self._nothing_stored(replace(rung, name=f"int8-{rung.scheme}"))
         limit = self._request.budget.accuracy_drop_max
         if limit is None:
             return ""
@@ -169,6 +177,14 @@ class _Climb:
             if drop is not None and drop > 2 * limit:
                 return f"its fp32 form already drops {drop:.4f} on the guard set"
         return ""
+
+    def _nothing_stored(self, usual: ladder.Rung) -> str:
+        """Why nothing is left to store small, or nothing; ``usual`` is the same without it."""
+        built = self._built.get(usual.label)
+        if built is None:
+            return f"{usual.label} cannot be made either"
+        left = storage.candidates(load_onnx(built.folder / "model.onnx"))
+        return "" if left else f"no large weights of {usual.label} stayed float"
 
     def _drop(self, rung: ladder.Rung) -> float | None:
         built = self._built.get(rung.label)
@@ -192,6 +208,7 @@ class _Climb:
             folders={b.variant.bundle.variant: str(b.folder) for b in self._built.values()},
             fp32_accuracy=fp32.variant.accuracy or 0.0,
             fp32_bytes=fp32.variant.file_bytes,
+            feeds=str(self._maker.write_feeds(out / FEEDS)),
             steps=tuple((name, round(seconds, 3)) for name, seconds in self.steps),
             cached=tuple(n for n, b in self._built.items() if b.cached),
             failed=self._failed,

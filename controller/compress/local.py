@@ -90,7 +90,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
     written = _write_artifacts(result, request.out)
     timed = timing.run(
         work / "timing",
-        _timing_job(request, result, written, facts.input_shape),
+        _timing_job(request, result, written),
         report=_part(progress, 0.85, 0.98),
     )
     found = _Found(
@@ -100,6 +100,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
         files=written,
         timed=timed,
         emulated=not of_this_machine(profile),
+        notes=facts.notes,
     )
     report = _report(found, seconds=time.monotonic() - started)
     (request.out / PAGE).write_text(page.page(report), encoding="utf-8")
@@ -112,7 +113,6 @@ def _timing_job(
     request: LocalRequest,
     result: FitResult,
     written: Mapping[str, _File],
-    input_shape: tuple[int, ...],
 ) -> timing.TimingJob:
     return timing.TimingJob(
         artifacts={
@@ -121,7 +121,7 @@ def _timing_job(
             )
             for v in result.variants
         },
-        input_shape=input_shape,
+        inputs=result.feeds,
         rounds=request.rounds,
     )
 
@@ -188,6 +188,7 @@ class _Found:
     files: Mapping[str, _File]
     timed: timing.TimingResult
     emulated: bool
+    notes: tuple[str, ...] = ()  # what registration found worth saying
 
 
 def _write_artifacts(result: FitResult, out: Path) -> dict[str, _File]:
@@ -233,6 +234,7 @@ def _report(found: _Found, *, seconds: float) -> dict[str, Any]:
 
 
 def _notes(found: _Found) -> Iterator[str]:
+    yield from found.notes
     if found.emulated:
         yield EMULATED
     fp32 = next((v for v in found.result.variants if v.name == "fp32"), None)
@@ -262,6 +264,7 @@ def _entry(variant: Variant, found: _Found, choice: Choice) -> dict[str, Any]:
         "flips": variant.flips,
         "guard_flips": variant.guard_flips,
         "must_pass_failed": variant.must_pass_failed,
+        "operating": plain.to_plain(variant.operating),
         "slices": plain.to_plain(variant.slices),
         "sqnr_db": variant.sqnr_db,
         "integer_coverage": variant.integer_coverage,

@@ -27,7 +27,9 @@ def page(report: Row) -> str:
         "PICTURE": scatter([_point(row) for row in rows if row["latency"]["value"] is not None]),
         "LEGEND": _legend(rows),
         "ROWS": "\n".join(_row(row) for row in rows),
-        "SLICES": "\n".join(_slices(row) for row in rows if row.get("slices")),
+        "SLICES": "\n".join(
+            _slices(row) for row in rows if row.get("slices") or row.get("operating")
+        ),
         "NOTES": "\n".join(f"<li>{note}</li>" for note in _notes(report)),
     }
     for name, text in parts.items():
@@ -126,8 +128,32 @@ def _slices(row: Row) -> str:
     head = "<tr><th>part<th>test inputs<th>fp32<th>this<th>guard inputs<th>guard drop</tr>"
     return (
         f"<details><summary>{escape(row['name'])} on {escape(row['runtime'])}</summary>"
+        f"{_detector(row.get('operating'))}"
         f"<table><thead>{head}</thead><tbody>{lines}</tbody></table></details>"
     )
+
+
+def _has_parts(row: Row) -> bool:
+    return bool(row.get("slices") or row.get("operating"))
+
+
+def _detector(point: Row | None) -> str:
+    """What a detector does at the threshold that was refitted for it, and what it did before."""
+    if not point:
+        return ""
+    alarms, recalls = point["test_false_positive_interval"], point["test_recall_interval"]
+    return (
+        f"<p>Detects {escape(point['positive'])} from a score of {point['threshold']:.4g}, fitted"
+        f" to at most {_percent(point['false_positive_rate_max'])} false alarms on guard inputs."
+        f" On test inputs: {_percent(point['test_false_positive_rate'])} false alarms"
+        f" ({_between(alarms)}), {_percent(point['test_recall'])} found ({_between(recalls)})."
+        f" With fp32's threshold: {_percent(point['unfitted_false_positive_rate'])} and"
+        f" {_percent(point['unfitted_recall'])}.</p>"
+    )
+
+
+def _between(interval: Sequence[float]) -> str:
+    return f"{_percent(interval[0])} to {_percent(interval[1])}"
 
 
 def _notes(report: Row) -> Iterator[str]:

@@ -15,7 +15,7 @@ from controller.catalog import check
 from controller.catalog.process import write_json
 from controller.catalog.snapshot import content_digest
 from controller.catalog.workload import CALIBRATION, GUARD, MUST_PASS, TEST, TRAIN, Workload
-from controller.compress import bundle, calibration, evidence, execute, golden
+from controller.compress import bundle, calibration, evidence, execute, golden, operating
 from controller.compress.base import Candidate, Context, Form
 from controller.compress.cache import FitCache, fit_key, tool_versions
 from controller.compress.graph import model as graph_model
@@ -29,6 +29,7 @@ from controller.errors import FitError
 from fitment.core import digest, plain
 from fitment.core.bundle import IoSpec
 
+FEEDS = 16  # inputs that timing feeds in turn
 CHUNK = 1024  # inputs made real at a time
 VARIANT, HEAD, BUNDLE = "variant.json", "model.onnx", "bundle"
 
@@ -113,6 +114,15 @@ class RungMaker:
             content: bytes = self.head(plain_head).SerializeToString(deterministic=True)
             self._reference = self._outputs(content, "onnx")
         return self._reference
+
+    def layers(self, recipe: Recipe) -> tuple[graph_model.LayerShape, ...]:
+        """Heavy layers of the fp32 model of a recipe."""
+        return graph_model.layers(self.head(recipe), self._context().calibration)
+
+    def write_feeds(self, target: Path) -> Path:
+        """Write a few real guard inputs, in the source's layout, for timing."""
+        np.save(target, self.workload.real(self.splits[GUARD].inputs[:FEEDS]), allow_pickle=False)
+        return target
 
     def cached(self, rung: Rung) -> Built | None:
         """The rung from the cache, or None."""
@@ -270,6 +280,7 @@ class RungMaker:
             labels=workload.labels,
             lineage=self._lineage(rung),
             patch=patch,
+            decision=operating.decision(workload, made.facts.operating, _width(made.found.guard)),
         )
 
     def _variant(self, rung: Rung, made: _Finished, built: bundle.BuiltBundle) -> Variant:
@@ -294,10 +305,11 @@ class RungMaker:
             flips=facts.flips,
             guard_flips=facts.guard_flips,
             must_pass_failed=facts.must_pass_failed,
+            operating=facts.operating,
             integer_coverage=execute.integer_coverage(made.content, rung.runtime),
             file_bytes=len(made.content),
             wire_bytes=built.wire_bytes,
-            macs=graph_model.macs(made.fp32),
+            macs=graph_model.macs(made.fp32, self._context().calibration),
             lineage=self._lineage(rung),
         )
 
@@ -319,6 +331,10 @@ class _Finished:
     fp32: Any
     found: evidence.Outputs
     facts: evidence.Evidence
+
+
+def _width(outputs: NDArray[np.float32]) -> int:
+    return outputs.shape[1] if outputs.ndim > 1 else 1
 
 
 def _stored(inputs: NDArray[Any], io: IoSpec) -> NDArray[Any]:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from controller.dashboard.views.beside import Asked
+from controller.dashboard.views.beside import names_of as variant_names
 from controller.dashboard.views.overview import JOB_ENDED, ROLLOUT_ENDED, FleetRecords
 from controller.dashboard.views.twin import COLUMNS, SAMPLES_MOST, DeviceRecords, names_of
 from controller.dashboard.views.waves import ACTS, RolloutRecords
 from controller.dashboard.views.workbench import ModelRecords
 from controller.domain import fleet
+from controller.domain.roles import Identity, Role, covers
+from controller.errors import UserError
+from controller.gateway.http import access
 from controller.gateway.http.api import Api, found
+from controller.gateway.http.variants import compared
+from controller.reconcile.context import ACTING
 
 T = TypeVar("T")
 
@@ -22,6 +29,8 @@ FRESH_S = 2.0
 SHARE = 20.0
 """Reading waits so many times as long as it took: at most a twentieth of the engine's time."""
 FORGOTTEN_S = 60.0
+CHANGES_ROLLOUTS = access.role_of("POST", "/v1/rollouts/{key}/{act}")
+"""The role that the buttons of a rollout need: that of the same act over REST."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +38,13 @@ class Visit:
     """One request of somebody who logged in."""
 
     desk: Desk
-    is_open: Callable[[], bool]
-    """Whether the session still runs; a page that stands asks again."""
+    who: Identity
+    is_open: Callable[[], Awaitable[bool]]
+    """Whether the session still runs, with the same role; a page that stands asks again."""
+
+    def may(self, needed: Role) -> bool:
+        """Whether to offer what needs this role."""
+        return covers(self.who.role, needed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +69,10 @@ class Desk:
 
     async def _look(self, key: Hashable, read: Callable[[], T]) -> T:
         """What ``read`` gives on the engine's thread, or gave a moment ago."""
+        return await self._share(key, lambda: self._timed(read))
+
+    async def _share(self, key: Hashable, read: Callable[[], Awaitable[tuple[T, float]]]) -> T:
+        """What ``read`` gives and how long it took the engine, once for all who ask."""
         until, kept = self._kept.get(key, (0.0, None))
         if self._clock() < until:
             value: T = kept
@@ -66,13 +84,16 @@ class Desk:
         answer: T = await asyncio.shield(self._under_way[key])
         return answer
 
-    async def _read(self, key: Hashable, read: Callable[[], T]) -> T:
+    async def _timed(self, read: Callable[[], T]) -> tuple[T, float]:
         def timed() -> tuple[T, float]:
             began = time.monotonic()
             value = read()
             return value, time.monotonic() - began
 
-        value, took_s = await self._api.ask(timed)
+        return await self._api.ask(timed)
+
+    async def _read(self, key: Hashable, read: Callable[[], Awaitable[tuple[T, float]]]) -> T:
+        value, took_s = await read()
         now = self._clock()
         old = [k for k, (until, _) in self._kept.items() if until + FORGOTTEN_S < now]
         for gone in old:
@@ -184,7 +205,28 @@ class Desk:
             devices={device.name: device for device in devices if device is not None},
             names=self._named({d.variant for d in deployments}),
             audit=store.audit.find(subject=key),
+            now=self._api.controller.context.clock(),
         )
+
+    async def compare(self, a: str, b: str, model: str) -> Asked:
+        """For the page that sets two variants beside each other; what is wrong is in it."""
+        return await self._share(("compare", a, b, model), lambda: self._compare(a, b, model))
+
+    async def _compare(self, a: str, b: str, model: str) -> tuple[Asked, float]:
+        began = time.monotonic()
+        names = await self._api.ask(lambda: self._variants(model))
+        asked = Asked(a=a, b=b, model=model, names=names)
+        if a and b:
+            try:
+                asked = replace(asked, found=await compared(self._api, a, b, model))
+            except UserError as error:
+                asked = replace(asked, trouble=str(error))
+        return asked, time.monotonic() - began
+
+    def _variants(self, model: str) -> tuple[str, ...]:
+        store = self._api.controller.store
+        known = {m.id for m in store.models.find() if model in (m.id, m.name)}
+        return variant_names([j for j in store.jobs.find() if not model or j.model in known])
 
     async def journal(self) -> Journal:
         """For triggers and audit."""
@@ -206,12 +248,15 @@ class Desk:
             self._names = names_of(self._api.controller.store.jobs.find())
         return self._names
 
-    async def change_rollout(self, key: str, act: str) -> fleet.Rollout:
+    async def change_rollout(self, who: Identity, key: str, act: str) -> fleet.Rollout:
         """Carry out one of `ACTS`; the next look sees it.
 
         Raises:
+            Forbidden: ``who`` may not.
             Conflict: it is in a state that does not allow it.
         """
+        access.demand(who, CHANGES_ROLLOUTS)
+        ACTING.set(who.name)
         controller = self._api.controller
         verbs: Mapping[str, Callable[[str], fleet.Rollout]] = {
             "pause": controller.pause,

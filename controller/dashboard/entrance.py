@@ -13,7 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller.dashboard.desk import Desk, Visit
 from controller.dashboard.draw import login
 from controller.dashboard.sessions import LIFE_S, Sessions
+from controller.domain.roles import Identity
+from controller.errors import Temporary
 from controller.gateway.http.app import OPEN_PATHS, problem
+from controller.gateway.http.identities import Identities
 
 FORM_MAX_BYTES = 4096
 STYLE = Path(__file__).parent / "static" / "style.css"
@@ -43,9 +46,17 @@ class Entrance:
     """The application in front of all: it asks, and hands over to REST or to the pages."""
 
     def __init__(
-        self, *, rest: ASGIApp, pages: ASGIApp, sessions: Sessions, desk: Desk, port: int
+        self,
+        *,
+        rest: ASGIApp,
+        pages: ASGIApp,
+        sessions: Sessions,
+        identities: Identities,
+        desk: Desk,
+        port: int,
     ) -> None:
         self._rest = rest
+        self._identities = identities
         self._pages = pages
         self._sessions = sessions
         self._desk = desk
@@ -62,8 +73,9 @@ class Entrance:
             await self._http(scope, receive, _protected(send))
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._sessions.holds(self._session(scope)) and _same_origin(scope):
-            await self._pages(self._with_visit(scope), receive, send)
+        who = await self._who(self._session(scope))
+        if who is not None and _same_origin(scope):
+            await self._pages(self._with_visit(scope, who), receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -73,14 +85,14 @@ class Entrance:
             answer = await self._login(scope, receive)
         elif path == "/style.css" and method == "GET":
             answer = Response(STYLE.read_bytes(), media_type="text/css")
-        elif not self._sessions.holds(self._session(scope)):
+        elif (who := await self._who(self._session(scope))) is None:
             answer = _refused(scope)
         elif path == "/logout" and method == "POST" and _same_origin(scope):
             self._sessions.end(self._session(scope))
             answer = RedirectResponse("/login", 303)
             answer.delete_cookie(self._cookie)
         else:
-            await self._pages(self._with_visit(scope), receive, send)
+            await self._pages(self._with_visit(scope, who), receive, send)
             return
         await answer(scope, receive, send)
 
@@ -94,11 +106,12 @@ class Entrance:
         after = _ours(form.get("next", "/"))
         if not _same_origin(scope):
             return HTMLResponse(login.page(after, "The form came from another site."), 403)
-        if not self._sessions.admits(form.get("token", "")):
+        who = await self._identities.of(form.get("token", ""))
+        if who is None:
             return HTMLResponse(login.page(after, "That is not this controller's token."), 401)
         answer = RedirectResponse(after, 303)
         answer.set_cookie(
-            self._cookie, self._sessions.issue(), max_age=int(LIFE_S), httponly=True,
+            self._cookie, self._sessions.issue(who.name), max_age=int(LIFE_S), httponly=True,
             samesite="lax", secure=_header(scope, b"x-forwarded-proto") == "https",
         )  # fmt: skip
         return answer
@@ -110,9 +123,21 @@ class Entrance:
             return ""
         return jar[self._cookie].value if self._cookie in jar else ""
 
-    def _with_visit(self, scope: Scope) -> Scope:
+    async def _who(self, cookie: str) -> Identity | None:
+        """Who holds a session, with the role of now; None: nobody, or not any more."""
+        name = self._sessions.holder(cookie)
+        try:
+            return await self._identities.named(name) if name else None
+        except Temporary:  # a controller that stops lets nobody in
+            return None
+
+    def _with_visit(self, scope: Scope, who: Identity) -> Scope:
         cookie = self._session(scope)
-        visit = Visit(desk=self._desk, is_open=lambda: self._sessions.holds(cookie))
+
+        async def is_open() -> bool:
+            return await self._who(cookie) == who
+
+        visit = Visit(desk=self._desk, who=who, is_open=is_open)
         return {**scope, "state": {**scope.get("state", {}), "visit": visit}}
 
 
@@ -130,7 +155,8 @@ def _refused(scope: Scope) -> Response:
         401,
         "unauthenticated",
         "Login needed",
-        "log in at /login with the token in data_dir/operator.token; programs use /v1",
+        "log in at /login with an operator's token, or the one in data_dir/operator.token; programs"
+        " use /v1",
     )
 
 

@@ -75,7 +75,7 @@ class Watch(Generic[R]):
 
     async def look(self, *, again: bool = False) -> None:
         """Read, and draw if it is not what was drawn."""
-        if not self._visit.is_open():
+        if not await self._visit.is_open():
             ui.navigate.to("/login")
             return
         try:
@@ -102,12 +102,12 @@ def frame(request: Request, title: str, here: str) -> Iterator[Visit]:
     ui.page_title(f"{title} · Fitment")
     ui.add_head_html(f"<script>{THEME_SCRIPT}</script><link rel='stylesheet' href='/style.css'>")
     chosen = request.cookies.get("fitment_theme", "system")
-    _top(chosen if chosen in THEMES else "system", here)
+    _top(chosen if chosen in THEMES else "system", here, visit)
     with ui.element("main").classes("page").props("id=main tabindex=-1"):
         yield visit
 
 
-def _top(theme: str, here: str) -> None:
+def _top(theme: str, here: str, visit: Visit) -> None:
     dark = ui.dark_mode(THEMES[theme])
     with ui.element("header").classes("top"):
         navigation = Live()
@@ -118,6 +118,7 @@ def _top(theme: str, here: str) -> None:
             with switch:
                 label = ui.label(f"Theme: {theme}")
             _switching(switch, label, dark, theme)
+            ui.label(f"{visit.who.name} ({visit.who.role.value})").classes("who")
             leave = Live()
             leave.show(tag("form", tag("button", "Log out", type="submit", class_="plain"),
                            method="post", action="/logout"))  # fmt: skip

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from fastapi import Request
 from nicegui import ui
 
-from controller.dashboard.desk import Desk, Journal, Visit
+from controller.dashboard.desk import CHANGES_ROLLOUTS, Journal, Visit
+from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
 from controller.dashboard.draw.markup import Html, heading, section
 from controller.dashboard.frame import Live, Watch, filtering, frame
 from controller.dashboard.views import journal
+from controller.dashboard.views.beside import Asked, beside
 from controller.dashboard.views.overview import FleetRecords, overview
 from controller.dashboard.views.twin import DeviceRecords, twin
 from controller.dashboard.views.waves import ACTS, RolloutRecords, waves
@@ -85,6 +87,19 @@ async def show_model(request: Request, key: str) -> None:
         await Watch(visit, lambda: visit.desk.model(key), show, page.show).begin()
 
 
+@ui.page("/compare")
+async def show_comparison(request: Request) -> None:
+    """Two variants beside each other."""
+    with frame(request, "Compare", "/models") as visit:
+        page = Live()
+        a, b, model = (request.query_params.get(key, "") for key in ("a", "b", "model"))
+
+        def show(asked: Asked) -> None:
+            page.show(draw_beside.page(beside(asked)))
+
+        await Watch(visit, lambda: visit.desk.compare(a, b, model), show, page.show).begin()
+
+
 @ui.page("/rollouts")
 async def show_rollouts(request: Request) -> None:
     """All rollouts."""
@@ -110,11 +125,12 @@ async def show_rollout(request: Request, key: str) -> None:
             view = waves(records)
             head.show(draw.rollout_head(view))
             page.show(draw.rollout(view))
-            if offered.get("acts") != view.acts:
-                offered["acts"] = view.acts
+            acts = view.acts if visit.may(CHANGES_ROLLOUTS) else ()
+            if offered.get("acts") != acts:
+                offered["acts"] = acts
                 buttons.clear()
                 with buttons:
-                    for act in view.acts:
+                    for act in acts:
                         _act(visit, key, act, watch)
 
         watch = Watch(visit, lambda: visit.desk.rollout(key), show, head.show)
@@ -130,7 +146,7 @@ def _act(visit: Visit, key: str, act: str, watch: Watch[RolloutRecords]) -> None
 
             async def confirmed() -> None:
                 dialog.close()
-                await _change(visit.desk, key, act)
+                await _change(visit, key, act)
                 await watch.look(again=True)
 
             _button(f"{act.capitalize()} it", confirmed).classes(f"confirm-{act}")
@@ -145,9 +161,13 @@ def _button(text: str, clicked: Callable[..., object]) -> ui.element:
     return button
 
 
-async def _change(desk: Desk, key: str, act: str) -> None:
+async def _change(visit: Visit, key: str, act: str) -> None:
+    """The role is asked for again: a page may stand longer than a token lasts."""
+    if not await visit.is_open():
+        ui.navigate.to("/login")
+        return
     try:
-        await desk.change_rollout(key, act)
+        await visit.desk.change_rollout(visit.who, key, act)
     except FitmentError as error:
         ui.notify(errors.public(error).text, type="negative", timeout=10_000)
 

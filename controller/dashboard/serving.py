@@ -15,6 +15,7 @@ from controller.dashboard.desk import Desk
 from controller.dashboard.entrance import Entrance
 from controller.dashboard.sessions import Sessions
 from controller.gateway.http.api import Api
+from controller.gateway.http.identities import Identities
 
 MISSING = (
     "there is no dashboard: NiceGUI is not installed; for one: pip install 'fitment[dashboard]'"
@@ -29,12 +30,13 @@ def is_available() -> bool:
 @contextlib.asynccontextmanager
 async def opened(rest: ASGIApp, api: Api, token: str) -> AsyncIterator[ASGIApp]:
     """The application that serves both, until it is left."""
-    pages = _pages()
+    pages, identities = _pages(), Identities(api, token)
     async with pages.router.lifespan_context(pages):
         yield Entrance(
             rest=rest,
             pages=pages,
-            sessions=Sessions(token),
+            sessions=Sessions(identities.key),
+            identities=identities,
             desk=Desk(api),
             port=urlsplit(api.addresses.rest).port or 0,
         )

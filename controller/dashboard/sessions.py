@@ -1,4 +1,4 @@
-"""Sessions of operators: a signed cookie that proves the token was shown, without holding it."""
+"""Sessions of operators: a signed cookie that proves a token was shown, without holding it."""
 
 from __future__ import annotations
 
@@ -12,42 +12,39 @@ LIFE_S = 12 * 3600.0
 
 
 class Sessions:
-    """Issues, checks and ends sessions.
+    """Issues, checks and ends sessions. What somebody may do is asked anew each time.
 
-    The signature's key is made from the operator's token: sessions survive a restart, and end
-    with the token.
+    The signature's key is made from the local operator's token: sessions survive a restart, and
+    all end with that token.
     """
 
-    def __init__(self, token: str, clock: Callable[[], float] = time.time) -> None:
-        self._token = token.encode()
-        self._key = hmac.digest(self._token, b"fitment dashboard session", "sha256")
+    def __init__(self, token: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._key = hmac.digest(token, b"fitment dashboard session of somebody", "sha256")
         self._clock = clock
         self._ended: dict[str, float] = {}  # nonce -> when its session would have expired
 
-    def admits(self, token: str) -> bool:
-        """Whether it is the operator's token, in constant time."""
-        return hmac.compare_digest(token.strip().encode(), self._token)
-
-    def issue(self) -> str:
-        """A new session."""
-        body = f"{int(self._clock() + LIFE_S)}.{secrets.token_urlsafe(16)}"
+    def issue(self, name: str) -> str:
+        """A new session of an operator."""
+        body = f"{int(self._clock() + LIFE_S)}.{secrets.token_urlsafe(16)}.{name.encode().hex()}"
         return f"{body}.{self._sign(body)}"
 
-    def holds(self, cookie: str) -> bool:
-        """Whether a session is ours, runs, and was not ended."""
+    def holder(self, cookie: str) -> str:
+        """Whose session it is; empty: not ours, over, or ended."""
         body, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign(body).encode()):
-            return False
-        expires, _, nonce = body.partition(".")
-        return self._clock() < float(expires) and nonce not in self._ended
+            return ""
+        expires, nonce, name = body.split(".")
+        if self._clock() >= float(expires) or nonce in self._ended:
+            return ""
+        return bytes.fromhex(name).decode()
 
     def end(self, cookie: str) -> None:
         """Log out: the cookie is worthless from now on, wherever it is kept."""
-        if not self.holds(cookie):
+        if not self.holder(cookie):
             return
         now = self._clock()
         self._ended = {nonce: until for nonce, until in self._ended.items() if until > now}
-        expires, nonce, _ = cookie.split(".")
+        expires, nonce, _, _ = cookie.split(".")
         self._ended[nonce] = float(expires)
 
     def _sign(self, body: str) -> str:

@@ -97,6 +97,7 @@ def _evidence(variant: fleet.Variant) -> dict[str, Any]:
         "accuracy_interval": variant.accuracy_interval,
         "agreement": variant.agreement,
         "flips": variant.flips,
+        "operating": plain.to_plain(variant.operating),
         "slices": plain.to_plain(variant.slices),
         "sqnr_db": variant.sqnr_db,
         "integer_coverage": variant.integer_coverage,

@@ -161,6 +161,7 @@ def _misses(variant: Variant, case: _Case, *, accuracy_share: float = 1.0) -> li
         found.append(_under("agreement", variant.guard_agreement, budget.agreement_min))
     limits = (
         ("share of flips", variant.guard_flips, budget.flips_max),
+        ("drop of recall at the operating point", _recall_drop(variant), budget.recall_drop_max),
         ("file bytes", variant.file_bytes, budget.file_bytes_max),
         ("bytes on the wire", variant.wire_bytes, budget.wire_bytes_max),
         ("p95 latency in ms", tail_ms(variant, measurement), budget.latency_p95_max_ms),
@@ -188,6 +189,10 @@ def tail_ms(variant: Variant, measurement: Measurement | None) -> float | None:
     if measurement.verdict is Verdict.VALID and latency.p95_ms is not None:
         return latency.p95_ms
     return latency.p50_high_ms
+
+
+def _recall_drop(variant: Variant) -> float | None:
+    return variant.operating.guard_recall_drop if variant.operating else None
 
 
 def _memory(measurement: Measurement | None) -> float | None:

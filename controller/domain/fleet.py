@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain.judgement import TooFew
+from controller.domain.roles import Role
 from fitment.core import digest
 from fitment.core.deployment import (
     BundleRef,
@@ -20,6 +21,7 @@ from fitment.core.deployment import (
     Outcome,
     Pressure,
     ReportedState,
+    Span,
     StudyKind,
 )
 from fitment.core.fingerprint import Fingerprint
@@ -88,12 +90,25 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """Somebody with a token of their own; only its hash is kept."""
+
+    name: str
+    role: Role
+    hash: str  # sha256:… of the token text
+    created_at: float
+    expires_at: float = 0.0  # 0: it has no end
+    revoked_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What a variant must keep to. Null means not asked."""
 
     accuracy_drop_max: float | None = None  # absolute, against fp32 on the same inputs
     slice_drop_max: float | None = None  # the same for every class and named slice
     flips_max: float | None = None  # share that fp32 gets right and the variant wrong
+    recall_drop_max: float | None = None  # of a detector, at each variant's own threshold
     agreement_min: float | None = None
     latency_p95_max_ms: float | None = None
     file_bytes_max: int | None = None
@@ -139,6 +154,30 @@ class SliceEvidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint:
+    """What a detector does at the threshold that was refitted for this variant.
+
+    An alarm is a score of ``threshold`` or more. The threshold is fitted on the guard set, to no
+    more false alarms than the workload allows; what it really does is read off the test set.
+    """
+
+    positive: str  # the class that is detected
+    threshold: float
+    false_positive_rate_max: float  # the user's
+    guard_negatives: int
+    guard_positives: int
+    guard_false_positive_rate: float
+    guard_recall: float
+    guard_recall_drop: float  # fp32's at its own threshold, less this
+    test_false_positive_rate: float
+    test_false_positive_interval: tuple[float, float]  # 95 %, Wilson
+    test_recall: float
+    test_recall_interval: tuple[float, float]
+    unfitted_false_positive_rate: float  # on test, had fp32's threshold been kept
+    unfitted_recall: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One recipe's result for one target, with its evidence.
 
@@ -173,6 +212,7 @@ class Variant:
     flips: float | None = None  # of test inputs; None where the outputs are no class scores
     guard_flips: float | None = None
     must_pass_failed: int | None = None  # None: the workload has no such set
+    operating: OperatingPoint | None = None  # None: the workload is no detector
     lineage: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -314,6 +354,8 @@ class Rollout:
     soak_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     deadline_s: float = 3600.0  # for each deployment
+    windows: tuple[str, ...] = ()  # "Mon-Fri 02:00 +2h Europe/Berlin"; empty: at any time
+    windows_end: float = 0.0  # when the last one closes for good; 0: they repeat, or there are none
     reasons: tuple[str, ...] = ()
     revert_release: str = ""
     trigger: str = ""
@@ -344,6 +386,8 @@ class Deployment:
     overlay: str = ""  # blob digest of the overlay that the device submitted
     cohort: Cohort | None = None  # of the device when it was admitted
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
+    windows: tuple[Span, ...] = ()  # when the device may switch, as it was told
+    held_back: bool = False  # taken back while it waited for a window; it may be admitted again
     energy_before_mj: float | None = None  # of one inference of what ran there, if it was measured
     fetched_bytes: int = 0  # that came over the wire, as the device says
     delta_base: str = ""  # variant that the device rebuilt it from; empty: it came whole
@@ -383,7 +427,7 @@ class AuditEntry:
 
     id: str
     at: float
-    actor: str  # "operator:…", "device:…", "controller"
+    actor: str  # "operator:…", "device:…", "controller", or "operator" who has no name
     action: str
     subject: str
     details: Mapping[str, str] = field(default_factory=dict)

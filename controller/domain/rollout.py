@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from controller.domain import gates, sequential
 from controller.domain.fleet import Deployment, Device, Gate, Release, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
+from fitment.core.deployment import UNDERSTANDS_WINDOWS, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,13 @@ class View:
     def cohorts(self) -> Mapping[str, Sequence[Device]]:
         """Targets by cohort key; a device that never reported is a cohort of its own."""
         return group(self.targets) if self.grouped is None else self.grouped
+
+    def reached(self, device: Device) -> bool:
+        """Whether it has had its turn; one that was held back before its window has not."""
+        found = self.deployments.get(device.name)
+        if found is None:
+            return False
+        return not (found.held_back and found.outcome is Outcome.CANCELLED)
 
     def of(self, members: Sequence[Device]) -> list[Deployment]:
         """Their deployments, in admission order."""
@@ -160,7 +168,7 @@ def _returned(view: View) -> tuple[Step, ...]:
     return tuple(
         Admit(device=d.name, wave=view.rollout.wave)
         for d in view.targets
-        if d.name in view.rollout.pending and d.name not in view.deployments and d.online
+        if d.name in view.rollout.pending and not view.reached(d) and _ready(view, d)
     )
 
 
@@ -180,7 +188,7 @@ def _admissions(view: View) -> tuple[Step, ...]:
         free = min(free, _room(there, view.rollout.gate))
         if free <= 0:
             continue
-        waiting = [d for d in members if d.online and d.name not in view.deployments]
+        waiting = [d for d in members if not view.reached(d) and _ready(view, d)]
         chosen = waiting[:free]
         if chosen and not taken:
             openings -= 1
@@ -188,6 +196,23 @@ def _admissions(view: View) -> tuple[Step, ...]:
                 continue
         admitted += [Admit(device=d.name, wave=view.rollout.wave) for d in chosen]
     return tuple(admitted)
+
+
+def _ready(view: View, device: Device) -> bool:
+    """Whether it can be given an order: it is there, and would keep to the windows."""
+    if not view.rollout.windows:
+        return device.online
+    return device.online and keeps_to_windows(device) and not _closed(view)
+
+
+def keeps_to_windows(device: Device) -> bool:
+    """Whether its agent says that it heeds maintenance windows; older ones do not."""
+    return device.reported is not None and UNDERSTANDS_WINDOWS in device.reported.understands
+
+
+def _closed(view: View) -> bool:
+    """Whether the last maintenance window is over for good."""
+    return 0 < view.rollout.windows_end <= view.now
 
 
 def _taken(deployments: Iterable[Deployment]) -> int:
@@ -219,7 +244,10 @@ def _advance(view: View) -> tuple[Step, ...]:
     real = [d for d in deployments if not gates.is_void(d)]
     if any(d.outcome is None for d in deployments):
         return ()
-    away = tuple(d.name for d in view.targets if d.name not in view.deployments)
+    away = tuple(d.name for d in view.targets if not view.reached(d))
+    if away and _closed(view):
+        reason = f"the last maintenance window is over; not reached: {', '.join(away)}; cancel this"
+        return (Ask(reason=f"{reason} rollout and create another for them"),)
     if not real and away:
         return ()  # not even a canary was there yet
     if real and view.now - max(d.ended_at for d in real) < rollout.soak_s:
@@ -236,6 +264,9 @@ def _advance(view: View) -> tuple[Step, ...]:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
     if away:
         words += f"; never reached: {', '.join(away)}"
+        old = [d.name for d in view.targets if d.name in away and d.online and not _ready(view, d)]
+        if old:
+            words += f"; too old an agent for maintenance windows: {', '.join(old)}"
     return (Complete(reason=words, pending=away),)
 
 

@@ -36,6 +36,7 @@ CATALOGUE: Mapping[str, Entry] = {
         grpc=grpc.StatusCode.INVALID_ARGUMENT, http=422, title="Unusable workload"
     ),
     "untrusted": Entry(grpc=grpc.StatusCode.PERMISSION_DENIED, http=403, title="Not trusted"),
+    "forbidden": Entry(grpc=grpc.StatusCode.PERMISSION_DENIED, http=403, title="Role needed"),
     "busy": Entry(grpc=grpc.StatusCode.RESOURCE_EXHAUSTED, http=503, title="Try again later"),
     "disk_full": Entry(
         grpc=grpc.StatusCode.RESOURCE_EXHAUSTED, http=507, title="Disk full"

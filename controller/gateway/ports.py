@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol, TypeVar
 
@@ -89,5 +90,9 @@ class Deltas(Protocol):
 
 
 async def ask(engine: Engine, fn: Callable[[], T]) -> T:
-    """Run ``fn`` on the engine's thread and wait for it without holding the event loop."""
-    return await asyncio.wrap_future(engine.call(fn))
+    """Run ``fn`` on the engine's thread and wait for it without holding the event loop.
+
+    What the caller's context says (who is acting) holds there, too.
+    """
+    context = contextvars.copy_context()
+    return await asyncio.wrap_future(engine.call(lambda: context.run(fn)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from controller.domain import fleet
 from controller.domain.judgement import Exposure, GateReport
 from controller.domain.lease import Lease
+from controller.domain.roles import Role
 from controller.domain.telemetry import Rollup
 
 FACT_HEADER = "x-fitment-"
@@ -53,6 +54,25 @@ class NewToken:
     expires_at: float
     enroll: str  # host:port
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorView:
+    """An operator, without anything of its token."""
+
+    name: str
+    role: Role
+    created_at: float
+    expires_at: float  # 0: it has no end
+    revoked_at: float  # 0: it was not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewOperator:
+    """An operator's token; its text is shown once."""
+
+    text: str
+    operator: OperatorView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +17,14 @@ from controller.store.base import Store
 from controller.trust import Trust
 from fitment.core.link import Downlink
 from profiles import Profile
+
+LOCAL = "local"
+"""Who shows the token that lies beside the database."""
+ACTING: ContextVar[str] = ContextVar("acting", default="")
+"""The operator for whom the engine does this piece of work; empty: nobody, or nobody known.
+
+It is set where a request comes in and travels with the work to the engine's thread
+(`gateway.ports.ask`), so that no verb needs an argument for it."""
 
 log = logging.getLogger("controller.reconcile")
 
@@ -62,6 +71,8 @@ class Context:
         self, actor: str, action: str, subject: str, details: Mapping[str, str] | None = None
     ) -> None:
         """Write the audit log: what was decided or done, with its numbers."""
+        if actor == "operator" and ACTING.get():
+            actor = f"operator:{ACTING.get()}"
         entry = fleet.AuditEntry(
             id=self.new_id(), at=self.clock(), actor=actor, action=action, subject=subject,
             details=dict(details or {}),

@@ -111,6 +111,8 @@ def _assignment(
     bundle = find_bundle(context, release.model, deployment.variant) if release else None
     if release is None or rollout is None or bundle is None:
         return None
+    if rollout.windows and not deployment.windows:
+        return None  # without windows the order would say: at any time
     cohort = deployment.cohort or device.cohort
     keys = [cohort.key if cohort else "", device.profile]
     gates = next((release.gates[k] for k in keys if k in release.gates), DeviceGates())
@@ -120,7 +122,7 @@ def _assignment(
         device=device.name, deployment=deployment.id, rollout=rollout.id, release=release.id,
         release_target=f"releases/{release.id}.json", slot=release.slot, counter=release.counter,
         bundle=bundle, gates=gates, benchmark=DEPLOY_PLAN, deadline_s=rollout.deadline_s,
-        calibration=calibration or CalibrationPlan(),
+        calibration=calibration or CalibrationPlan(), windows=deployment.windows,
         ladder=_ladder(context, release, releasing.ladder_of(release, device, deployment)),
         throttle_c=profile.throttle_c if profile else None,
     )  # fmt: skip

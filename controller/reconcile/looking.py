@@ -53,7 +53,8 @@ class Held:
 
     def rest(self, now: float) -> None:
         """Nothing is to be done until something is written, or one of these moments comes."""
-        made, moments = self.rollout, []
+        made = self.rollout
+        moments = [made.windows_end] if made.windows_end else []
         for deployment in self.deployments.values():
             if deployment.outcome is None:
                 moments.append(deployment.created_at + made.deadline_s)
@@ -175,9 +176,9 @@ def _differs(before: fleet.Device, after: fleet.Device) -> bool:
     if (before.reported is None) != (after.reported is None):
         return True
     then, now = before.reported, after.reported
-    told = then is not None and now is not None and (then.slots, then.fingerprint) != (
-        now.slots, now.fingerprint,
-    )  # fmt: skip
+    told = then is not None and now is not None and (
+        then.slots, then.fingerprint, then.understands, then.time_zone,
+    ) != (now.slots, now.fingerprint, now.understands, now.time_zone)  # fmt: skip
     still = replace(
         before, last_seen=after.last_seen, generation=after.generation, reported=after.reported,
         desired_key=after.desired_key,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 from controller.domain import fleet, plan, triggers
 from controller.domain.fleet import JobStatus, RolloutState
 from controller.errors import FitmentError, Temporary
-from controller.reconcile import cohorts, fitting, releasing, rolling
+from controller.reconcile import cohorts, fitting, releasing, rolling, zones
 from controller.reconcile.context import Context
 from fitment.core.deployment import Outcome
 
@@ -180,11 +181,28 @@ def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
             return  # an operator decides: fitment model approve
         releasing.approve(context, release.id, actor="controller")
     asked = rolling.RolloutPlan(
-        devices=(trigger.device,), waves=(1.0,), gate=fleet.Gate(latency_ratio_max=None)
-    )
+        devices=(trigger.device,), waves=(1.0,), gate=fleet.Gate(latency_ratio_max=None),
+        **_windows(context, trigger.device, release.slot),
+    )  # fmt: skip
     with context.store.transaction():
         made = rolling.create(context, release.id, asked, trigger=trigger.id)
         context.store.triggers.put(replace(trigger, rollout=made.id))
+
+
+def _windows(context: Context, device: str, slot: str) -> dict[str, Any]:
+    """What was switched in a window is switched in one again, if it serves until then."""
+    found = context.store.devices.get(device)
+    slots = found.reported.slots if found is not None and found.reported is not None else ()
+    if any(s.slot == slot and s.golden_ok is False for s in slots):
+        return {}
+    ran = plan.running(context.store.deployments.find(device=device)).get(slot)
+    before = context.store.rollouts.get(ran.rollout) if ran is not None else None
+    kept = zones.repeating(before.windows) if before is not None else ()
+    return {"windows": kept, "deadline_s": _WINDOW_DEADLINE_S} if kept else {}
+
+
+_WINDOW_DEADLINE_S = 8 * 86_400.0
+"""Longer than from any weekly window to the next."""
 
 
 def _watch(context: Context, trigger: fleet.Trigger) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from controller.domain import fleet, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import releasing
+from controller.reconcile import asking, releasing, zones
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
@@ -30,6 +29,7 @@ class RolloutPlan:
     soak_s: float = 0.0
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
+    windows: tuple[str, ...] = ()
 
 
 def create(
@@ -39,72 +39,32 @@ def create(
 
     Raises:
         NotFound: no such release or device.
-        UserError: the waves do not add up, or the release has nothing for any device.
+        UserError: the waves do not add up, the release has nothing for any device, or a
+            maintenance window would never open.
     """
     release = context.store.releases.get(release_id)
     if release is None:
         raise NotFound(f"no release '{release_id}'; see: fitment release list")
-    _check_waves(asked.waves)
-    _check_gate(asked.gate)
+    asking.check_waves(asked.waves)
+    asking.check_gate(asked.gate)
+    windows = zones.read(asked.windows)
     approved = bool(release.approved_at)
     made = fleet.Rollout(
         id=context.new_id(), release=release_id, created_at=context.clock(),
         state=RolloutState.RUNNING if approved else RolloutState.AWAITING_APPROVAL,
         selector=dict(asked.selector), devices=asked.devices, waves=asked.waves,
         soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate, trigger=trigger,
-        wave_started_at=context.clock(),
+        wave_started_at=context.clock(), windows=tuple(str(window) for window in windows),
     )  # fmt: skip
-    if not targets(context, made, release):
-        raise UserError(_nobody(context, made, release))
+    chosen = targets(context, made, release)
+    if not chosen:
+        raise UserError(asking.nobody(context, made, release))
+    made = replace(made, windows_end=zones.check(windows, chosen, made))
     with context.store.transaction():
         context.store.rollouts.add(made)
         details = {"release": release_id, "waves": ", ".join(f"{w:g}" for w in asked.waves)}
         context.record("controller" if trigger else "operator", "rollout_created", made.id, details)
     return made
-
-
-def _nobody(context: Context, made: fleet.Rollout, release: fleet.Release) -> str:
-    """Why a rollout has no device to go to."""
-    every = context.store.devices.find(revoked=False)
-    chosen = [d for d in every if d.name in made.devices or rollout.selects(made.selector, d)]
-    ahead = [d.name for d in chosen if rollout.is_ahead(d, release)]
-    if ahead:
-        return (
-            f"{', '.join(ahead[:3])}{' …' if len(ahead) > 3 else ''} runs a later release of"
-            f" '{release.slot}' than this one (counter {release.counter}), and goes back to none:"
-            f" make a new one with the same variants: fitment release create {release.model}"
-        )
-    return (
-        "no device of the selection has a variant in this release;"
-        f" it has: {', '.join(release.variants)}"
-    )
-
-
-def _check_waves(waves: Sequence[float]) -> None:
-    rising = all(a < b for a, b in itertools.pairwise(waves))
-    if not waves or not rising or waves[0] <= 0 or waves[-1] != 1.0:
-        shown = ", ".join(f"{w:g}" for w in waves)
-        raise UserError(
-            f"waves are cumulative shares that rise to 1, for example 0.1, 0.5, 1; not: {shown}"
-        )
-
-
-def _check_gate(gate: fleet.Gate) -> None:
-    """Refuse what no rollout could be judged by.
-
-    Raises:
-        UserError: saying which number is wrong.
-    """
-    bounds = (
-        ("the share that may fail", gate.max_failure_share, 0 <= gate.max_failure_share <= 1),
-        ("the false-halt rate", gate.false_halt_rate, 0 < gate.false_halt_rate < 1),
-        ("the share above a ratio", gate.above_share, 0 <= gate.above_share < 1),
-        ("the devices under way at once", gate.open_most, gate.open_most >= 1),
-        ("the minimum sample", gate.min_sample, gate.min_sample >= 1),
-    )
-    for name, value, fits in bounds:
-        if not fits:
-            raise UserError(f"{name} cannot be {value:g}; shares are from 0 to 1, counts from 1 on")
 
 
 def targets(
@@ -203,10 +163,13 @@ def _admit(
         created_at=context.clock(), cohort=device.cohort,
         fingerprint=device.reported.fingerprint if device.reported else None,
         energy_before_mj=_energy_before(context, made.gate, device.name, release.slot),
+        windows=zones.spans_for(device, made, now=context.clock()),
     )  # fmt: skip
     context.store.deployments.add(deployment)
     details = {"device": device.name, "wave": str(step.wave), "rollout": made.id}
     context.record("controller", "admitted_to_wave", deployment.id, details)
+    if made.windows and not deployment.windows:  # in its zone the last one is over already
+        _end(context, deployment, Outcome.CANCELLED, "no maintenance window is left for it")
 
 
 def _energy_before(context: Context, gate: fleet.Gate, device: str, slot: str) -> float | None:
@@ -239,6 +202,7 @@ def _halt(
     context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.Halt
 ) -> None:
     _to(context, made, RolloutState.HALTED, step.reason)
+    _hold_back(context, made.id)
 
 
 def _complete(
@@ -305,8 +269,31 @@ def approved(context: Context, release_id: str) -> None:
 
 
 def pause(context: Context, rollout_id: str) -> fleet.Rollout:
-    """Admit nothing more; what is under way goes on."""
-    return _to(context, get(context, rollout_id), RolloutState.PAUSED, "paused", "operator")
+    """Admit nothing more; what is under way goes on, but for devices that wait for a window."""
+    with context.store.transaction():
+        made = _to(context, get(context, rollout_id), RolloutState.PAUSED, "paused", "operator")
+        _hold_back(context, rollout_id)
+    return made
+
+
+def _hold_back(context: Context, rollout_id: str) -> None:
+    """Take back what has not begun to switch: it would hours from now, whatever came in between."""
+    for deployment in context.store.deployments.find(rollout=rollout_id, outcome=None):
+        if deployment.windows and deployment.state in _BEFORE_WINDOW:
+            held = replace(deployment, held_back=True)
+            _end(context, held, Outcome.CANCELLED, "held back before its maintenance window")
+
+
+_BEFORE_WINDOW = frozenset(
+    {
+        DeploymentState.IDLE,
+        DeploymentState.FETCHING,
+        DeploymentState.VERIFYING,
+        DeploymentState.STAGING,
+        DeploymentState.WAITING,
+    }
+)
+"""States in which nothing was measured yet, and nothing switched."""
 
 
 def resume(context: Context, rollout_id: str) -> fleet.Rollout:
@@ -368,13 +355,16 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
 
 def reopen(context: Context, device: fleet.Device, drifted: fleet.Deployment, why: str) -> None:
     """Try once more on a device that left its release by itself."""
+    made = context.store.rollouts.get(drifted.rollout)
     again = fleet.Deployment(
         id=context.new_id(), rollout=drifted.rollout, release=drifted.release,
         device=device.name, slot=drifted.slot, variant=drifted.variant, wave=drifted.wave,
         created_at=context.clock(), cohort=device.cohort,
         fingerprint=device.reported.fingerprint if device.reported else None,
-        reasons=(why,),
+        reasons=(why,), windows=zones.spans_for(device, made, now=context.clock()) if made else (),
     )  # fmt: skip
+    if made is not None and made.windows and not again.windows:
+        return  # outside its windows nothing is switched, and none is left
     with context.store.transaction():
         context.store.deployments.add(again)
         details = {"device": device.name, "release": drifted.release, "reason": why}

@@ -12,13 +12,14 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.domain import transitions, verdict
+from agent.domain import transitions, verdict, window
 from agent.domain.events import Event
 from agent.domain.record import Checked, DeploymentRecord
 from controller.simulator.physics import Machine, surroundings_c
 from controller.simulator.traits import Scenario, Traits
 from fitment.core import plain
 from fitment.core.deployment import (
+    UNDERSTANDS_WINDOWS,
     Assignment,
     BundleRef,
     DeploymentReport,
@@ -40,6 +41,7 @@ UPGRADED = "2.0"
 _TAKES_S: Mapping[State, tuple[float, float]] = {
     State.VERIFYING: (0.2, 0.6),
     State.STAGING: (0.5, 2.0),
+    State.WAITING: (0.0, 0.0),
     State.CALIBRATING: (0.0, 0.0),
     State.BENCHMARKING: (4.0, 16.0),
     State.JUDGING: (0.0, 0.0),
@@ -75,6 +77,7 @@ class SimDevice:
     slots: dict[str, SlotReport] = field(default_factory=dict)
     ended: dict[str, DeploymentReport] = field(default_factory=dict)
     studies_done: tuple[str, ...] = ()
+    switched_at: float = 0.0  # when its last deployment ended
     lied: str = ""  # the variant that it says it runs
 
     def receive(self, downlink: Downlink, now: float) -> None:
@@ -110,6 +113,7 @@ class SimDevice:
             boot_id="boot", agent_version="0", fingerprint=self.seen, slots=slots,
             observed_generation=self.desired.generation if self.desired else 0,
             deployments=(*self.ended.values(), *going), studies_done=self.studies_done,
+            understands=(UNDERSTANDS_WINDOWS,),
         )  # fmt: skip
         return Uplink(reported=reported)
 
@@ -140,10 +144,15 @@ class SimDevice:
             self.record = None  # the controller takes it back, or knows how it ended
             self._begin(now)
             return
+        if record.state is State.WAITING and not self._may_switch(record, now):
+            opens = [s.opens_unix for s in record.assignment.windows if s.opens_unix > now]
+            self.due = now + window.LOOK_S if not opens else opens[0] - self.traits.skew_s
+            self.due = max(self.due, now + window.LOOK_S)
+            return
         if record.state is State.BENCHMARKING:
             taken = self._measure(record.assignment.bundle, record.assignment.slot, now)
             record = replace(record, measurement=taken)
-        event, reasons = self._event(record)
+        event, reasons = self._event(record, now)
         record = transitions.step(record, event, now_s=now, reasons=reasons)
         if record.state is State.REPORTING:
             self._finish(record)
@@ -153,15 +162,29 @@ class SimDevice:
         if not self.traits.silent:
             self.due = now + self._takes_s(record.assignment)
 
-    def _event(self, record: DeploymentRecord) -> tuple[Event, tuple[str, ...]]:
+    def _may_switch(self, record: DeploymentRecord, now: float) -> bool:
+        """By the device's own clock."""
+        needs_s = record.assignment.trial_s + window.MARGIN_S
+        return window.look(
+            record.assignment.windows, wall_unix=now + self.traits.skew_s, floor_unix=0.0,
+            needs_s=needs_s,
+        ).open  # fmt: skip
+
+    def _event(self, record: DeploymentRecord, now: float) -> tuple[Event, tuple[str, ...]]:
         """What comes of the work of a state."""
         match record.state:
             case State.STAGING if self.chance.random() < self.scenario.crashes:
                 return Event.PERMANENT, ("the runtime could not load it",)
+            case State.STAGING if not self._may_switch(record, now):
+                return Event.HELD, ("outside its windows",)
+            case State.WAITING:
+                return (Event.DONE if record.measurement else Event.OPENED), ()
             case State.CALIBRATING:
                 return Event.NOT_ASKED, ()
             case State.JUDGING:
-                return self._judge(record)
+                event, reasons = self._judge(record)
+                held = event is Event.JUDGED_GOOD and not self._may_switch(record, now)
+                return (Event.HELD if held else event), reasons
         return Event.DONE, ()
 
     def _judge(self, record: DeploymentRecord) -> tuple[Event, tuple[str, ...]]:
@@ -172,6 +195,7 @@ class SimDevice:
 
     def _finish(self, record: DeploymentRecord) -> None:
         self.record, report, order = None, record.report(), record.assignment
+        self.switched_at = record.state_entered_at_s
         self.ended[order.deployment] = report
         if report.outcome is None or report.outcome.value != "committed" or self.traits.liar:
             return

@@ -122,6 +122,8 @@ class Store(Protocol):
     @property
     def tokens(self) -> Collection[fleet.Token]: ...
     @property
+    def operators(self) -> Collection[fleet.Operator]: ...
+    @property
     def models(self) -> Collection[fleet.ModelVersion]: ...
     @property
     def jobs(self) -> Collection[fleet.FitJob]: ...
@@ -151,6 +153,7 @@ class Store(Protocol):
 KEYS: Mapping[type, str] = {
     fleet.Device: "name",
     fleet.Token: "hash",
+    fleet.Operator: "name",
     fleet.ModelVersion: "id",
     fleet.FitJob: "id",
     fleet.StudyRecord: "id",
@@ -166,6 +169,7 @@ KEYS: Mapping[type, str] = {
 INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Device: ("profile", "revoked"),
     fleet.Token: ("used_by",),
+    fleet.Operator: ("hash",),
     fleet.ModelVersion: ("name", "digest"),
     fleet.FitJob: ("model", "status"),
     fleet.StudyRecord: ("device", "kind", "done_at"),

@@ -132,6 +132,7 @@ class MemoryStore:
         self.tenant = tenant
         self.devices = MemoryCollection(fleet.Device)
         self.tokens = MemoryCollection(fleet.Token)
+        self.operators = MemoryCollection(fleet.Operator)
         self.models = MemoryCollection(fleet.ModelVersion)
         self.jobs = MemoryCollection(fleet.FitJob)
         self.studies = MemoryCollection(fleet.StudyRecord)

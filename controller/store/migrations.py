@@ -64,7 +64,17 @@ def _keep_answers(connection: Connection) -> None:
     )
 
 
-STEPS: tuple[Step, ...] = (_keep_rollups, _keep_answers)
+def _keep_operators(connection: Connection) -> None:
+    """Operators with tokens of their own."""
+    connection.exec_driver_sql(
+        "CREATE TABLE operator (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, hash VARCHAR NOT NULL,'
+        ' PRIMARY KEY (position), CONSTRAINT operator_key UNIQUE (tenant, "key"))'
+    )
+    connection.exec_driver_sql("CREATE INDEX operator_hash ON operator (tenant, hash)")
+
+
+STEPS: tuple[Step, ...] = (_keep_rollups, _keep_answers, _keep_operators)
 """Step ``i`` leads from version ``i + 1`` to ``i + 2``; none is ever changed or removed."""
 
 _KEY = "schema_version"

@@ -176,6 +176,7 @@ class SqlStore:
         session = self._session = Session(self._engine)
         self.devices = SqlCollection(session, tenant, fleet.Device)
         self.tokens = SqlCollection(session, tenant, fleet.Token)
+        self.operators = SqlCollection(session, tenant, fleet.Operator)
         self.models = SqlCollection(session, tenant, fleet.ModelVersion)
         self.jobs = SqlCollection(session, tenant, fleet.FitJob)
         self.studies = SqlCollection(session, tenant, fleet.StudyRecord)

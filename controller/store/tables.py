@@ -59,6 +59,14 @@ class TokenRow(Row, table=True):
     used_by: str
 
 
+class OperatorRow(Row, table=True):
+    """`fleet.Operator`."""
+
+    __tablename__ = "operator"
+    __table_args__ = _keyed("operator", "hash")
+    hash: str
+
+
 class ModelRow(Row, table=True):
     """`fleet.ModelVersion`."""
 
@@ -145,6 +153,7 @@ class AnswerRow(Row, table=True):
 ROWS: Mapping[type, type[Row]] = {
     fleet.Device: DeviceRow,
     fleet.Token: TokenRow,
+    fleet.Operator: OperatorRow,
     fleet.ModelVersion: ModelRow,
     fleet.FitJob: JobRow,
     fleet.StudyRecord: StudyRow,

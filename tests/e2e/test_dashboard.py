@@ -79,7 +79,14 @@ def test_every_page_fits_in_light_and_dark_and_asks_nobody_else(
     browser: sync_api.Browser, console: Console, heard: list[str]
 ) -> None:
     made = console.history
-    deep = (f"/models/{made.model}", f"/rollouts/{made.done}", "/devices/stand-in", "/devices/no")
+    deep = (
+        "/compare?a=fp32&b=int8",
+        "/compare?a=fp32&b=none-such",
+        f"/models/{made.model}",
+        f"/rollouts/{made.done}",
+        "/devices/stand-in",
+        "/devices/no",
+    )
     grounds = set()
     for size, scheme in ((WIDE, "light"), (PHONE, "dark")):
         page = opened(browser, console, heard, size=size, scheme=scheme)
@@ -193,6 +200,29 @@ def test_a_rollout_is_paused_followed_resumed_and_cancelled(
     assert actors == {"operator"}
     assert state.inner_text() == "cancelled"
     page.get_by_role("button", name="Cancel", exact=True).wait_for(state="detached")
+    assert heard == []
+    page.context.close()
+
+
+def test_two_variants_are_chosen_and_compared_by_keyboard(
+    browser: sync_api.Browser, console: Console, heard: list[str]
+) -> None:
+    page = opened(browser, console, heard, size=PHONE)
+    page.goto(f"{console.url}/models/{console.history.model}")
+    page.get_by_label("A", exact=True).select_option("int8")
+    page.get_by_label("B", exact=True).select_option("fp32")
+    page.get_by_role("button", name="Compare").press("Enter")
+    page.wait_for_url("**/compare?**")
+    page.get_by_role("heading", name="Device by device").wait_for()
+    assert page.get_by_label("A", exact=True).input_value() == "int8"
+    line = page.locator("tr", has=page.locator("th", has_text="edge-1"))
+    assert "× 3.333" in line.inner_text()  # the twins take 1 ms and 0.3 ms
+    kinds = page.locator("article.fit")
+    assert kinds.count() == 2, "the stand-in is a kind of its own"
+    assert "emulated" in kinds.nth(1).inner_text()
+    energy = kinds.nth(0).locator("tr", has=page.locator("th", has_text="energy"))
+    assert "unknown" in energy.inner_text()
+    assert "–" in energy.inner_text()
     assert heard == []
     page.context.close()
 

@@ -12,6 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from controller.client import Client
+from controller.domain.roles import Role
+from controller.errors import Forbidden
 from tests.integration import test_serve
 from tests.integration.dashboard_fleet import History, fill
 from tests.integration.test_serve import Running, start
@@ -175,3 +178,28 @@ def test_without_the_package_serving_works_and_says_how_to_get_it(
     with running.client() as rest:
         assert rest.status().devices == 0
     assert running.stop() == 0
+
+
+def test_a_viewer_sees_no_buttons_and_an_operator_does(console: Console) -> None:
+    """The page is drawn by the role of now; a token that ends shuts its sessions out."""
+    page = f"/rollouts/{console.history.waiting}"
+    with console.running.client() as admin:
+        texts = {role: admin.create_operator(f"a-{role.value}", role).text for role in Role}
+        for role, text in texts.items():
+            with console.browser() as client:
+                assert client.post("/login", data={"token": text}).status_code == 303
+                shown = client.get(page).text
+                assert f"a-{role.value} ({role.value})" in shown
+                assert ("Pause it" in shown) == (role is not Role.VIEWER)
+                admin.revoke_operator(f"a-{role.value}")
+                assert client.get(page).status_code == 303
+                assert client.post("/login", data={"token": text}).status_code == 401
+
+
+def test_a_viewers_request_for_an_act_is_refused_below_the_page(console: Console) -> None:
+    with console.running.client() as admin:
+        text = admin.create_operator("looks-on", Role.VIEWER).text
+    with Client(console.url, text) as viewer:
+        with pytest.raises(Forbidden, match="needs the role 'operator'"):
+            viewer.change_rollout(console.history.waiting, "pause")
+        assert viewer.rollout(console.history.waiting).rollout.state.value == "running"

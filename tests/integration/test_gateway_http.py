@@ -172,6 +172,63 @@ def test_a_rollout_is_paused_and_goes_on(stage: Stage, client: Client) -> None:
         client.change_rollout(rollout, "explode")
 
 
+def test_two_variants_are_compared(stage: Stage, client: Client) -> None:
+    stage.join("device-a")
+    stage.engine.call(lambda: stage.controller.register_model(MODEL)).result(5)
+    (job,) = client.start_fits("m")
+    stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
+    one, other = client.fit(job.id).variants[:2]
+    found = client.compare(one.name, other.bundle.variant.removeprefix("sha256:")[:12])
+    assert (found.a.name, found.b.name) == (one.name, other.name)
+    assert found.a.digests == {one.bundle.variant}
+    (device,) = found.devices
+    assert device.a is not None
+    assert device.b is not None
+    assert device.a.source.startswith("study ")
+    assert device.changes["latency"].value == pytest.approx(
+        device.b.latency_ms.value / device.a.latency_ms.value  # type: ignore[operator]
+    )
+    assert device.changes["energy"].value is None
+    assert device.changes["energy"].why
+    with pytest.raises(NotFound, match=f"there are .*{one.name}"):
+        client.compare(one.name, "none-such")
+    with pytest.raises(UserError, match="the same variant"):
+        client.compare(one.name, one.bundle.variant)
+    with pytest.raises(NotFound, match="no model 'x'"):
+        client.compare(one.name, other.name, "x")
+    assert client.compare(one.name, other.name, "m").b.model == MODEL.id
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    plain = httpx.get(f"{stage.url}/v1/variants/{other.name}", headers=headers).json()
+    assert plain["a"]["name"] == "fp32"
+    answer = httpx.get(f"{stage.url}/v1/variants/{other.name}?with=x", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
+
+
+def test_a_rollout_shows_its_windows_and_refuses_what_never_opens(
+    stage: Stage, client: Client
+) -> None:
+    stage.join("device-a").behave = lambda _assignment: None
+    stage.engine.call(lambda: stage.controller.register_model(MODEL)).result(5)
+    (job,) = client.start_fits("m")
+    stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
+    release = client.create_release("m")
+    client.approve_release(release.id)
+    night = ["mon-sun 2:00 +2h Europe/Berlin"]
+    for windows, deadline_s, words in (
+        (night, 3600.0, "no device would switch"),
+        (["daily 02:00 +0h UTC"], 8 * 86_400.0, "too short"),
+        (["daily 02:00 +2h Nowhere/Land"], 8 * 86_400.0, "no IANA time zone"),
+        (["2020-01-01 02:00 +2h UTC"], 8 * 86_400.0, "is over"),
+    ):
+        with pytest.raises(UserError, match=words):
+            client.create_rollout(release.id, windows=windows, deadline_s=deadline_s)
+    made = client.create_rollout(release.id, windows=night, deadline_s=8 * 86_400.0)
+    assert made.rollout.windows == ("daily 02:00 +2h Europe/Berlin",)
+    stage.until(lambda: bool(client.rollout(made.rollout.id).deployments))
+    (deployment,) = client.rollout(made.rollout.id).deployments
+    assert len(deployment.windows) == 8
+
+
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
@@ -273,6 +330,7 @@ def test_the_command_line_shows_all_of_it(
     assert "profile" in says("device", "show", "device-a")
     for arguments in (
         ["status"], ["model", "list"], ["model", "show", "m"], ["rollout", "list"], ["audit"],
+        ["variant", "compare", "fp32", "int8"],
         ["release", "list"], ["trigger", "list"], ["device", "telemetry", "device-a", "x_ms"],
     ):  # fmt: skip
         assert says(*arguments)

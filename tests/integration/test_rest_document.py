@@ -14,7 +14,16 @@ from fastapi.routing import APIRoute
 
 from controller.client import Client
 from controller.domain import fleet
-from controller.gateway.http import devices, models, releases, system, telemetry
+from controller.domain.roles import Role
+from controller.gateway.http import (
+    devices,
+    models,
+    operators,
+    releases,
+    system,
+    telemetry,
+    variants,
+)
 from controller.gateway.http.api import Api
 from controller.gateway.http.document import PROBLEM_TYPE
 from controller.trust import Trust
@@ -23,6 +32,7 @@ from fitment.core.telemetry import Column, TelemetryBatch
 from tests.integration.gateway_stage import ADDRESSES, NOW, TOKEN, Stage, staged
 from tests.integration.json_schema import faults
 
+ROOMS = (devices, models, operators, releases, system, telemetry, variants)
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 EXAMPLES = 200
 STRANGE: tuple[Any, ...] = (
@@ -54,6 +64,7 @@ def _fill(stage: Stage) -> None:
     stage.engine.call(lambda: controller.on_uplink("device-a", Uplink(telemetry=batch))).result(5)
     stage.engine.call(lambda: controller.store.telemetry.roll_up("", 9)).result(5)
     with Client(stage.url, TOKEN) as client:
+        client.create_operator("ann", Role.VIEWER)
         (job,) = client.start_fits("m")
         stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
         release = client.create_release("m")
@@ -81,8 +92,9 @@ def names(stage: Stage) -> Mapping[str, str]:
     """What stands for each part of a path, by the list that it is in."""
     with Client(stage.url, TOKEN) as client:
         return {
-            "devices": "device-a", "models": "m", "fits": client.fits()[0].id,
+            "devices": "device-a", "operators": "ann", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
+            "variants": "int8",
         }  # fmt: skip
 
 
@@ -119,7 +131,7 @@ def test_it_has_every_route_and_no_other(stage: Stage, document: dict[str, Any])
         controller=stage.controller, engine=stage.engine, addresses=ADDRESSES, link="",
         data_dir=stage.folder, shut_out=lambda: None,
     )  # fmt: skip
-    rooms = [("/v1", room.router(api)) for room in (devices, models, releases, system, telemetry)]
+    rooms = [("/v1", room.router(api)) for room in ROOMS]
     rooms.append(("", system.metrics_route(api)))
     routes = {("/healthz", "get")} | {
         (prefix + route.path, method.lower())

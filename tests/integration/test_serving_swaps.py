@@ -81,11 +81,11 @@ def worker(tmp_path: Path, slots: Slots, root: Path) -> Iterator[Worker]:
 class Load:
     """Callers that ask without a pause, and keep every answer's version and every failure."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, callers: int = CALLERS) -> None:
         self.versions: collections.Counter[str] = collections.Counter()
         self.failures: list[str] = []
         self._address, self._stop, self._lock = address, threading.Event(), threading.Lock()
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(CALLERS)]
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(callers)]
         for thread in self._threads:
             thread.start()
 

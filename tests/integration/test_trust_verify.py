@@ -17,7 +17,7 @@ from agent.workers.child import JobError
 from controller.trust.director import Director
 from controller.trust.roles import LIFETIMES, SIGNED_AT, Role, load_signer
 from fitment.core.bundle import ReleaseManifest
-from fitment.core.deployment import Assignment, BundleRef, Study, StudyKind
+from fitment.core.deployment import Assignment, BundleRef, Lesser, Study, StudyKind
 from tests.integration.trust_server import Controller, resign_metadata
 
 DAY = 86400.0
@@ -190,6 +190,23 @@ def test_a_bundle_that_no_approved_release_names(
     device.fetch(other)
     message = failure(device.job(replace(order, bundle=other)), "release", permanent=True)
     assert "does not name" in message
+
+
+def test_a_rung_must_be_on_the_orders_ladder_and_on_the_releases(
+    device: Device, controller: Controller
+) -> None:
+    chosen, lesser = controller.publish(), controller.publish(b"lesser", name="lesser")
+    device.fetch(lesser)
+    rung = Lesser(bundle=lesser, portable=True)
+    order = controller.assignment(chosen, counter=3, ladder=(rung,))
+    result = verify.handle(replace(device.job(order), rung=1))
+    assert (result.variant, result.counter) == (lesser.variant, 3)
+    failure(device.job(order), "digest", permanent=False)  # the file is the rung's
+    message = failure(replace(device.job(order), rung=2), "order", permanent=True)
+    assert "has no rung 2" in message
+    bare = controller.assignment(chosen, counter=4)
+    job = replace(device.job(replace(bare, ladder=(rung,))), rung=1)
+    assert "none of its ladders names" in failure(job, "release", permanent=True)
 
 
 def test_a_release_for_another_slot(

@@ -26,7 +26,7 @@ from controller.trust import Trust
 from controller.trust.tokens import hash_token, make_token
 from fitment.core import digest
 from fitment.core.bundle import BundleManifest, FileEntry, ReleaseManifest
-from fitment.core.deployment import Assignment, BundleRef
+from fitment.core.deployment import Assignment, BundleRef, Lesser
 from fitment.v1 import gateway_pb2, gateway_pb2_grpc
 
 CHUNK_BYTES = 16 * 1024
@@ -109,7 +109,10 @@ class Controller:
         self.trust.repository.add_bundles([(ref.target, self.blobs.path(ref.archive))])
         return ref
 
-    def assignment(self, ref: BundleRef, *, counter: int = 1, device: str = "cam-1") -> Assignment:
+    def assignment(
+        self, ref: BundleRef, *, counter: int = 1, device: str = "cam-1",
+        ladder: tuple[Lesser, ...] = (),
+    ) -> Assignment:  # fmt: skip
         """Approve a release of the bundle and make the order for it."""
         release = ReleaseManifest(
             release=f"r{counter}",
@@ -118,6 +121,7 @@ class Controller:
             slot="shoes",
             counter=counter,
             variants={"x86": ref.variant},
+            ladders={"x86": tuple(lesser.bundle.variant for lesser in ladder)},
         )
         target = self.trust.repository.approve(release)
         return Assignment(
@@ -129,6 +133,7 @@ class Controller:
             slot="shoes",
             counter=counter,
             bundle=ref,
+            ladder=ladder,
         )
 
     def stop(self) -> None:

@@ -72,6 +72,27 @@ def onnx_dynamic() -> bytes:
     return _onnx(nodes, weights, inputs=["n", 4], outputs=["n", 3])
 
 
+def onnx_scaled(scale: float) -> bytes:
+    """The same by a convolution and a factor, which onnxruntime folds into it (ConvMulFusion).
+
+    Where it does not, the last bits of the answers are others.
+    """
+    factor = np.float32(scale)
+    nodes = [
+        helper.make_node("Reshape", ["x", "four"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["c"]),
+        helper.make_node("Mul", ["c", "f"], ["u"]),
+        helper.make_node("Add", ["u", "b"], ["a"]),
+        helper.make_node("Reshape", ["a", "two"], ["y"]),
+    ]
+    weights = {
+        "four": np.array([-1, 4, 1, 1], dtype=np.int64), "two": np.array([-1, 3], dtype=np.int64),
+        "w": (WEIGHT / factor).astype(np.float32).reshape(3, 4, 1, 1),
+        "f": np.full((1, 3, 1, 1), factor, dtype=np.float32), "b": BIAS.reshape(1, 3, 1, 1),
+    }  # fmt: skip
+    return _onnx(nodes, weights, inputs=["n", 4], outputs=["n", 3])
+
+
 def onnx_int8_io() -> bytes:
     """An identity on int8: its file tells no scale."""
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
@@ -181,7 +202,9 @@ def write_bundle(
     return digest.digest_bytes(content)
 
 
-def affine_bundle(folder: Path, model: Affine, *, wrong: bool = False) -> str:
+def affine_bundle(
+    folder: Path, model: Affine, *, wrong: bool = False, tolerance: float = 1e-4
+) -> str:
     """A bundle whose recorded answers come from the very runtime; ``wrong`` shifts them."""
     inputs = affine_inputs()
     session = registry.get(model.runtime).load(model.data, RuntimeOptions())
@@ -197,7 +220,8 @@ def affine_bundle(folder: Path, model: Affine, *, wrong: bool = False) -> str:
     )
     reference = affine(inputs)
     recorded = outputs + 1.0 if wrong else outputs
-    return write_bundle(folder, manifest, model.data, goldens=(inputs, recorded, reference))
+    goldens = (inputs, recorded, reference)
+    return write_bundle(folder, manifest, model.data, goldens=goldens, tolerance=tolerance)
 
 
 def probe_bundle(folder: Path) -> str:

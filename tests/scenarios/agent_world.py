@@ -109,6 +109,7 @@ class World:
                 settings=SettingsWatch(self.settings, lambda: self.settings, self.folders.config),
                 fingerprint=FingerprintWatch(lambda _: self.device), boot_id=self.boot_id,
                 jitter=lambda: 0.5, sample=lambda _: self.samples, floor_unix=self.wall_unix - 100,
+                time_zone=lambda now: now.time_zone,
                 sense=lambda _root, _point: self.readings,
             )
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fitment.core.deployment import (
     Assignment,
@@ -11,9 +11,10 @@ from fitment.core.deployment import (
     DeviceGates,
     Lesser,
     Pressure,
+    Span,
 )
 
-from .power_device import Centre
+from .power_device import Centre, Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ def scenarios(centre: Centre) -> list[Scenario]:
     rung = Lesser(bundle=first.bundle, relieves=(Pressure.HEAT,))
     laddered = centre.order("v2", counter=5, ladder=(rung,))
     plain = centre.order("v1", counter=6)
+    opens = int(Device.wall_unix) + 90  # every boot begins at the same moment, and waits
+    night = replace(second, windows=(Span(opens_unix=opens, closes_unix=opens + 3600),))
     v1, v2 = centre.variants["v1"], centre.variants["v2"]
     return [
         Scenario(name="install", order=first, outcome="committed", serves=v1, before=""),
@@ -56,6 +59,8 @@ def scenarios(centre: Centre) -> list[Scenario]:
                  wrong_on_trial=True, since="symlink"),
         Scenario(name="staging-again", order=second, outcome="committed", serves=v2, before=v1,
                  begins="rename .*-stage.result.json", until="-calibrate.json"),
+        Scenario(name="in-its-window", order=night, outcome="committed", serves=v2, before=v1,
+                 since="-5-check.json", until="-calibrate.json"),
         Scenario(name="calibrating-again", order=second, outcome="committed", serves=v2, before=v1,
                  begins="rename slots/digits/b/overlay.json", until="-benchmark.json"),
         Scenario(name="ladder-ready", order=laddered, outcome="committed", serves=v2, before=v1,

@@ -14,7 +14,7 @@ from agent.jobs import CheckJob
 from agent.slots import RUNG
 from agent.testing import answers_wrongly, checked, fails
 from agent.workers.serving import follow
-from fitment.core.deployment import Assignment, Lesser, Outcome, Pressure
+from fitment.core.deployment import Assignment, DeviceGates, Lesser, Outcome, Pressure
 from fitment.core.telemetry import TelemetryBatch
 
 from .agent_world import SLOT, World, assignment, bundle, fingerprint
@@ -140,7 +140,7 @@ def test_a_changed_stack_on_which_the_chosen_one_fails_is_served_from_a_rung(wor
     slot = world.slot()
     assert slot is not None
     assert (slot.golden_ok, slot.serving, slot.rung) == (False, False, 1)
-    assert slot.rung_reason.startswith("rung 0 does not run here: it answers the golden")
+    assert slot.rung_reason.startswith("rung 0 gave way: it answers the golden")
     assert serves(world) == "v2"
     world.runner.script["check"] = [checked]
     world.device = fingerprint(stack="1.31")
@@ -149,6 +149,25 @@ def test_a_changed_stack_on_which_the_chosen_one_fails_is_served_from_a_rung(wor
     slot = world.slot()
     assert slot is not None
     assert (slot.rung, slot.rung_reason) == (0, "")
+
+
+def test_a_changed_stack_that_takes_the_integer_kernels_away_is_served_from_a_rung(
+    tmp_path: Path,
+) -> None:
+    """The answers are right still, but no longer by the kernels that the order asks for."""
+    world = World(tmp_path)
+    world.wish(laddered(gates=DeviceGates(integer_coverage_min=0.9)))
+    world.finish("d-1")
+    world.run(30)
+    assert serves(world) == "v1"
+    world.runner.script["check"] = [lambda job: replace(checked(job), integer_coverage=0.2)]
+    world.device = fingerprint(stack="1.30")
+    world.run(30)
+    slot = world.slot()
+    assert slot is not None
+    assert (slot.golden_ok, slot.integer_coverage, slot.rung) == (True, 0.2, 1)
+    assert "0.20 of its heavy operators run in integers" in slot.rung_reason
+    assert serves(world) == "v2"
 
 
 def test_only_the_portable_rung_is_left_when_the_others_no_longer_load(world: World) -> None:
@@ -234,6 +253,31 @@ def test_a_restart_keeps_the_rung_and_its_reason(world: World) -> None:
     world.readings = COOL
     world.run(PAUSE_S)
     assert serves(world) == "v1"
+
+
+def test_a_rung_that_the_disk_lost_holds_up_nothing(world: World) -> None:
+    world.slots.deactivate(rung_slot(SLOT, 1))
+    world.readings = HOT
+    world.run(20)
+    assert serves(world) == "v1"
+    world.wish(assignment("d-2", counter=2, name="v2"))
+    assert world.finish("d-2").outcome is Outcome.COMMITTED
+
+
+def test_a_journal_that_is_lost_finds_the_rung_on_the_disk(world: World) -> None:
+    world.readings = HOT
+    world.run(5)
+    world.kill()
+    for path in world.folders.data_dir.glob("journal.db*"):
+        path.unlink()
+    world.readings = WARM
+    world.boot()
+    world.run(30)
+    slot = world.slot()
+    assert slot is not None
+    assert [rung.ready for rung in slot.ladder] == [True, True]
+    assert (slot.variant, slot.counter) == (bundle("v1").variant, 1)
+    assert serves(world) == "v1", "nothing says that it is hot, so the chosen one is back"
 
 
 def test_an_order_cannot_name_a_rungs_slot(world: World) -> None:

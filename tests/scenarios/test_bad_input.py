@@ -48,6 +48,40 @@ COVERED: Mapping[str, str] = {
     "an archive with links, doubles, bombs, paths": (
         "tests/unit/agent/workers/security/test_stage.py::test_only_regular_files"
     ),
+    "operators that a pass does not know, branches, states": (
+        "tests/integration/test_fit_sources.py::test_several_inputs_a_state_and_branches_survive"
+    ),
+    "a model of which nothing can be quantized": (
+        "tests/integration/test_fit_sources.py"
+        "::test_where_all_is_inside_branches_fp32_is_what_there_is"
+    ),
+    "sizes that are free in the file": (
+        "tests/integration/test_fit_sources.py::test_constant_weights_and_free_sizes"
+    ),
+    "activations that are NaN": (
+        "tests/unit/controller/compress/quantize/test_observers.py"
+        "::test_what_cannot_be_observed_is_said"
+    ),
+    "activations that are constant": (
+        "tests/unit/controller/compress/quantize/test_observers.py"
+        "::test_constant_tensors_have_their_own_range"
+    ),
+    "a channel that is dead": (
+        "tests/unit/controller/compress/quantize/test_numbers.py"
+        "::test_an_emptied_channel_keeps_its_bias"
+    ),
+    "calibration sets that are too small": (
+        "tests/unit/controller/catalog/test_check.py::test_sets_and_labels_must_fit"
+    ),
+    "calibration sets that are too different": (
+        "tests/unit/controller/catalog/test_check.py::test_calibration_sets_that_differ_are_noted"
+    ),
+    "an exported program that would run code": (
+        "tests/unit/controller/catalog/test_program.py::test_what_could_run_code_is_refused_by_name"
+    ),
+    "named inputs and operating points that do not fit": (
+        "tests/unit/controller/catalog/test_samples.py::test_named_inputs_that_do_not_fit"
+    ),
     "a disk that fills up during a transfer": (
         "tests/integration/test_fetch.py::test_a_disk_that_fills_up_on_the_way"
     ),

@@ -31,9 +31,11 @@ ELSEWHERE = {
     "agent/studies.py:drop": "a study changes nothing that serves",
     "agent/workers/fetch.py:_check_digest": "after a damaged file, which is fetched once more",
     "agent/workers/fetch.py:_drop": "after a delta that will not do; then the file comes whole",
+    "agent/workers/fetch.py:_from_mirror": "the part file that the gateway's bytes go to as well",
     "agent/workers/fetch.py:_usable_bytes": "a part file that is too long",
     "agent/workers/keys.py:ensure_folder": "an enrolment, which is begun anew with a new token",
     "agent/workers/keys.py:write_private": "tests/unit/agent/workers/security: one file whole",
+    "agent/workers/mirror.py:sync": "the part file that the gateway's bytes go to as well",
     "agent/workers/overlay.py:materialize": "written for an operator who waits for it",
     "agent/workers/serve.py:__init__": "a socket, which no power loss outlives",
     "agent/workers/serve.py:server_close": "a socket, which no power loss outlives",
@@ -59,13 +61,13 @@ def report(root: Path) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     "scenario",
     ["install", "update", "judged-bad", "wrong-on-trial", "first-is-wrong", "staging-again",
-     "calibrating-again", "ladder-ready", "ladder-gone"],
+     "in-its-window", "calibrating-again", "ladder-ready", "ladder-gone"],
 )  # fmt: skip
 def test_the_power_goes_around_every_step(report: dict[str, Any], scenario: str) -> None:
     found = report[scenario]
     print(f"{scenario}: {found['runs']} cuts in {found['seconds']:.0f} s")
     assert found["failures"] == []
-    assert found["runs"] > 20
+    assert found["runs"] > (10 if scenario == "in-its-window" else 20)
 
 
 def test_every_use_of_the_seam_is_met_by_a_power_cut(report: dict[str, Any], root: Path) -> None:

@@ -38,6 +38,7 @@ class Served:
     """A loaded model, what its first axis is, and what it did since."""
 
     loaded: Loaded
+    own: Loaded  # as its file is, where callers know it by other names: goldens are asked of it
     cut: Cut
     portion: int = 1  # samples of a run, where the file says so
     why: str = ""  # why not together
@@ -155,18 +156,22 @@ def offered(tensor: Tensor, values: Array) -> Array:
     return values
 
 
-def examine(loaded: Loaded, known: Goldens, *, watch_every: int = 0) -> Served:
+def examine(
+    loaded: Loaded, known: Goldens, *, watch_every: int = 0, shown: Loaded | None = None
+) -> Served:
     """Find out how the samples of ``loaded`` may be cut into runs.
 
     A first axis that takes any size need not be one of independent samples, and a model that
     quantizes over all of its input answers each by the company it has. So golden inputs are
-    answered one by one and together, and must agree within the goldens' tolerance.
+    answered one by one and together, and must agree within the goldens' tolerance. ``shown`` is how
+    callers know it, if not as it is.
     """
+    shown = shown or loaded
     session = loaded.session
     cut, portion, why = _cut(session, known)
     reference = installed.input_reference(loaded.bundle)
-    watch = InputWatch(session.inputs, every=watch_every, reference=reference)
-    return Served(loaded=loaded, cut=cut, portion=portion, why=why, watch=watch)
+    watch = InputWatch(shown.session.inputs, every=watch_every, reference=reference)
+    return Served(loaded=shown, own=loaded, cut=cut, portion=portion, why=why, watch=watch)
 
 
 def _cut(session: Session, known: Goldens) -> tuple[Cut, int, str]:
@@ -183,7 +188,7 @@ def _cut(session: Session, known: Goldens) -> tuple[Cut, int, str]:
 def _depends(session: Session, known: Goldens) -> str:
     inputs = known.inputs[:_CHECKED_TOGETHER]
     alone = installed.answers(session, inputs)
-    together = session.run([inputs])[0]
+    together = session.run(installed.together(session, inputs))[0]
     if together.shape != alone.shape:
         return f"{len(inputs)} samples together give outputs of shape {together.shape}"
     worst = float(np.max(np.abs(together.astype(np.float64) - alone), initial=0.0))

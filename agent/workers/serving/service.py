@@ -22,6 +22,7 @@ from agent.workers.goldens import Answer
 from agent.workers.installed import Loaded
 from agent.workers.runtimes.base import Array
 from agent.workers.serving import served as serving
+from agent.workers.serving import turned
 from agent.workers.serving.batcher import Batcher, Done, Run
 from agent.workers.serving.served import Served
 from agent.workers.serving.shadow import Seen, Shadow
@@ -145,7 +146,7 @@ class Service:
     def check(self) -> Answer:
         """Whether what is loaded still answers its golden inputs."""
         with self.bound() as served, served.session_lock:
-            return self._answer_goldens(served.loaded)
+            return self._answer_goldens(served.own)
 
     def swap(self, folder: str, overlay: str) -> Served:
         """Load beside the running model, check, then switch: a bad bundle changes nothing.
@@ -232,8 +233,15 @@ class Service:
         if not answer.golden_ok:
             loaded.session.close()
             raise JobError("golden_failed", f"{folder} answers wrong: {answer.reason}")
-        known = installed.goldens(loaded.bundle)
-        return serving.examine(loaded, known, watch_every=self._serving.input_statistics_every)
+        try:
+            shown = turned.as_chosen(loaded)
+        except JobError:
+            loaded.session.close()
+            raise
+        return serving.examine(
+            loaded, installed.goldens(loaded.bundle), shown=shown,
+            watch_every=self._serving.input_statistics_every,
+        )  # fmt: skip
 
     def _answer_goldens(self, loaded: Loaded) -> Answer:
         known = installed.goldens(loaded.bundle)

@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from controller.catalog import samples
+from controller.compress.graph.subgraphs import outer_reads
 from controller.errors import FitError, WorkloadError
 
 HEAVY: Mapping[str, bool] = {
@@ -36,7 +38,8 @@ HEAVY: Mapping[str, bool] = {
 }
 
 Array: TypeAlias = NDArray[Any]
-Inputs: TypeAlias = NDArray[np.float32]
+Inputs: TypeAlias = NDArray[Any]
+"""Real inputs: float32 [N, …], tokens int64 [N, …], or named ones, see `catalog.samples`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,7 @@ class View:
         self.producers = {name: node for node in graph.node for name in node.output if name}
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
-            for name in filter(None, node.input):
+            for name in filter(None, (*node.input, *outer_reads(node))):
                 self.consumers.setdefault(name, []).append(node)
         self.outputs = frozenset(item.name for item in graph.output)
 
@@ -175,13 +178,14 @@ def run_batches(
 ) -> None:
     """Run ``inputs`` [N, …] in batches; ``each`` gets output names and values of every batch."""
     runner = session(model)
-    source = runner.get_inputs()[0]
+    entries = runner.get_inputs()
     names = [item.name for item in runner.get_outputs()]
-    size = source.shape[0] if source.shape and isinstance(source.shape[0], int) else batch
+    size = samples.run_size(entries, inputs, batch)
     for start in range(0, len(inputs), size):
-        part = np.ascontiguousarray(inputs[start : start + size], np.float32)
-        if len(part) == size or not isinstance(source.shape[0], int):
-            each(names, runner.run(None, {source.name: part}))
+        part = inputs[start : start + size]
+        first = entries[0].shape[0] if entries[0].shape else None
+        if len(part) == size or not isinstance(first, int):
+            each(names, runner.run(None, samples.feed(entries, part)))
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -199,6 +203,8 @@ def with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
     """A copy whose inputs and outputs have ``size`` as first axis; None frees it."""
     copy = copied(model)
     known = {item.name for item in copy.graph.initializer}
+    if len(model_inputs(model)) > 1:
+        return copy  # which of their axes is the batch is not said
     for value in (*copy.graph.input, *copy.graph.output):
         dims = value.type.tensor_type.shape.dim
         if value.name in known or not dims:
@@ -211,8 +217,36 @@ def with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
     return copy
 
 
-def shapes(model: onnx.ModelProto, *, batch: int = 1) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor that has a known one at that batch size."""
+def shapes(
+    model: onnx.ModelProto, *, batch: int = 1, like: Inputs | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor that has a known one at that batch size.
+
+    With ``like``, real inputs, the model is run on one of them where inference leaves the shape
+    of a heavy layer open: sizes that are free in the file are then those of the sample.
+    """
+    known = _inferred(model, batch)
+    if like is None or all(
+        name in known for node in model.graph.node if node.op_type in HEAVY for name in node.input
+    ):
+        return known
+    return known | _observed(model, like[:1])
+
+
+def _observed(model: onnx.ModelProto, one: Inputs) -> dict[str, tuple[int, ...]]:
+    """Shapes of all that a run on one sample makes, subgraphs left out."""
+    copy = copied(model)
+    made = [name for node in copy.graph.node for name in node.output if name]
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in made)
+    runner = session(copy, optimize=False)
+    found = runner.run(None, samples.feed(runner.get_inputs(), one))
+    fed = {e.name: (one[e.name][0] if samples.names(one) else one) for e in runner.get_inputs()}
+    values = {**fed, **dict(zip(made, found, strict=True))}
+    return {n: tuple(v.shape) for n, v in values.items() if isinstance(v, np.ndarray)}
+
+
+def _inferred(model: onnx.ModelProto, batch: int) -> dict[str, tuple[int, ...]]:
     inferred = onnx.shape_inference.infer_shapes(with_batch(model, batch), data_prop=True)
     graph = inferred.graph
     found = {item.name: tuple(item.dims) for item in graph.initializer}
@@ -224,14 +258,24 @@ def shapes(model: onnx.ModelProto, *, batch: int = 1) -> dict[str, tuple[int, ..
     return found
 
 
+def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are fed (old files list weights among the inputs, too)."""
+    known = {item.name for item in model.graph.initializer}
+    return [item for item in model.graph.input if item.name not in known]
+
+
+def is_float(value: onnx.ValueInfoProto) -> bool:
+    """Whether a tensor holds float32."""
+    return bool(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+
+
 def model_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    """The one input that is fed (old files list weights among the inputs, too).
+    """The one input that is fed.
 
     Raises:
         FitError: there are none or several.
     """
-    known = {item.name for item in model.graph.initializer}
-    fed = [item for item in model.graph.input if item.name not in known]
+    fed = model_inputs(model)
     if len(fed) != 1:
         names = ", ".join(item.name for item in fed)
         raise FitError(f"models with exactly one input are compressed, this one has: {names}")
@@ -253,20 +297,20 @@ def heavy_ops(model: onnx.ModelProto) -> int:
     return sum(node.op_type in HEAVY for node in model.graph.node)
 
 
-def macs(model: onnx.ModelProto) -> int:
-    """Multiply-accumulates of one sample."""
-    return sum(layer.macs for layer in layers(model))
+def macs(model: onnx.ModelProto, like: Inputs | None = None) -> int:
+    """Multiply-accumulates of one sample, those in subgraphs and recurrent layers left out."""
+    return sum(layer.macs for layer in layers(model, like))
 
 
-def layers(model: onnx.ModelProto) -> tuple[LayerShape, ...]:
+def layers(model: onnx.ModelProto, like: Inputs | None = None) -> tuple[LayerShape, ...]:
     """All heavy layers with constant weights, in the order of the graph.
 
-    Float and Q/DQ models are understood; shapes are inferred at batch 1.
+    Float and Q/DQ models are understood; shapes are those at batch 1, see `shapes`.
 
     Raises:
         FitError: the shape of a heavy layer cannot be inferred.
     """
-    known = shapes(model)
+    known = shapes(model, like=like)
     found = []
     for node in model.graph.node:
         if node.op_type == "Conv":

@@ -1,6 +1,7 @@
 """One form for things that ONNX can say in several ways, so that later steps know one each.
 
-Spatial ``ReduceMean`` becomes ``GlobalAveragePool`` (which runtimes have in integers),
+Normalizations go into the convolutions before them, division by a constant becomes ``Mul``,
+spatial ``ReduceMean`` becomes ``GlobalAveragePool`` (which runtimes have in integers),
 ``MatMul`` + bias becomes ``Gemm``, ``Gemm`` loses alpha and beta, identities go, every node has
 a name, and the opset is at least 13 (per-channel ``DequantizeLinear``). Doing it twice changes
 nothing more.
@@ -14,11 +15,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from controller.compress.graph.fold_norm import fold_norms
 from controller.compress.graph.model import Names, View, attributes, copied, opset, shapes
+from controller.compress.graph.subgraphs import outer_reads, used_names
 
 OPSET = 17
 _OLDEST_OPSET = 13
 RESHAPE = "Reshape"
+NORM = "BatchNormalization"
 _GONE = ("Identity", "Dropout")
 
 
@@ -28,6 +32,8 @@ def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
         model = onnx.version_converter.convert_version(model, OPSET)
     result = copied(model)
     _drop_identities(result)
+    _fold_norms(result)
+    _multiply(result)
     _constant_reshapes(result)
     _pool_globally(result)
     _fuse_bias(result)
@@ -47,11 +53,12 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> No
 def _drop_identities(model: onnx.ModelProto) -> None:
     """Identity and Dropout (at inference) go, unless they join input and output or an output."""
     view = View(model)
+    inner = {name for node in model.graph.node for name in outer_reads(node)}
     renamed: dict[str, str] = {}
     kept = []
     for node in model.graph.node:
         source = node.input[0] if node.input else ""
-        droppable = node.op_type in _GONE and node.output[0] not in view.outputs
+        droppable = node.op_type in _GONE and node.output[0] not in view.outputs | inner
         if droppable and not any(name in view.consumers for name in node.output[1:]):
             renamed[node.output[0]] = renamed.get(source, source)
             continue
@@ -59,6 +66,26 @@ def _drop_identities(model: onnx.ModelProto) -> None:
             node.input[index] = renamed.get(name, name)
         kept.append(node)
     replace_nodes(model.graph, kept)
+
+
+def _fold_norms(model: onnx.ModelProto) -> None:
+    gone = fold_norms(model)
+    kept = [n for n in model.graph.node if n.op_type != NORM or n.input[0] not in gone]
+    replace_nodes(model.graph, kept)
+
+
+def _multiply(model: onnx.ModelProto) -> None:
+    """Division by a constant is a product with its inverse: as hard-swish is written."""
+    view, names = View(model), Names(model)
+    for node in model.graph.node:
+        divisor = view.constant(node.input[1]) if node.op_type == "Div" else None
+        if divisor is None or divisor.dtype != np.float32 or not np.all(divisor):
+            continue
+        name = names.fresh(f"{node.output[0]}_inverse")
+        inverse = np.asarray(1.0 / divisor.astype(np.float64), np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(inverse, name))
+        node.op_type = "Mul"
+        node.input[1] = name
 
 
 def _constant_reshapes(model: onnx.ModelProto) -> None:
@@ -155,10 +182,7 @@ def _plain_gemm(model: onnx.ModelProto) -> None:
 
 def _drop_unused(model: onnx.ModelProto) -> None:
     graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    used |= {item.name for item in graph.output}
-    if any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute):
-        return  # subgraphs read outer names
+    used = used_names(graph)
     kept = [item for item in graph.initializer if item.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)

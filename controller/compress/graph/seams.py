@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from controller.compress.graph.model import View, attributes, shapes
+from controller.compress.graph.subgraphs import outer_reads
 
 _THROUGH = frozenset(
     {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity", "Dropout"}
@@ -178,20 +179,9 @@ def _fixed(model: onnx.ModelProto) -> dict[str, str]:
     found = {item.name: "it holds an input of the model" for item in model.graph.input}
     found |= {item.name: "it is an output of the model" for item in model.graph.output}
     for node in model.graph.node:
-        for name in read_inside(node):
+        for name in outer_reads(node):
             found[name] = f"a subgraph of {_spoken(node)} reads it"
     return found
-
-
-def read_inside(node: onnx.NodeProto) -> set[str]:
-    """Names that the subgraphs of a node read, its own and those from outside."""
-    names: set[str] = set()
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
-            names |= {item.name for item in graph.output}
-            for inner in graph.node:
-                names |= set(inner.input) | read_inside(inner)
-    return names
 
 
 def _joined(

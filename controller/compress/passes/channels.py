@@ -61,10 +61,15 @@ _Value: TypeAlias = tuple[_Part, ...]  # spaces in a row along the channel axis
 
 
 class ChannelTracer:
-    """Traces one module. ``spaces()`` gives what may be cut and what not."""
+    """Traces one module. ``spaces()`` gives what may be cut and what not.
 
-    def __init__(self, module: nn.Module, example: torch.Tensor) -> None:
+    With ``tables`` an embedding opens a space, too: the width of its words, which lies on the last
+    axis and becomes channels by the transposition behind it. Without, it stays as it is.
+    """
+
+    def __init__(self, module: nn.Module, example: torch.Tensor, *, tables: bool = False) -> None:
         self._module = module
+        self._tables = tables
         self._spaces: list[Space] = []
         self._parent: list[int] = []
         self._values: dict[str, _Value | None] = {}
@@ -171,7 +176,8 @@ class ChannelTracer:
 
         name, inputs = str(node.target), self._inputs(node)
         value = inputs[0] if len(inputs) == 1 else None
-        if value is None or name in self._shared:
+        holds_nothing = isinstance(module, (nn.Flatten, *channelwise_modules()))
+        if value is None or (name in self._shared and not holds_nothing):
             return self._unknown(node, f"'{name}' is used more than once or has several inputs")
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             return self._visit_conv(name, module, value)
@@ -182,7 +188,11 @@ class ChannelTracer:
             for space, slot in self._slots(name, value):
                 space.norms.append(slot)
             return value
-        if isinstance(module, (nn.Flatten, *channelwise_modules())):
+        if isinstance(module, nn.Embedding) and self._tables and _only_swapped(node):
+            made = self._new(module.embedding_dim)
+            self._space(made[0]).producers.append(name)
+            return made
+        if holds_nothing:
             return self._flatten(node, value) if isinstance(module, nn.Flatten) else value
         return self._unknown(node, f"'{name}' is a {type(module).__name__}")
 
@@ -222,7 +232,9 @@ class ChannelTracer:
         if len(inputs) != 1:
             return self._unknown(node, f"'{kind}' is not known to the tracer")
         value = inputs[0]
-        if kind in _JOINS | _CHANNELWISE or (kind == "mean" and self._spatial_mean(node)):
+        if kind in _SWAPS and self._swapped_table(node):
+            return value
+        if kind in _JOINS | _CHANNELWISE or (kind in _OVER_SPACE and self._spatial_mean(node)):
             return value
         if kind in {"flatten", "view", "reshape"}:
             return self._flatten(node, value)
@@ -246,6 +258,14 @@ class ChannelTracer:
         listed = axes if isinstance(axes, list | tuple) else [axes]
         return rank > 2 and all(isinstance(a, int) and a % rank >= 2 for a in listed)
 
+    def _swapped_table(self, node: fx.Node) -> bool:
+        """Whether a node brings an embedding's width to where channels lie."""
+        from torch import nn
+
+        source = node.all_input_nodes[0]
+        table = source.op == "call_module" and self._module.get_submodule(str(source.target))
+        return self._tables and isinstance(table, nn.Embedding) and _only_swapped(source)
+
     def _flatten(self, node: fx.Node, value: _Value) -> _Value | None:
         before = self._shapes.get(node.all_input_nodes[0].name, ())
         after = self._shapes.get(node.name, ())
@@ -262,13 +282,16 @@ class ChannelTracer:
         return self._new(shape[1], frozen=reason) if len(shape) > 1 else None
 
 
+_SWAPS = {"transpose", "permute", "swapaxes"}
+_OVER_SPACE = {"mean", "amax"}
 _SIZES = {"size", "getattr", "getitem", "dim"}
 _CONCATENATES = {"cat", "concat", "concatenate"}
 _JOINS = {"add", "iadd", "sub", "mul", "add_", "mul_"}
 _CHANNELWISE = {
     "relu", "relu_", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid",
     "tanh", "leaky_relu", "dropout", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d",
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "contiguous",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "contiguous",
     "boolean_dispatch", "interpolate",
 }  # fmt: skip
 
@@ -281,13 +304,30 @@ def channelwise_modules() -> tuple[type, ...]:
         nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU,
         nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool1d,
         nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
-        nn.AdaptiveMaxPool2d, nn.Upsample,
+        nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Upsample,
     )  # fmt: skip
 
 
 def is_channelwise(node: fx.Node) -> bool:
     """Whether a call of a function or method treats each channel by itself."""
     return node.op in ("call_function", "call_method") and _call_name(node) in _CHANNELWISE
+
+
+def _only_swapped(table: fx.Node) -> bool:
+    """Whether all that read an embedding's words [N, L, width] make them [N, width, L]."""
+    return bool(table.users) and all(
+        user.op in ("call_function", "call_method")
+        and _call_name(user) in _SWAPS
+        and _axes(user) in ((0, 2, 1), (1, 2), (2, 1))
+        for user in table.users
+    )
+
+
+def _axes(node: fx.Node) -> tuple[int, ...]:
+    listed: Any = node.args[1:] or tuple(node.kwargs.values())
+    if len(listed) == 1 and isinstance(listed[0], list | tuple):
+        listed = listed[0]
+    return tuple(axis % 3 for axis in listed if isinstance(axis, int))
 
 
 def _call_name(node: fx.Node) -> str:

@@ -1,4 +1,4 @@
-"""From a source to an fp32 ONNX model: one input, one output, a free batch axis.
+"""From a source to an fp32 ONNX model: a free batch axis, where it has one input.
 
 torch's legacy exporter is tried first: it is twenty times faster for small networks and, unlike
 the newer one in the locked release, exports without side messages. What it cannot do, or once
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from controller.catalog import program, samples
+from controller.catalog.foreign import translated
 from controller.compress.base import Applied, Candidate, Context, Form, Numbers, Pass
 from controller.compress.passes import onnx_tidy
 from controller.errors import FitError
@@ -48,7 +50,7 @@ class ExportOnnx(Pass):
 
         torch.set_num_threads(context.threads)
         module = candidate.payload.eval()
-        example = np.zeros((2, *context.workload.input_shape), np.float32)
+        example = context.calibration[:2].copy()
         try:
             model = _legacy(module, example, context.workload.input_name, self.opset)
         except (RuntimeError, TypeError, ValueError, AttributeError):
@@ -74,6 +76,8 @@ class AcceptOnnx(Pass):
 
     def apply(self, candidate: Candidate, context: Context) -> Applied:
         model = onnx_tidy.tidy(candidate.payload)
+        if samples.names(context.calibration):  # each is what one run takes
+            return Applied(payload=model, numbers={"batch_free": 0.0})
         freed = onnx_tidy.free_batch(model)
         if onnx_tidy.answers_batches(freed, context.calibration[:3]):
             return Applied(payload=freed, numbers={"batch_free": 1.0})
@@ -86,15 +90,32 @@ class AcceptOnnx(Pass):
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """The user's ONNX file.
+    """The user's ONNX file, or his exported program as one.
 
     Raises:
-        WorkloadError: it is not one.
+        WorkloadError: it is neither.
+        FitError: torch's exporter cannot write the program as ONNX.
     """
     from controller.compress.graph import model
 
+    if path.suffix == program.SUFFIX:
+        return _of_program(program.load(path))
     loaded: onnx.ModelProto = model.load(path)
     return loaded
+
+
+def _of_program(exported: Any) -> onnx.ModelProto:
+    import torch
+
+    with (
+        warnings.catch_warnings(), _quiet("torch.onnx"),
+        translated(FitError, "the exported program cannot be written as ONNX"),
+    ):  # fmt: skip
+        warnings.simplefilter("ignore")
+        made = torch.onnx.export(exported, dynamo=True, verbose=False)
+    if made is None:
+        raise FitError("torch's exporter returned nothing")
+    return made.model_proto
 
 
 def _same(expected: Any, model: onnx.ModelProto, inputs: Any) -> Numbers:

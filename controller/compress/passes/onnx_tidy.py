@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.catalog import samples
 from controller.catalog.foreign import translated
+from controller.compress.graph.subgraphs import used_names
 from controller.errors import FitError
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def answers_batches(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> bool:
+def answers_batches(model: onnx.ModelProto, inputs: NDArray[Any]) -> bool:
     """Whether a batch gives the same as its samples one by one."""
     try:
         together = answer(model, inputs)
@@ -59,8 +61,8 @@ def answers_batches(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> bool
     return same and bool(np.allclose(together, alone, atol=1e-3, rtol=1e-3))
 
 
-def answer(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """First output for real ``inputs`` [N, …], in one run, one thread.
+def answer(model: onnx.ModelProto, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    """First output for real ``inputs`` [N, …], in one run (one each with several), one thread.
 
     Raises:
         FitError: onnxruntime refuses the model or the inputs.
@@ -74,8 +76,13 @@ def answer(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> NDArray[np.fl
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        found: Any = session.run(None, {session.get_inputs()[0].name: inputs})[0]
-    return np.asarray(found, np.float32)
+        entries = session.get_inputs()
+        size = 1 if samples.names(inputs) else len(inputs)
+        parts: list[Any] = []
+        for start in range(0, len(inputs), max(size, 1)):
+            part = inputs[start : start + size]
+            parts.append(samples.rows(session.run(None, samples.feed(entries, part))[0], size))
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
@@ -129,11 +136,8 @@ def _drop_identities(graph: onnx.GraphProto) -> None:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Initializers that nothing reads. Graphs with subgraphs are left alone: those read by name."""
-    subgraphs = any(a.HasField("g") or a.graphs for n in graph.node for a in n.attribute)
-    if subgraphs:
-        return
-    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    """Initializers that nothing reads, subgraphs included."""
+    used = used_names(graph)
     kept = [i for i in graph.initializer if i.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)

@@ -34,6 +34,8 @@ class PruneStructured(Pass):
 
     ``criterion``: which go, by name (`controller.compress.prune.criteria`). The ratio is of the
     channels that the user's own network has, so that rounds of pruning need not know each other.
+    ``tables``: cut the words of embeddings narrower, too. That halves a text network's transfer and
+    costs it more than its layers do (`tests/benchmarks/compression/subjects`).
     """
 
     name: ClassVar[str] = "prune_structured"
@@ -46,6 +48,7 @@ class PruneStructured(Pass):
     ratio: float = 0.5
     multiple_of: int = 8
     criterion: str = "l1"
+    tables: bool = False
 
     one_of_many: ClassVar[bool] = False  # a step that may have nothing to do
 
@@ -59,7 +62,7 @@ class PruneStructured(Pass):
     def apply(self, candidate: Candidate, context: Context) -> Applied:
         module = copy.deepcopy(candidate.payload).eval()
         example = example_of(context)
-        spaces = cuttable(module, example)
+        spaces = cuttable(module, example, tables=self.tables)
         whole = self._whole_sizes(spaces, context, example)
         widths = {
             index: min(space.size, self.kept(whole[index]))
@@ -71,7 +74,8 @@ class PruneStructured(Pass):
             reasons = "; ".join(sorted({s.frozen for s in spaces if s.frozen}))
             raise FitError(f"no channels can be removed: {reasons or 'there are too few'}")
         before = parameters(module)
-        narrow(module, cut, CRITERIA[self.criterion], material(self.criterion, context))
+        seen = material(self.criterion, context)
+        narrow(module, cut, CRITERIA[self.criterion], seen, tables=self.tables)
         return Applied(
             payload=module,
             numbers={
@@ -96,7 +100,11 @@ class PruneStructured(Pass):
         self, spaces: list[Space], context: Context, example: torch.Tensor
     ) -> list[int]:
         """Channels of each space in the user's own network; as they are where that is not known."""
-        own = None if context.teacher is None else cuttable(context.teacher, example)
+        own = (
+            None
+            if context.teacher is None
+            else cuttable(context.teacher, example, tables=self.tables)
+        )
         if own is None or [s.producers for s in own] != [s.producers for s in spaces]:
             return [space.size for space in spaces]
         return [space.size for space in own]
@@ -114,9 +122,13 @@ class PruneRound(PruneStructured):
     one_of_many: ClassVar[bool] = True
 
 
-def cuttable(module: nn.Module, example: torch.Tensor) -> list[Space]:
-    """All spaces that some layer makes, in the order of the graph; frozen ones among them."""
-    return [space for space in ChannelTracer(module, example).spaces() if space.producers]
+def cuttable(module: nn.Module, example: torch.Tensor, *, tables: bool = False) -> list[Space]:
+    """All spaces that some layer makes, in the order of the graph; frozen ones among them.
+
+    ``tables``: embeddings, too.
+    """
+    traced = ChannelTracer(module, example, tables=tables).spaces()
+    return [space for space in traced if space.producers]
 
 
 def narrow(
@@ -124,6 +136,8 @@ def narrow(
     widths: dict[int, int],
     criterion: Criterion,
     seen: Material,
+    *,
+    tables: bool = False,
 ) -> None:
     """Cut spaces (by index) to ``widths`` in place, one after the other.
 
@@ -132,7 +146,8 @@ def narrow(
     if seen.inputs is None:
         raise FitError("two inputs are needed to trace the network")
     for index, width in widths.items():
-        space = cuttable(module, seen.inputs[:2])[index]  # places move when a neighbour is cut
+        # Places move when a neighbour is cut.
+        space = cuttable(module, seen.inputs[:2], tables=tables)[index]
         scores = criterion.scores(module, space, seen)
         kept = scores.argsort(descending=True, stable=True)[:width].sort().values
         criterion.mend(module, space, kept, seen)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from controller.compress.base import Applied, Candidate, Context, Form, Pass, Property
+from controller.compress.graph.model import HEAVY
+from controller.compress.graph.subgraphs import every_node, listed
+from controller.errors import FitError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,4 +25,11 @@ class QuantizeDynamic(Pass):
         from controller.compress.quantize import dynamic
 
         del context
-        return Applied(payload=dynamic.quantize(candidate.payload))
+        made = dynamic.quantize(candidate.payload)
+        integer = [n for n in every_node(made.graph) if HEAVY.get(n.op_type, False)]
+        if not integer:
+            raise FitError(
+                "nothing was quantized: no convolution or product with constant weights stands "
+                f"outside of a subgraph; there is {', '.join(listed(made.graph.node))}"
+            )
+        return Applied(payload=made, numbers={"integer_nodes": len(integer)})

@@ -30,8 +30,14 @@ def reorder(module: nn.Module, space: Space, order: torch.Tensor) -> None:
 
 
 def _choose(module: nn.Module, space: Space, kept: torch.Tensor, places: Places) -> None:
+    from torch import nn
+
     for name in space.producers:
         layer: Any = module.get_submodule(name)
+        if isinstance(layer, nn.Embedding):
+            layer.weight = _parameter(layer.weight.detach()[:, kept])
+            layer.embedding_dim = len(kept)
+            continue
         _slice(layer, ("weight", "bias"), kept)
         setattr(layer, _field(layer, "out"), len(kept))
     for name, slots in _by_module(space.norms):

@@ -16,10 +16,24 @@ from controller.compress.graph.model import View, attributes, model_input
 
 HEAVY = frozenset({"Conv", "Gemm", "MatMul"})
 SAME_SCALE = frozenset(
-    {"MaxPool", "AveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}
+    {
+        "MaxPool",
+        "AveragePool",
+        "GlobalMaxPool",
+        "ReduceMax",
+        "Reshape",
+        "Flatten",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+    }
 )
 OWN_SCALE = frozenset({"GlobalAveragePool", "Sigmoid", "LeakyRelu"})
 ELEMENTWISE = frozenset({"Add", "Mul"})
+READ = HEAVY | ELEMENTWISE
+"""What a sigmoid is made integer for. One that ends the network gives scores, and a step of 1/256
+would make many of them equal: a detector's threshold then has nothing to cut between.
+"""
 ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
@@ -67,6 +81,16 @@ def place(
     return found
 
 
+def weighted(model: onnx.ModelProto) -> bool:
+    """Whether a normalized model has anything that int8 would be worth it for."""
+    view = View(model)
+    return any(
+        _constant_weights(node, view) if node.op_type in HEAVY else _table(node, view)
+        for node in model.graph.node
+        if node.op_type in HEAVY or node.op_type == "Gather"
+    )
+
+
 def end_of(node: onnx.NodeProto, view: View) -> str:
     """The tensor that a node's result is quantized as: after its ReLU or clip, if it has one."""
     follower = view.only_consumer(node.output[0])
@@ -81,6 +105,8 @@ def _integer(node: onnx.NodeProto, view: View, found: Placement, float_output: b
     op = node.op_type
     if op in HEAVY and _constant_weights(node, view):
         return _heavy(node, view, found, float_output)
+    if op == "Gather":
+        return _lookup(node, view, found)
     moving = [name for name in node.input if name and view.constant(name) is None]
     if not moving or any(name not in found.groups for name in moving):
         return False
@@ -94,13 +120,36 @@ def _integer(node: onnx.NodeProto, view: View, found: Placement, float_output: b
         for name in moving:
             found.join(output, name)
         return True
-    if op in OWN_SCALE or (op in ELEMENTWISE and len(node.input) == 2):
+    if _own_scale(node, view, output):
         found.add(output)
         return True
     if op in ACTIVATIONS and not _fused(node, view, found):
         found.add(output)
         return True
     return False
+
+
+def _own_scale(node: onnx.NodeProto, view: View, output: str) -> bool:
+    if node.op_type == "Sigmoid":
+        return any(reader.op_type in READ for reader in view.consumers.get(output, ()))
+    return node.op_type in OWN_SCALE or (node.op_type in ELEMENTWISE and len(node.input) == 2)
+
+
+def _lookup(node: onnx.NodeProto, view: View, found: Placement) -> bool:
+    """An embedding: rows of a constant table, which is stored in integers of the rows' own scale.
+
+    Whole numbers come in, so nothing before it need be an integer tensor of ours.
+    """
+    if not _table(node, view):
+        return False
+    found.add(node.output[0])
+    return True
+
+
+def _table(node: onnx.NodeProto, view: View) -> bool:
+    table = view.constant(node.input[0])
+    rows = attributes(node).get("axis", 0) == 0 and view.constant(node.input[1]) is None
+    return table is not None and table.dtype.name == "float32" and table.ndim == 2 and rows
 
 
 def _heavy(node: onnx.NodeProto, view: View, found: Placement, float_output: bool) -> bool:

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from controller.catalog import samples
 from controller.compress.graph.model import (
     Array,
     Inputs,
     copied,
-    model_input,
+    is_float,
+    model_inputs,
     run_batches,
     with_outputs,
 )
@@ -30,11 +32,11 @@ __all__ = ["Range", "collect"]
 def collect(
     model: onnx.ModelProto, inputs: Inputs, *, calibrator: str = "minmax", batch: int = 32
 ) -> Mapping[str, Range]:
-    """Range of the input and of every float activation, by tensor name of the normalized model.
+    """Range of every float input and activation, by tensor name of the normalized model.
 
     Args:
-        model: float model with one input.
-        inputs: real inputs, float32 [N, …] in the model's layout.
+        model: float model.
+        inputs: real inputs [N, …] in the model's layout.
         calibrator: "minmax", "percentile" (99.99 on both sides), "mse" or "kl".
         batch: inputs in one run; a fixed first axis of the model wins.
 
@@ -47,9 +49,10 @@ def collect(
         raise FitError("calibration needs at least one input")
     tapped, names = _tapped(normalized(model))
     watches = {name: Watch() for name in names}
-    source = model_input(model).name
-    watches[source] = Watch()
-    watches[source].see_extremes(inputs)
+    fed = _fed(model, inputs)
+    for name, values in fed.items():
+        watches[name] = Watch()
+        watches[name].see_extremes(values)
 
     def extremes(found: list[str], values: list[Array]) -> None:
         for name, value in zip(found, values, strict=True):
@@ -62,9 +65,18 @@ def collect(
     run_batches(tapped, inputs, extremes, batch=batch)
     _refuse_infinite(watches)
     if calibrator != "minmax":
-        watches[source].see_counts(inputs)
+        for name, values in fed.items():
+            watches[name].see_counts(values)
         run_batches(tapped, inputs, counts, batch=batch)
     return {name: CALIBRATORS[calibrator](watch) for name, watch in watches.items()}
+
+
+def _fed(model: onnx.ModelProto, inputs: Inputs) -> Mapping[str, Array]:
+    """Values of every float input by its name: whole numbers are never scaled."""
+    floats = [item.name for item in model_inputs(model) if is_float(item)]
+    if samples.names(inputs):
+        return {name: inputs[name] for name in floats}
+    return dict.fromkeys(floats, inputs)
 
 
 def _tapped(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:

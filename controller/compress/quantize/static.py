@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from controller.compress.graph.model import Array, Names, View, attributes, opset
 from controller.compress.graph.normalize import normalized, replace_nodes
+from controller.compress.graph.subgraphs import rename_reads, used_names
 from controller.compress.quantize import numbers, placement
 from controller.compress.quantize.numbers import Affine, Rules, Weights
 from controller.compress.quantize.observers import Range
@@ -127,6 +128,7 @@ def scales(
 ) -> dict[str, Affine]:
     """Scale and zero point of each integer tensor; a group covers the ranges of all its members."""
     fixed = {n.output[0]: _SIGMOID for n in model.graph.node if n.op_type == "Sigmoid"}
+    tables = _tables(model)
     found: dict[str, Range] = {}
     for tensor, group in placed.groups.items():
         if tensor not in ranges:
@@ -134,9 +136,26 @@ def scales(
                 f"no range for '{tensor}': collect ranges on the same model that is quantized"
             )
         own = fixed.get(tensor, ranges[tensor])
+        if tensor in tables:  # tokens that calibration never saw have rows, too
+            own = own.merged(tables[tensor])
         found[group] = found[group].merged(own) if group in found else own
     chosen = {group: numbers.affine(total, dtype, rules) for group, total in found.items()}
     return {tensor: chosen[group] for tensor, group in placed.groups.items()}
+
+
+def _tables(model: onnx.ModelProto) -> dict[str, Range]:
+    """The range of all rows of each embedding, by the tensor that is looked up."""
+    view = View(model)
+    tables = {
+        node.output[0]: view.constant(node.input[0])
+        for node in model.graph.node
+        if node.op_type == "Gather"
+    }
+    return {
+        name: Range(low=float(table.min()), high=float(table.max()))
+        for name, table in tables.items()
+        if table is not None and table.size and table.dtype == np.float32
+    }
 
 
 def _write(model: onnx.ModelProto, work: _Work) -> None:
@@ -149,6 +168,7 @@ def _write(model: onnx.ModelProto, work: _Work) -> None:
         made = [name for name in node.output if name in work.scales]
         for index, name in enumerate(node.input):
             node.input[index] = work.real.get(name, name)
+        rename_reads(node, work.real)
         nodes += [*before, node]
         for tensor in made:
             nodes += _pair(tensor, _raw_name(node, tensor, work), work)
@@ -198,6 +218,8 @@ def _feed(node: onnx.NodeProto, work: _Work) -> list[onnx.NodeProto]:
         return _feed_heavy(node, work)
     if node.op_type in placement.ELEMENTWISE:
         return _feed_constants(node, work)
+    if node.op_type == "Gather":
+        return _feed_table(node, work)
     return []
 
 
@@ -230,6 +252,28 @@ def _feed_heavy(node: onnx.NodeProto, work: _Work) -> list[onnx.NodeProto]:
     return nodes
 
 
+def _feed_table(node: onnx.NodeProto, work: _Work) -> list[onnx.NodeProto]:
+    """An embedding's rows, in the very integers that its output has: the look-up copies bytes."""
+    table = work.view.constant(node.input[0])
+    assert table is not None  # placement asked
+    chosen = work.scales[node.output[0]]
+    stored = _as_activation(table, chosen)
+    nodes = [_stored(f"{node.name}_table", stored, work)]
+    node.input[0] = nodes[0].output[0]
+    return nodes
+
+
+def _as_activation(values: Array, chosen: Affine) -> Weights:
+    limits = np.iinfo(chosen.zero_point.dtype)
+    integers = np.rint(values / chosen.scale) + float(chosen.zero_point)
+    return Weights(
+        values=np.clip(integers, limits.min, limits.max).astype(chosen.zero_point.dtype),
+        scale=np.asarray(chosen.scale),
+        zero_point=chosen.zero_point,
+        axis=None,
+    )
+
+
 def _weights(
     node: onnx.NodeProto,
     values: Array,
@@ -253,18 +297,8 @@ def _feed_constants(node: onnx.NodeProto, work: _Work) -> list[onnx.NodeProto]:
         if constant is None:
             continue
         dtype = np.dtype(ACTIVATION_TYPES[work.scheme])
-        limits = np.iinfo(dtype)
         found = Range(low=float(constant.min()), high=float(constant.max()))
-        chosen = numbers.affine(found, dtype, work.rules)
-        integers = np.clip(
-            np.rint(constant / chosen.scale) + float(chosen.zero_point), limits.min, limits.max
-        )
-        stored = Weights(
-            values=integers.astype(dtype),
-            scale=np.asarray(chosen.scale),
-            zero_point=chosen.zero_point,
-            axis=None,
-        )
+        stored = _as_activation(constant, numbers.affine(found, dtype, work.rules))
         nodes.append(_stored(f"{node.name}_constant", stored, work))
         node.input[index] = nodes[-1].output[0]
     return nodes
@@ -297,8 +331,7 @@ def _output_axis(node: onnx.NodeProto) -> int:
 def _drop_unread(model: onnx.ModelProto) -> None:
     """Float weights that were replaced, and Constant nodes that held them."""
     graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    used |= {item.name for item in graph.output}
+    used = used_names(graph)
     kept = [item for item in graph.initializer if item.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)

@@ -18,8 +18,10 @@ from controller.compress.passes.qat import Qat
 from controller.compress.passes.quantize_dynamic import QuantizeDynamic
 from controller.compress.passes.quantize_static import QuantizeStatic
 from controller.compress.passes.reconstruct import Reconstruct
+from controller.compress.passes.rows_as_images import RowsAsImages
 from controller.compress.passes.shorten import Shorten
 from controller.compress.passes.sparsify import Sparsify
+from controller.compress.passes.store_weights import StoreWeights
 from controller.compress.recipe import Recipe
 from controller.compress.search.scheme import rank_schemes
 from controller.errors import FitError
@@ -77,6 +79,7 @@ class Rung:
     pruned: str = ""  # the part of the name that says what was cut, "-pruned50-kd"
     calibrator: str = ""  # of static int8
     weight_bits: int = 8  # of static int8; fewer make the transfer smaller
+    stored: bool = False  # weights that stay float are stored small
 
     @property
     def label(self) -> str:
@@ -176,8 +179,8 @@ def _of_target(plan: Plan, target: RuntimeTarget, static: tuple[str, ...]) -> It
             yield from _thorough(bare, schemes[0], plan)
         if "dynamic" in target.schemes and target.format == "onnx" and not pruned:
             yield _with_tail(bare, "int8-dynamic", "dynamic", (QuantizeDynamic(),))
-        if schemes and not pruned and (plan.effort == "thorough" or not plan.torch_source):
-            yield _sparse(bare, schemes[0])
+        if schemes and not pruned:
+            yield from _smaller(bare, schemes[0], plan)
         if plan.effort == "thorough" and static and not pruned:
             for calibrator in CALIBRATORS:
                 name = f"int8-{static[0]}-{calibrator}"
@@ -197,11 +200,25 @@ def _few_bits(bare: Rung, scheme: str, bits: int, effort: str) -> Rung:
     return replace(_with_tail(bare, name, scheme, tail), calibrator="minmax", weight_bits=bits)
 
 
+def _smaller(bare: Rung, scheme: str, plan: Plan) -> Iterable[Rung]:
+    """Smaller transfers of a network as it is, without training."""
+    if plan.effort == "thorough" or not plan.torch_source:
+        yield _sparse(bare, scheme)
+    if bare.format == "onnx" and not plan.torch_source:
+        yield _stored(bare, scheme)
+
+
 def _sparse(bare: Rung, scheme: str) -> Rung:
     """Zeros for the transfer's sake, of a network that cannot or need not be trained."""
     zeros = Sparsify(sparsity=SPARSITY, method="sparsegpt", scope="global", refit=True)
     tail = (zeros, QuantizeStatic(scheme=scheme), BiasCorrect())
     return _with_tail(bare, f"int8-{scheme}-sparse{round(SPARSITY * 100)}", scheme, tail)
+
+
+def _stored(bare: Rung, scheme: str) -> Rung:
+    """For bytes: what no integer layer computes is stored small, too."""
+    tail = (QuantizeStatic(scheme=scheme), BiasCorrect(), StoreWeights())
+    return replace(_with_tail(bare, f"int8-{scheme}-stored", scheme, tail), stored=True)
 
 
 def _thorough(bare: Rung, scheme: str, plan: Plan) -> Iterable[Rung]:
@@ -235,6 +252,7 @@ def _trained(bare: Rung, scheme: str, plan: Plan) -> Rung:
 
 
 def _with_tail(bare: Rung, name: str, scheme: str, tail: tuple[Pass, ...]) -> Rung:
-    emit: tuple[Pass, ...] = (EmitLitert(),) if bare.format == "tflite" else ()
-    recipe = bare.recipe + Recipe(steps=(*tail, *emit))
+    if bare.format == "tflite":
+        tail = (RowsAsImages(), *tail, EmitLitert())
+    recipe = bare.recipe + Recipe(steps=tail)
     return replace(bare, name=name, scheme=scheme, recipe=recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller.dashboard.draw.beside import form
 from controller.dashboard.draw.charts import pareto, sparkline
 from controller.dashboard.draw.markup import (
     Html,
@@ -22,11 +23,13 @@ from controller.dashboard.draw.markup import (
     value,
 )
 from controller.dashboard.views import journal
+from controller.dashboard.views.beside import Asked
 from controller.dashboard.views.overview import Count, DeviceRow, Matrix, Overview
 from controller.dashboard.views.twin import HistoryRow, SlotRow, Twin
 from controller.dashboard.views.waves import Waves
 from controller.dashboard.views.workbench import Candidate, Fit, ReleaseRow, Workbench
 from controller.domain import fleet
+from fitment.core.deployment import Span
 
 
 def counts(view: Overview) -> Html:
@@ -219,8 +222,17 @@ def model(view: Workbench) -> Html:
         heading(f"{view.name} {view.version}"), head,
         section("Fits", fits or empty(
             "It was not fitted yet. For every cohort of the fleet:", f"fitment fit {view.name}")),
+        section("Compare two variants", form(_two(view), model=view.id),
+                note="as devices measured them") if len(view.variants) > 1 else "",
         section("Releases", releases or empty("None yet:", command)),
     )  # fmt: skip
+
+
+def _two(view: Workbench) -> Asked:
+    """The chosen one against the next, to begin with."""
+    first = next((c.name for f in view.fits for c in f.candidates), view.variants[0])
+    other = next(name for name in view.variants if name != first)
+    return Asked(a=other, b=first, names=view.variants)
 
 
 def _fit(view: Fit) -> Html:
@@ -312,7 +324,8 @@ def rollout(view: Waves) -> Html:
     rows = [
         (
             join(link(d.device, "devices", d.device), " ", emulated(d.emulated)), str(d.wave),
-            d.variant, join(badge(d.state), reasons(d.reasons)), value(d.p50), value(d.ratio),
+            d.variant, join(badge(d.state), _window(d.window), reasons(d.reasons)), value(d.p50),
+            value(d.ratio),
             value(d.agreement), moment(d.since),
         )
         for d in view.devices
@@ -329,6 +342,14 @@ def rollout(view: Waves) -> Html:
             "fitment-agent run")),
         section("Decisions", reasons(view.reasons) or empty("None yet.")),
     )  # fmt: skip
+
+
+def _window(found: Span | None) -> Html:
+    """When a device that waits may switch."""
+    if found is None:
+        return Html("")
+    opens, closes = moment(found.opens_unix), moment(found.closes_unix)
+    return tag("p", "window from ", opens, " to ", closes, class_="note")
 
 
 def _evidence(view: Waves) -> Html:
@@ -350,6 +371,7 @@ def rollout_head(view: Waves) -> Html:
         ("rollout", tag("code", view.id)),
         ("model", link(view.slot, "models", view.model) if view.model else "–"),
         ("release", tag("code", view.release)), ("for", view.selector),
+        ("switches in", reasons(view.windows) if view.windows else ""),
         ("deadline", view.deadline), ("soak", view.soak), ("created", moment(view.created_at)),
         ("asked by", join("a trigger: ", link("triggers", "triggers")) if view.trigger else ""),
         ("goes back to", view.revert_release), ("still away", ", ".join(view.pending)),

@@ -41,7 +41,8 @@ function tell() {
     const at = Number(node.dataset.at);
     const local = new Date(at * 1000);
     const exact = local.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
-    const text = now - at < 86400 ? ago(now - at) : exact;
+    const past = now - at;
+    const text = past > -60 && past < 86400 ? ago(past) : exact; // a window opens in the future
     if (node.textContent !== text) node.textContent = text;
     if (node.title !== exact) node.title = exact;
   });

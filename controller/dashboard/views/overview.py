@@ -144,7 +144,11 @@ def device_row(device: fleet.Device) -> DeviceRow:
         state=device_state(device),
         profile=device.profile,
         emulated=is_emulated(device),
-        runs=tuple(f"{slot.slot}: {slot.name}" for slot in slots if slot.variant),
+        runs=tuple(
+            f"{slot.slot}: {slot.name}" + (f" (rung {slot.rung} serves)" if slot.rung else "")
+            for slot in slots
+            if slot.variant
+        ),
         last_seen=device.last_seen,
         notes=len(reported.notes) if reported else 0,
         labels=", ".join(f"{key}={value}" for key, value in device.labels.items()),

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from controller.dashboard.views import words
 from controller.dashboard.views.twin import variant_name
 from controller.dashboard.views.words import State, Tone, Value
-from controller.domain import fleet, transitions
+from controller.domain import fleet, transitions, windows
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport, GateVerdict, TooFew
 from controller.domain.sequential import MOST
+from fitment.core.deployment import DeploymentState, Span
 
 ACTS: Mapping[str, tuple[RolloutState, str]] = {
-    "pause": (RolloutState.PAUSED, "Nobody else is admitted; devices that have begun go on."),
+    "pause": (
+        RolloutState.PAUSED,
+        "Nobody else is admitted; devices that have begun go on, but not those that wait.",
+    ),
     "resume": (
         RolloutState.RUNNING,
         "It goes on. After a halt, the failures so far are acknowledged and judged no more.",
@@ -43,6 +47,7 @@ class RolloutRecords:
     audit: Sequence[fleet.AuditEntry] = ()  # about the rollout itself
     gates: Sequence[GateReport] = ()
     exposure: Exposure | None = None
+    now: float = 0.0  # of the controller's clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,7 @@ class DeploymentRow:
     wave: int
     variant: str
     state: State
+    window: Span | None  # that is open, or opens next, for one that waits
     reasons: tuple[str, ...]
     p50: Value
     ratio: Value
@@ -102,6 +108,7 @@ class Waves:
     gate: tuple[str, ...]
     deadline: str
     soak: str
+    windows: tuple[str, ...]
     reasons: tuple[str, ...]
     waves: tuple[Wave, ...]
     devices: tuple[DeploymentRow, ...]
@@ -128,11 +135,14 @@ def waves(records: RolloutRecords) -> Waves:
         created_at=made.created_at,
         selector=_selection(made),
         gate=gate(made.gate),
-        deadline=f"{made.deadline_s:g} s for each device",
+        deadline=f"{windows.words(made.deadline_s)} for each device"
+        if made.deadline_s >= 3600
+        else f"{made.deadline_s:g} s for each device",
         soak=f"{made.soak_s:g} s after each wave" if made.soak_s else "none",
+        windows=made.windows,
         reasons=made.reasons,
         waves=tuple(wave(made, number, every, records.audit) for number in range(len(made.waves))),
-        devices=tuple(deployment_row(d, devices.get(d.device), names) for d in every),
+        devices=tuple(deployment_row(d, devices.get(d.device), names, records.now) for d in every),
         gates=tuple(gate_row(report) for report in records.gates),
         exposure=exposure(records.exposure),
         asks=made.asks,
@@ -169,11 +179,15 @@ def wave(
 
 
 def deployment_row(
-    deployment: fleet.Deployment, device: fleet.Device | None, names: Mapping[str, str]
+    deployment: fleet.Deployment,
+    device: fleet.Device | None,
+    names: Mapping[str, str],
+    now: float = 0.0,
 ) -> DeploymentRow:
     """One device's way as a line."""
     taken = deployment.measurement
     running = deployment.outcome is None
+    waits = running and deployment.state is DeploymentState.WAITING
     nothing = "not measured yet" if running else "nothing was measured"
     return DeploymentRow(
         id=deployment.id,
@@ -182,6 +196,7 @@ def deployment_row(
         wave=deployment.wave + 1,
         variant=variant_name(deployment.variant, names),
         state=words.deployment_state(deployment),
+        window=windows.coming(deployment.windows, now) if waits else None,
         reasons=deployment.reasons,
         p50=words.latency(taken, nothing),
         ratio=words.against(taken),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from controller.dashboard.views import words
+from controller.dashboard.views.beside import names_of
 from controller.dashboard.views.words import State, Value
 from controller.domain import fleet
 
@@ -102,6 +103,7 @@ class Workbench:
     profile_budgets: tuple[tuple[str, tuple[str, ...]], ...]
     fits: tuple[Fit, ...]
     releases: tuple[ReleaseRow, ...]
+    variants: tuple[str, ...]  # names, to compare two of
 
 
 def workbench(records: ModelRecords) -> Workbench:
@@ -130,6 +132,7 @@ def workbench(records: ModelRecords) -> Workbench:
         ),
         fits=tuple(fit(job, emulated=job.cohort.key in records.emulated) for job in jobs),
         releases=tuple(release_row(made, names, records.rollouts) for made in releases),
+        variants=names_of(jobs),
     )
 
 

@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from controller.domain import fleet
+from controller.domain.roles import Identity
 from controller.errors import Conflict, UserError
 from controller.gateway.http.api import Api, number, reply
 from controller.gateway.http.document import PAGE_MAX
@@ -35,18 +36,20 @@ async def page(
     newest: bool = False,
     most: int = PAGE_MAX,
     usual: int = PAGE_MAX,
+    shown: Callable[[R], object] = lambda record: record,
 ) -> JSONResponse:
     """Some of the records, oldest first, and where the next ones are.
 
     The way on is in the ``Link`` header, so the body is the list as it always was. With ``newest``
-    the first page has the newest records, and the next one older ones.
+    the first page has the newest records, and the next one older ones. ``shown`` says what is
+    answered of a record.
     """
     limit, after = number(request, "limit", usual, most=most), _cursor(request)
     found = await api.ask(lambda: records.page(limit + 1, after=after, newest=newest, **wanted))
-    shown = found[:limit]
-    answer = reply([record for _, record in (reversed(shown) if newest else shown)])
+    some = found[:limit]
+    answer = reply([shown(record) for _, record in (reversed(some) if newest else some)])
     if len(found) > limit:
-        url = request.url.include_query_params(cursor=str(shown[-1][0]))
+        url = request.url.include_query_params(cursor=str(some[-1][0]))
         answer.headers["link"] = f'<{url.path}?{url.query}>; rel="next"'
     return answer
 
@@ -75,7 +78,8 @@ async def once(
         return reply(await api.ask(create), 201)
     if not _KEY.match(key):
         raise UserError("'Idempotency-Key' has 1 to 200 visible ASCII characters")
-    asked = f"{request.method} {request.url.path}\n".encode() + await request.body()
+    who: Identity = request.state.who  # nobody gets the answer that was another's
+    asked = f"{who.name} {request.method} {request.url.path}\n".encode() + await request.body()
     digest = hashlib.sha256(asked).hexdigest()
     store, now = api.controller.store, api.controller.context.clock()
 

@@ -6,16 +6,28 @@ import hmac
 import logging
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controller.domain.roles import Identity
 from controller.errors import FitmentError, LeaseLost, disk_error
 from controller.gateway import errors
-from controller.gateway.http import devices, models, releases, system, telemetry
+from controller.gateway.http import (
+    access,
+    devices,
+    models,
+    operators,
+    releases,
+    system,
+    telemetry,
+    variants,
+)
 from controller.gateway.http.api import Api
 from controller.gateway.http.document import PROBLEM_TYPE, describe
+from controller.gateway.http.identities import METRICS, Identities
+from controller.reconcile.context import ACTING
 
 log = logging.getLogger(__name__)
 
@@ -25,47 +37,65 @@ METRICS_PATH = "/metrics"
 
 
 class OperatorsOnly:
-    """Lets nobody pass without the operator's token, whatever the path. Default deny.
+    """Lets nobody pass without a token, whatever the path, and says to the rest whose it is.
 
-    Prometheus has a token of its own, which opens ``/metrics`` and nothing else: what watches the
-    fleet must not be able to change it.
+    Default deny; what a role may do is `access`. Prometheus has a token of its own, which opens
+    ``/metrics`` and nothing else: what watches the fleet must not be able to change it.
     """
 
-    def __init__(self, app: ASGIApp, token: str, metrics_token: str = "") -> None:
+    def __init__(self, app: ASGIApp, identities: Identities, metrics_token: str = "") -> None:
         self._app = app
-        self._token = token.encode()
+        self._identities = identities
         self._metrics_token = metrics_token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._holds(scope):
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        refused = problem(
-            401,
-            "unauthenticated",
-            "Token needed",
-            "send 'Authorization: Bearer …' with the token in data_dir/operator.token",
-        )
-        refused.headers["www-authenticate"] = "Bearer"
-        await refused(scope, receive, send)
+        try:
+            who = await self._who(scope)
+        except FitmentError as error:  # the controller stops, or lost its lease
+            await _answer(error)(scope, receive, send)
+            return
+        if who is None:
+            await _unknown()(scope, receive, send)
+            return
+        ACTING.set(who.name)  # each request is a task with a context of its own
+        await self._app({**scope, "state": {**scope.get("state", {}), "who": who}}, receive, send)
 
-    def _holds(self, scope: Scope) -> bool:
+    async def _who(self, scope: Scope) -> Identity | None:
         given: bytes = dict(scope["headers"]).get(b"authorization", b"")
         scheme, _, token = given.partition(b" ")
         if scheme.lower() != b"bearer":
-            return False
-        known = [self._token]
-        if scope["path"] == METRICS_PATH and scope["method"] == "GET" and self._metrics_token:
-            known.append(self._metrics_token)
-        return any(hmac.compare_digest(token.strip(), one) for one in known)
+            return None
+        watching = scope["path"] == METRICS_PATH and scope["method"] == "GET"
+        known = self._metrics_token
+        if watching and known and hmac.compare_digest(token.strip(), known):
+            return METRICS
+        return await self._identities.of(token.decode("latin-1"))
+
+
+def _unknown() -> JSONResponse:
+    refused = problem(
+        401,
+        "unauthenticated",
+        "Token needed",
+        "send 'Authorization: Bearer …' with the token in data_dir/operator.token, or with one"
+        " that an admin made: fitment operator create",
+    )
+    refused.headers["www-authenticate"] = "Bearer"
+    return refused
 
 
 def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
     """The application; it holds no state of its own."""
     app = FastAPI(title="Fitment", docs_url=None, redoc_url=None, openapi_url=None)
-    for room in (devices, models, releases, system, telemetry):
-        app.include_router(room.router(api), prefix="/v1")
-    app.include_router(system.metrics_route(api))
+    rooms = (devices, models, operators, releases, system, telemetry, variants)
+    included = [("/v1", room.router(api)) for room in rooms] + [("", system.metrics_route(api))]
+    for prefix, routes in included:
+        access.cover_all(routes.routes, prefix)
+        guarded = [Depends(access.guard(prefix))]
+        app.include_router(routes, prefix=prefix, dependencies=guarded)
 
     @app.get("/healthz", response_model=dict[str, str])
     async def healthz() -> JSONResponse:
@@ -83,7 +113,8 @@ def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OSError, _refused_by_the_system)
     app.add_exception_handler(Exception, _unexpected)
-    app.add_middleware(OperatorsOnly, token=token, metrics_token=metrics_token)
+    identities = Identities(api, token)
+    app.add_middleware(OperatorsOnly, identities=identities, metrics_token=metrics_token)
     return app
 
 
@@ -97,6 +128,10 @@ def problem(status: int, code: str, title: str, detail: str, **more: Any) -> JSO
 
 async def _ours(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FitmentError)
+    return _answer(error)
+
+
+def _answer(error: FitmentError) -> JSONResponse:
     public = errors.public(error)
     if public.code == "internal":
         log.error("action=request_failed", exc_info=error)

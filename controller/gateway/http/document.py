@@ -16,8 +16,13 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from starlette.routing import BaseRoute
 
+from controller.domain.roles import Role
+from controller.gateway.http.access import ACCESS
+
 PROBLEM_TYPE = "application/problem+json"
 PAGE_MAX = 1000
+ROLE_KEY = "x-fitment-role"
+"""Where an operation says which role it needs."""
 _REF = "#/components/schemas/{model}"
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
 """Components of a validation that the routes do not use."""
@@ -96,22 +101,26 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Callable[[], dict[str
         made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"token": []}]
         for path, operations in made["paths"].items():
-            for operation in operations.values():
-                _finish(operation, open_to_all=path == "/healthz")
+            for method, operation in operations.items():
+                _finish(operation, ACCESS.get((method.upper(), path)))
         return made
 
     return document
 
 
-def _finish(operation: dict[str, Any], *, open_to_all: bool) -> None:
+def _finish(operation: dict[str, Any], needed: Role | None) -> None:
+    """``needed``: the role; None: the call is open to all."""
     responses = operation["responses"]
     responses.pop("422", None)
     problem = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
     responses["default"] = {"description": "A problem", "content": problem}
-    if open_to_all:
+    if needed is None:
         operation["security"] = []
-    else:
-        responses["401"] = {"description": "Token needed", "content": problem}
+        return
+    operation[ROLE_KEY] = needed.value
+    operation["description"] = f"Needs the role '{needed.value}'."
+    responses["401"] = {"description": "Token needed", "content": problem}
+    responses["403"] = {"description": f"Role '{needed.value}' needed", "content": problem}
 
 
 def _parameter(name: str, schema: Mapping[str, Any], where: str = "query") -> Extra:

@@ -5,6 +5,7 @@ A workload is code. This process only parses it; it runs in the worker alone.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import shutil
 import time
@@ -59,7 +60,8 @@ def register(api: Api, path: Path) -> fleet.ModelVersion:
         profile_budgets=facts.profile_budgets,
         calibrate_profiles=facts.calibrate_profiles,
     )
-    return api.engine.call(lambda: controller.register_model(model)).result()
+    who = contextvars.copy_context()
+    return api.engine.call(lambda: who.run(controller.register_model, model)).result()
 
 
 def _report(step: str, fraction: float) -> None:

@@ -43,6 +43,7 @@ class RolloutRequest:
     soak_s: float = 0.0
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
+    windows: tuple[str, ...] = ()  # "Mon-Fri 02:00 +2h Europe/Berlin"; empty: at any time
 
     def plan(self) -> RolloutPlan:
         """The part that the controller takes."""
@@ -53,6 +54,7 @@ class RolloutRequest:
             soak_s=self.soak_s,
             deadline_s=self.deadline_s,
             gate=self.gate,
+            windows=self.windows,
         )
 
 

@@ -61,6 +61,22 @@ class GoldenSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionSpec:
+    """When an application should raise an alarm: a threshold refitted for this variant.
+
+    ``score`` says what is compared with it. "log_odds": of the class scores x of an input,
+    x[index] - log(sum of exp(x) of all others). "value": the one output itself. An alarm is a
+    score of ``threshold`` or more.
+    """
+
+    positive: str  # name of the class
+    index: int  # its place among the outputs
+    score: str
+    threshold: float
+    false_positive_rate_max: float  # what it was fitted to, on held-out inputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BundleManifest:
     """``bundle.json``."""
 
@@ -77,6 +93,7 @@ class BundleManifest:
     io: IoSpec | None = None
     files: tuple[FileEntry, ...] = ()
     golden: GoldenSpec | None = None
+    decision: DecisionSpec | None = None  # of a detector
     calibration: str = ""  # path of the patch manifest, empty when the variant has none
     probes: tuple[ProbeGraph, ...] = ()
     lineage: Mapping[str, str] = field(default_factory=dict)

@@ -21,6 +21,7 @@ class DeploymentState(enum.Enum):
     FETCHING = "fetching"  # receiving the bundle
     VERIFYING = "verifying"  # signed metadata, digest, hardware, counter
     STAGING = "staging"  # unpacking into the spare slot
+    WAITING = "waiting"  # staged, and outside its maintenance windows
     CALIBRATING = "calibrating"  # fitting to the device's own data, when the release asks
     BENCHMARKING = "benchmarking"  # timing against the running variant
     JUDGING = "judging"  # measurement against gates
@@ -109,6 +110,18 @@ class BundleRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A maintenance window as moments: seconds since the epoch (UTC), the end excluded."""
+
+    opens_unix: int
+    closes_unix: int
+
+
+UNDERSTANDS_WINDOWS = "windows"
+"""What an agent says that heeds `Assignment.windows`; an older one would switch at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lesser:
     """One rung below the chosen variant: what serves when that one may not, or cannot."""
 
@@ -136,6 +149,7 @@ class Assignment:
     deadline_s: float = 3600.0  # for the whole deployment
     step_deadline_s: float = 600.0  # for each state
     trial_s: float = 1.0
+    windows: tuple[Span, ...] = ()  # when it may switch, in order, apart; empty: at any time
     ladder: tuple[Lesser, ...] = ()  # rungs 1, 2, …; the chosen variant is rung 0
     throttle_c: float | None = None  # at which this class of device cuts its clocks
 
@@ -255,4 +269,6 @@ class ReportedState:
     supervisor_anonymous_bytes: int | None = None
     supervisor_pss_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    time_zone: str = ""  # IANA name; empty: the device says none
+    understands: tuple[str, ...] = ()  # parts of orders that an older agent would not heed
     metadata_versions: Mapping[str, int] = field(default_factory=dict)  # role -> trusted version

@@ -39,6 +39,8 @@ class _DeploymentStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     DEPLOYMENT_STATE_COMMITTING: _DeploymentState.ValueType  # 9
     DEPLOYMENT_STATE_ROLLING_BACK: _DeploymentState.ValueType  # 10
     DEPLOYMENT_STATE_REPORTING: _DeploymentState.ValueType  # 11
+    DEPLOYMENT_STATE_WAITING: _DeploymentState.ValueType  # 12
+    """staged, outside its maintenance windows"""
 
 class DeploymentState(_DeploymentState, metaclass=_DeploymentStateEnumTypeWrapper):
     """Where a device stands in one deployment."""
@@ -55,6 +57,8 @@ DEPLOYMENT_STATE_TRIAL: DeploymentState.ValueType  # 8
 DEPLOYMENT_STATE_COMMITTING: DeploymentState.ValueType  # 9
 DEPLOYMENT_STATE_ROLLING_BACK: DeploymentState.ValueType  # 10
 DEPLOYMENT_STATE_REPORTING: DeploymentState.ValueType  # 11
+DEPLOYMENT_STATE_WAITING: DeploymentState.ValueType  # 12
+"""staged, outside its maintenance windows"""
 global___DeploymentState = DeploymentState
 
 class _Outcome:

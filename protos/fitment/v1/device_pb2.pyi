@@ -236,11 +236,15 @@ class ReportedState(google.protobuf.message.Message):
     SUPERVISOR_PSS_BYTES_FIELD_NUMBER: builtins.int
     NOTES_FIELD_NUMBER: builtins.int
     METADATA_VERSIONS_FIELD_NUMBER: builtins.int
+    TIME_ZONE_FIELD_NUMBER: builtins.int
+    UNDERSTANDS_FIELD_NUMBER: builtins.int
     boot_id: builtins.str
     agent_version: builtins.str
     observed_generation: builtins.int
     supervisor_anonymous_bytes: builtins.int
     supervisor_pss_bytes: builtins.int
+    time_zone: builtins.str
+    """IANA name; empty: the device says none"""
     @property
     def fingerprint(self) -> global___Fingerprint: ...
     @property
@@ -254,6 +258,10 @@ class ReportedState(google.protobuf.message.Message):
     @property
     def metadata_versions(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
         """of each role, that the device has trusted"""
+
+    @property
+    def understands(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """parts of orders that an older agent would not heed: "windows" """
 
     def __init__(
         self,
@@ -269,9 +277,11 @@ class ReportedState(google.protobuf.message.Message):
         supervisor_pss_bytes: builtins.int | None = ...,
         notes: collections.abc.Iterable[builtins.str] | None = ...,
         metadata_versions: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        time_zone: builtins.str = ...,
+        understands: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "fingerprint", b"fingerprint", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "metadata_versions", b"metadata_versions", "notes", b"notes", "observed_generation", b"observed_generation", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "metadata_versions", b"metadata_versions", "notes", b"notes", "observed_generation", b"observed_generation", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes", "time_zone", b"time_zone", "understands", b"understands"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes"]) -> typing.Literal["supervisor_anonymous_bytes"] | None: ...
     @typing.overload

@@ -138,11 +138,11 @@ def _judged(
     name: str, content: bytes, answers: Array, reference: Array, labels: Array
 ) -> dict[str, Any]:
     """Accuracy with Wilson's interval, and the change with that of the paired difference."""
-    from controller.compress import evidence
+    from controller.compress import evidence, statistics
 
     right, was = answers.argmax(1) == labels, reference.argmax(1) == labels
     change = right.astype(float) - was
-    low, high = evidence.wilson(int(right.sum()), len(right))
+    low, high = statistics.wilson(int(right.sum()), len(right))
     return {
         "name": name,
         "accuracy": float(right.mean()),

@@ -22,7 +22,7 @@ import onnx
 
 from controller.catalog import workload as catalog
 from controller.catalog.workload import CALIBRATION, GUARD, TEST, TRAIN, Split
-from controller.compress import evidence
+from controller.compress import statistics
 from controller.compress.base import Candidate, Context, Form
 from controller.compress.passes.bias_correct import BiasCorrect
 from controller.compress.passes.qat import Qat
@@ -71,7 +71,7 @@ def _row(
         "net": net.stem,
         "kind": kind,
         "accuracy": right / len(outputs),
-        "interval": evidence.wilson(right, len(outputs)),
+        "interval": statistics.wilson(right, len(outputs)),
         "test_images": len(outputs),
         "xz_bytes": widths.coded_bytes(model.SerializeToString(deterministic=True)),
     }

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from controller.compress import execute
-from controller.compress.evidence import Z95, wilson
+from controller.compress.statistics import Z95, wilson
 from controller.errors import FitError
 from tests.benchmarks import variants
 from tests.benchmarks.compression.peers.envs import quiet_environment

@@ -53,6 +53,16 @@ def mean_of_holders(scores: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def filters(module: nn.Module, space: Space) -> list[torch.Tensor]:
-    """The filters [channels, …flat] of every layer that makes the space's channels."""
-    weights: list[Any] = [module.get_submodule(name).weight for name in space.producers]
-    return [weight.detach().flatten(1) for weight in weights]
+    """The filters [channels, …flat] of every layer that makes the space's channels.
+
+    Those of an embedding are what all words have there.
+    """
+    from torch import nn
+
+    layers: list[Any] = [module.get_submodule(name) for name in space.producers]
+    return [
+        layer.weight.detach().T
+        if isinstance(layer, nn.Embedding)
+        else layer.weight.detach().flatten(1)
+        for layer in layers
+    ]

@@ -7,6 +7,7 @@ import onnx
 
 from controller.compress.graph.model import Inputs
 from controller.compress.graph.normalize import normalized
+from controller.compress.graph.subgraphs import listed
 from controller.compress.toolchains.litert import layout
 from controller.compress.toolchains.litert.emitter import Emitter
 from controller.compress.toolchains.litert.operators import WRITERS
@@ -42,9 +43,9 @@ def convert(model: onnx.ModelProto) -> bytes:
 
 
 def missing(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Nodes of a model that cannot be written: ``"Erf 'name'"``."""
-    return tuple(
-        f"{node.op_type} '{node.name}'"
+    """Nodes of a model that cannot be written, by operator: ``"Erf 'name' and 3 more"``."""
+    return listed(
+        node
         for node in normalized(model).graph.node
         if node.domain not in ("", "ai.onnx")
         or (node.op_type not in WRITERS and node.op_type not in _PLAIN)

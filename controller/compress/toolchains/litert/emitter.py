@@ -38,6 +38,7 @@ INTEGER = SAME_SCALE | {
     "Conv",
     "Gemm",
     "MatMul",
+    "Gather",
     "GlobalAveragePool",
     "Add",
     "Mul",
@@ -100,7 +101,10 @@ class Emitter:
         self.done: set[str] = set()  # nodes that became part of another's operator
         self._made: dict[str, int] = {}
         shape = layout.file_shape(self.shape(source.name))
-        self._made[source.name] = self.flat.activation(source.name, shape)
+        kind = str(
+            np.dtype(onnx.helper.tensor_dtype_to_np_dtype(source.type.tensor_type.elem_type))
+        )
+        self._made[source.name] = self.flat.activation(source.name, shape, dtype=kind)
         self.inputs = {source.name: self._made[source.name]}
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ _TYPES: Mapping[str, int] = {
     "float32": schema.TensorType.FLOAT32,
     "int8": schema.TensorType.INT8,
     "int32": schema.TensorType.INT32,
+    "int64": schema.TensorType.INT64,
 }
 
 
@@ -83,10 +84,15 @@ class FlatModel:
         return self._infos[index]
 
     def activation(
-        self, name: str, shape: Sequence[int], quantization: Quantization | None = None
+        self,
+        name: str,
+        shape: Sequence[int],
+        quantization: Quantization | None = None,
+        *,
+        dtype: str = "float32",
     ) -> int:
-        """A tensor that an operator fills: float32, or int8 when it is quantized."""
-        dtype = "float32" if quantization is None else "int8"
+        """A tensor that an operator fills: int8 when it is quantized, else of ``dtype``."""
+        dtype = dtype if quantization is None else "int8"
         info = TensorInfo(shape=tuple(shape), dtype=dtype, quantization=quantization)
         tensor = self._add(name, info, buffer=0)
         if self._free_batch and shape:

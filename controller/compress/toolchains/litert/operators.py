@@ -48,6 +48,25 @@ def product(emitter: Emitter, step: Step) -> None:
     )
 
 
+def lookup(emitter: Emitter, step: Step) -> None:
+    """Gather of a constant table's rows: GATHER, in integers where the table is."""
+    table = emitter.constant(step.node.input[0])
+    rank = len(emitter.shape(step.node.input[1]))
+    if table is None or table.values.ndim != 2 or int(step.values.get("axis", 0)) or rank > 2:
+        raise unsupported(step, "looks up something else than rows of a constant table")
+    if step.integer and not (
+        table.quantization and step.quantization and table.quantization.same_as(step.quantization)
+    ):
+        raise unsupported(step, "has a table of another scale than its rows")
+    values = table.values if step.integer else table.real
+    stored = emitter.flat.constant(
+        step.node.input[0], values, table.quantization if step.integer else None
+    )
+    operands = [stored, emitter.real(step.node.input[1])]
+    options = ("GatherOptions", {"axis": 0, "batchDims": 0})
+    emitter.flat.operator("GATHER", step.version_2, operands, emitter.result(step), options)
+
+
 def mean(emitter: Emitter, step: Step) -> None:
     """GlobalAveragePool and ReduceMean: MEAN."""
     shape = emitter.shape(step.node.input[0])
@@ -191,6 +210,7 @@ WRITERS: Mapping[str, Callable[[Emitter, Step], None]] = {
     "Conv": convolution,
     "MaxPool": pooling,
     "AveragePool": pooling,
+    "Gather": lookup,
     "Gemm": product,
     "MatMul": product,
     "GlobalAveragePool": mean,

@@ -19,7 +19,10 @@ def test_every_state_has_an_action() -> None:
 
 
 def test_whoever_starts_a_job_knows_what_to_do_with_its_result() -> None:
-    without_job = {State.IDLE, State.JUDGING, State.COMMITTING, State.ROLLING_BACK, State.REPORTING}
+    without_job = {
+        State.IDLE, State.WAITING, State.JUDGING, State.COMMITTING, State.ROLLING_BACK,
+        State.REPORTING,
+    }  # fmt: skip
     assert {state for state in State if ACTIONS[state].finished is None} == without_job
 
 

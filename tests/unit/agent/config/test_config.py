@@ -10,6 +10,7 @@ from agent.build import parse_broker
 from agent.config import load
 from agent.errors import ConfigError
 from agent.jobs import ServingOptions
+from agent.ladder import LadderSettings
 
 FULL = """
 [agent]
@@ -39,6 +40,15 @@ max_waiting = 16
 max_message_bytes = 65536
 input_statistics_every = 0
 
+[ladder]
+interval_s = 1
+throttle_c = 70.5
+battery_percent = 40
+memory_stall_percent = 20
+memory_available_percent = 10
+dwell_s = 5
+calm_s = 6
+
 [samples]
 digits = "/srv/samples"
 """
@@ -61,6 +71,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         port=8001, max_batch=4, max_delay_ms=1.0, p99_limit_ms=20.5, max_waiting=16,
         max_message_bytes=65536, input_statistics_every=0,
     )  # fmt: skip
+    ladder, limits = settings.ladder, settings.ladder.limits
+    assert (ladder.interval_s, ladder.throttle_c) == (1, 70.5)
+    assert (limits.battery_enter_percent, limits.battery_leave_percent) == (40, 50)
+    assert (limits.stall_enter_percent, limits.stall_leave_percent) == (20, 4)
+    assert (limits.available_enter_share, limits.available_leave_share) == (
+        0.1,
+        pytest.approx(0.17),
+    )
+    assert (limits.dwell_s, limits.calm_s) == (5, 6)
     assert settings.sockets == Path("/run/fitment")
     assert settings.samples == {"digits": Path("/srv/samples")}
     assert settings.data_dir == tmp_path
@@ -71,6 +90,7 @@ def test_without_a_file_there_are_defaults(tmp_path: Path) -> None:
     assert (settings.link, settings.enabled, settings.options.threads) == ("auto", None, 1)
     assert settings.memory_bytes is None
     assert settings.serving.port is None  # the socket alone
+    assert settings.ladder == LadderSettings()
 
 
 def test_the_environment_wins_over_the_file_and_the_flag_over_both(tmp_path: Path) -> None:
@@ -111,6 +131,9 @@ def test_the_file_is_looked_for_where_the_data_is(tmp_path: Path) -> None:
         ("[serving]\nmax_delay_ms = -1", "cannot be below 0"),
         ("[serving]\np99_limit_ms = 0", "leave it out for no limit"),
         ("[serving]\nport = 65536", "from 1 to 65535"),
+        ("[ladder]\ninterval_s = 0", "interval_s must be more than 0"),
+        ("[ladder]\ncalm_s = -1", "dwell_s and calm_s cannot be below 0"),
+        ("[ladder]\nbattery_percent = 101", "battery_percent must be from 0 to 100, not 101"),
         ("[samples]\ndigits = 1", "maps a slot to a folder"),
         ("samples = 1", "maps a slot to a folder"),
         ("[agent", "is not TOML"),

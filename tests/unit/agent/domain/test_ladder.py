@@ -151,7 +151,7 @@ def test_a_way_back_that_does_not_hold_doubles_the_calm() -> None:
 def test_a_rung_that_fails_gives_way_at_once_and_comes_back_at_once() -> None:
     broken = (replace(LADDER[0], health=Health.BAD, why="wrong answers"), *LADDER[1:])
     fallen = ladder.step(Standing(), broken, NOTHING, LIMITS, 1.0)
-    assert (fallen.rung, fallen.reason) == (1, "rung 0 does not run here: wrong answers")
+    assert (fallen.rung, fallen.reason) == (1, "rung 0 gave way: wrong answers")
     assert ladder.step(fallen, broken, NOTHING, LIMITS, 1e6).rung == 1
     unknown = (replace(LADDER[0], health=Health.UNKNOWN), *LADDER[1:])
     assert ladder.step(fallen, unknown, NOTHING, LIMITS, 1e6).rung == 1

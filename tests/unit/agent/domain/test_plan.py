@@ -11,9 +11,11 @@ from agent.domain import plan
 from agent.domain.plan import (
     Acknowledge,
     BeginStudy,
+    Clear,
     DropStudy,
     Interrupt,
     Orders,
+    Prepare,
     Recheck,
     Refuse,
     Situation,
@@ -25,6 +27,7 @@ from fitment.core.deployment import (
     Assignment,
     DeploymentState,
     DesiredState,
+    Lesser,
     SignedPayload,
     Study,
     StudyKind,
@@ -49,6 +52,14 @@ def situation(asked: Orders | None = None, **changes: object) -> Situation:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
+LESSER = Lesser(bundle=bundle())
+LADDERED = replace(FACTS, ladder=(LESSER,), deployment="d-0", order=SIGNED)
+RUNG = replace(FACTS, slot="digits~1", variant=LESSER.bundle.variant)
+TRIED = frozenset(f"d-0.rung-1.{n}" for n in range(1, 6))
+HELD = plan.quarantine_key("digits~1", LESSER.bundle.variant, STACK)
+OF_A_RUNG = record(
+    DeploymentState.FETCHING, rung=1, assignment=assignment("d-0.rung-1.1", slot="digits~1")
+)
 WORKING = record(DeploymentState.BENCHMARKING)
 ENDED = record(DeploymentState.REPORTING, ended_generation=5)
 
@@ -94,8 +105,46 @@ ENDED = record(DeploymentState.REPORTING, ended_generation=5)
         (situation(orders(), study=STUDY), DropStudy(study="s-1")),
         (situation(None, study=STUDY), None),
         (situation(orders(studies=[replace(STUDY, id="../x")])), None),
+        (situation(None, slots=(LADDERED,)), Prepare(slot="digits", rung=1)),
+        (situation(orders(studies=[STUDY]), slots=(LADDERED,)), Prepare(slot="digits", rung=1)),
+        (situation(None, slots=(LADDERED, RUNG)), None),
+        (situation(None, slots=(LADDERED, RUNG), active=WORKING), None),
+        (
+            situation(None, slots=(LADDERED, replace(RUNG, variant="sha256:old"))),
+            Prepare(slot="digits", rung=1),
+        ),
+        (situation(None, slots=(LADDERED,), known=TRIED), None),
+        (situation(None, slots=(LADDERED,), quarantine={HELD: plan.QUARANTINE_AFTER}), None),
+        (
+            situation(None, slots=(LADDERED,), quarantine={HELD: plan.QUARANTINE_AFTER - 1}),
+            Prepare(slot="digits", rung=1),
+        ),
+        (situation(None, slots=(replace(LADDERED, order=None),)), None),
+        (situation(None, slots=(FACTS, RUNG)), Clear(slot="digits~1")),
+        (situation(None, slots=(RUNG,)), Clear(slot="digits~1")),
+        (situation(None, slots=(FACTS, RUNG), stack="sha256:x"), Clear(slot="digits~1")),
+        (situation(None, slots=(FACTS, RUNG), active=WORKING), None),
+        (situation(orders(assignment()), slots=(LADDERED,)),
+         Start(order=SIGNED, assignment=assignment())),
+        (
+            situation(orders(assignment("d-2")), slots=(LADDERED,), active=OF_A_RUNG),
+            Interrupt(
+                deployment="d-0.rung-1.1", superseded=True,
+                reason="release rel came before it had ended",
+            ),
+        ),
+        (situation(orders(), slots=(LADDERED,), active=OF_A_RUNG), None),
+        (
+            situation(None, slots=(LADDERED, RUNG), ended=(replace(
+                OF_A_RUNG, state=DeploymentState.REPORTING),)),
+            Acknowledge(deployment="d-0.rung-1.1"),
+        ),
+        (
+            situation(None, slots=(RUNG, replace(LADDERED, checked_stack="")), stack=STACK),
+            Recheck(slot="digits"),
+        ),
     ],
-)
+)  # fmt: skip
 def test_rows(now: Situation, step: plan.Step | None) -> None:
     assert plan.plan(now) == step
 
@@ -108,6 +157,11 @@ def test_rows(now: Situation, step: plan.Step | None) -> None:
         (assignment(slot=".hidden"), "cannot name a slot"),
         (assignment(bundle=replace(bundle(), archive="../../x")), "not named by digests"),
         (assignment(bundle=replace(bundle(), archive_bytes=0)), "not named by digests"),
+        (assignment(slot="digits~1"), "cannot name a slot"),
+        (
+            assignment(ladder=(Lesser(bundle=replace(bundle(), archive="../x")),)),
+            "a bundle of its ladder is not named by digests",
+        ),
     ],
 )
 def test_what_cannot_be_begun_is_refused(order: Assignment, says: str) -> None:

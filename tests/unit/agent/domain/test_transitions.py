@@ -63,7 +63,7 @@ def test_what_is_not_in_the_table_is_a_mistake() -> None:
 
 
 def test_without_the_counted_ways_back_the_table_has_no_circle() -> None:
-    counted = (Event.REFETCH, Event.STACK_CHANGED)
+    counted = (Event.REFETCH, Event.STACK_CHANGED, Event.HELD)
     edges: dict[State, set[State]] = {state: set() for state in State}
     for (state, event), target in TABLE.items():
         if event not in counted and target is not state and event is not Event.REPORTED:
@@ -104,6 +104,19 @@ def test_waiting_ends_by_the_deadline() -> None:
         now_s += 60.0
     assert now_s <= walker.assignment.deadline_s + 60.0
     assert walker.attempts == 0
+
+
+def test_waiting_for_a_window_ends_by_the_deployments_deadline_and_no_other() -> None:
+    walker = step(record(State.STAGING), Event.HELD, now_s=0.0)
+    assert overdue(walker, walker.assignment.step_deadline_s * 2) is None
+    assert "deadline" in (overdue(walker, walker.assignment.deadline_s + 1.0) or "")
+
+
+def test_power_cuts_while_it_waits_are_not_held_against_it() -> None:
+    walker = step(record(State.STAGING), Event.HELD, now_s=0.0)
+    for _ in range(20):
+        walker = resume(walker, now_s=0.0)
+    assert (walker.state, walker.resumes) == (State.WAITING, 0)
 
 
 def test_tries_are_counted_for_each_state() -> None:

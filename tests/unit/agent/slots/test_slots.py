@@ -131,3 +131,46 @@ def test_a_disk_that_refuses_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SlotError, match="making slot 'digits'"):
         Slots(tmp_path / "file").prepare("digits")
+
+
+def rung(slots: Slots) -> None:
+    slots.prepare("digits~1")
+    slots.folder("digits~1", "a").mkdir()
+    slots.switch("digits~1", "a")
+
+
+def test_a_rung_serves_by_a_link_beside_the_slots_own(slots: Slots) -> None:
+    stage(slots, "a")
+    slots.switch("digits", "a")
+    rung(slots)
+    assert slots.rung("digits") == 0
+    slots.stand("digits", 1)
+    link = slots.link("digits").with_name("rung")
+    assert link.readlink() == Path("../digits~1/active")
+    assert link.resolve() == slots.folder("digits~1", "a")
+    assert (slots.rung("digits"), slots.active("digits")) == (1, "a")
+    slots.stand("digits", 0)
+    slots.stand("digits", 0)
+    assert (slots.rung("digits"), link.is_symlink()) == (0, False)
+
+
+def test_what_serves_and_what_an_order_names_is_not_taken_away(slots: Slots) -> None:
+    stage(slots, "a")
+    rung(slots)
+    with pytest.raises(SlotError, match="rung 2 of slot 'digits' holds nothing"):
+        slots.stand("digits", 2)
+    slots.stand("digits", 1)
+    for name in ("digits~1", "digits"):
+        with pytest.raises(SlotError, match="not taken away"):
+            slots.remove(name)
+    slots.stand("digits", 0)
+    slots.remove("digits~1")
+    slots.remove("digits~1")
+    assert slots.names() == ("digits",)
+
+
+@pytest.mark.parametrize("target", ["../shoes~1/active", "../digits/active", "/tmp", "a"])
+def test_a_link_that_leads_elsewhere_is_no_rung(slots: Slots, target: str) -> None:
+    stage(slots, "a")
+    slots.link("digits").with_name("rung").symlink_to(target)
+    assert slots.rung("digits") == 0

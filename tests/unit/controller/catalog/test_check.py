@@ -80,4 +80,24 @@ def test_the_shipped_onnx_example_is_valid(root: Path, example: str) -> None:
     facts = check.validate(workload.load(root / "controller" / "examples" / example))
     assert facts.source == "onnx"
     assert facts.metric > 0.8
-    assert facts.notes == ("an ONNX source: it is quantized, but not pruned or distilled",)
+    assert facts.notes == ("a file as source: it is quantized, but not pruned or distilled",)
+
+
+@pytest.mark.parametrize(
+    ("moved", "words"),
+    [
+        ("inputs", ""),
+        ("inputs + 2.0 * (seed == 2)", "(mean -0.0"),
+        ("inputs * (3.0 if seed == 2 else 1.0)", "standard deviation"),
+        ("inputs + 0.1 * (seed == 2)", ""),
+    ],
+)
+def test_calibration_sets_that_differ_are_noted(
+    write: Writer, torch_source: str, moved: str, words: str
+) -> None:
+    swap = ("return inputs, inputs[:, :3].argmax(axis=1)",
+            f"return ({moved}).astype(np.float32), inputs[:, :3].argmax(axis=1)")  # fmt: skip
+    notes = check.validate(workload.load(write(swap, extra=torch_source))).notes
+    said = [note for note in notes if "take both from what devices will see" in note]
+    assert bool(said) == bool(words)
+    assert all(words in note and "'calibration_b'" in note for note in said)

@@ -80,7 +80,7 @@ def test_a_bad_file_is_refused(write: Writer, extra: str, words: str) -> None:
         ("return inputs, inputs", "return inputs[:, :2], inputs", r"shape \(64, 2\); expected"),
         ("return inputs, inputs", "return inputs[:0], inputs", r"with N >= 1"),
         ("return inputs, inputs", "return inputs[1:], inputs", "first axes must be equal"),
-        ("return inputs, inputs", "return inputs.astype(int), inputs", "as uint8"),
+        ("return inputs, inputs", "return inputs.astype(complex), inputs", "as uint8"),
         ("return inputs, inputs[:, :3].argmax(axis=1)", "return inputs", "must return"),
     ],
 )

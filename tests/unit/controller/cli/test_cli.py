@@ -41,7 +41,8 @@ def test_every_command_has_help_and_answers_as_json() -> None:
 
 def test_everything_that_was_promised_is_there() -> None:
     promised = (
-        "serve, status, backup, restore, token create, device list, device show, device revoke,"
+        "serve, status, backup, restore, operator create, operator list, operator revoke,"
+        " operator whoami, token create, device list, device show, device revoke,"
         " device readmit, model register,"
         " model list, model show, model approve, fit, release create, release show,"
         " release approve, rollout create, rollout status, rollout pause, rollout resume,"

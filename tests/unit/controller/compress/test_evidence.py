@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from controller.compress import evidence, golden
+from controller.compress import evidence, golden, statistics
 from controller.errors import FitError
 
 
@@ -21,7 +21,7 @@ from controller.errors import FitError
     ],
 )
 def test_wilson(right: int, count: int, low: float, high: float) -> None:
-    assert evidence.wilson(right, count) == pytest.approx((low, high), abs=5e-5)
+    assert statistics.wilson(right, count) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:
@@ -30,7 +30,7 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
     found = evidence.interval(
         lambda o, a: (o.argmax(1) == a).mean(), outputs, labels, 5 / 6, seed=0
     )
-    assert found == evidence.wilson(5, 6)
+    assert found == statistics.wilson(5, 6)
 
 
 def test_any_other_metric_gets_a_seeded_bootstrap() -> None:

@@ -103,3 +103,17 @@ def test_ticks_are_round_and_inside() -> None:
 def test_points_that_agree_in_everything_can_be_drawn() -> None:
     drawn = plot.scatter([point(0.1, 90.0), point(0.1, 90.0)])
     assert "nan" not in drawn
+
+
+def test_a_detectors_point_is_told_with_its_intervals() -> None:
+    point = {
+        "positive": "spam <b>", "threshold": 1.25, "false_positive_rate_max": 0.01,
+        "test_false_positive_rate": 0.0136, "test_false_positive_interval": [0.0078, 0.0237],
+        "test_recall": 0.855, "test_recall_interval": [0.8175, 0.8859],
+        "unfitted_false_positive_rate": 0.05, "unfitted_recall": 0.9,
+    }  # fmt: skip
+    made = page(report(row("int8", 0.2, 0.9, operating=point)))
+    assert "Detects spam &lt;b&gt; from a score of 1.25" in made
+    assert "1.36 % false alarms (0.78 % to 2.37 %), 85.50 % found (81.75 % to 88.59 %)" in made
+    assert "With fp32's threshold: 5.00 % and 90.00 %" in made
+    assert "Detects" not in page(report(row("int8", 0.2, 0.9, operating=None)))

@@ -154,3 +154,45 @@ def test_control_flow_on_values_is_refused_with_a_reason() -> None:
 
     with pytest.raises(FitError, match="cannot be traced for pruning"):
         PruneStructured().run(candidate(trained(Branching())), context())
+
+
+class Words(nn.Module):
+    """Embedded words, two convolutions, one parameter-free pooling for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 16)
+        self.short, self.long = nn.Conv1d(16, 16, 3, padding=1), nn.Conv1d(16, 8, 5, padding=2)
+        self.largest, self.head = nn.AdaptiveMaxPool1d(1), nn.Linear(24, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        found = self.embedding(tokens).transpose(1, 2)
+        parts = [self.largest(torch.relu(conv(found))) for conv in (self.short, self.long)]
+        return self.head(torch.cat(parts, dim=1).flatten(1))
+
+
+TOKENS = torch.arange(24).reshape(3, 8) % 20
+
+
+def test_words_without_meaning_are_cut_out_of_an_embedding() -> None:
+    torch.manual_seed(0)
+    module = Words().eval()
+    module.embedding.weight.data[:, ::2] = 0.0
+    with torch.inference_mode():
+        expected = module(TOKENS)
+    space = next(
+        s for s in ChannelTracer(module, TOKENS, tables=True).spaces() if "embedding" in s.producers
+    )
+    assert {slot.name for slot in space.consumers} == {"short", "long"}
+    remove(module, space, torch.arange(1, 16, 2))
+    assert module.embedding.weight.shape == (20, 8)
+    assert module.short.weight.shape == (16, 8, 3)
+    with torch.inference_mode():
+        assert torch.allclose(expected, module(TOKENS), atol=1e-6)
+
+
+def test_without_being_asked_an_embedding_stays_and_its_readers_are_cut() -> None:
+    spaces = ChannelTracer(Words().eval(), TOKENS).spaces()
+    free = {name for s in spaces if not s.frozen for name in s.producers}
+    assert free == {"short", "long"}
+    assert any("embedding" in s.frozen for s in spaces)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from controller.cli import devices
+from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
-from controller.dashboard.views import journal, overview, twin, waves, workbench
-from controller.dashboard.views.words import Tone
-from controller.domain import fleet
+from controller.dashboard.views import beside, journal, overview, twin, waves, workbench
+from controller.dashboard.views.words import Tone, Value
+from controller.domain import comparison, fleet
 from controller.domain.judgement import Exposure, GateReport, GateVerdict
+from controller.domain.paired import Taken
 from controller.testing import fingerprint, latency, variant
 from fitment.core.deployment import (
     CalibrationMode,
@@ -16,7 +19,9 @@ from fitment.core.deployment import (
     DeploymentState,
     Outcome,
     ReportedState,
+    RungReport,
     SlotReport,
+    Span,
 )
 from fitment.core.measurement import Energy, Measurement, ReadingStatus, Verdict
 
@@ -52,6 +57,21 @@ def deployment(name: str, **more: object) -> fleet.Deployment:
         "outcome": Outcome.COMMITTED,
     }  # fmt: skip
     return fleet.Deployment(**(values | more))  # type: ignore[arg-type]
+
+
+def test_a_deployment_that_waits_shows_the_window_to_come() -> None:
+    spans = (Span(opens_unix=100, closes_unix=200), Span(opens_unix=300, closes_unix=400))
+    night = rollout(fleet.RolloutState.RUNNING, windows=("daily 02:00 +2h Europe/Berlin",))
+    row = deployment("a", outcome=None, state=DeploymentState.WAITING, windows=spans, ended_at=0.0)
+    for now, opens in ((50.0, 100), (150.0, 100), (200.0, 300)):
+        view = waves.waves(waves.RolloutRecords(rollout=night, deployments=(row,), now=now))
+        assert view.devices[0].window is not None
+        assert view.devices[0].window.opens_unix == opens
+        assert "window from" in draw.rollout(view)
+        assert "daily 02:00 +2h Europe/Berlin" in draw.rollout_head(view)
+    over = waves.waves(waves.RolloutRecords(rollout=night, deployments=(row,), now=400.0))
+    assert over.devices[0].window is None
+    assert "window from" not in draw.rollout(over)
 
 
 def rollout(state: fleet.RolloutState, **more: object) -> fleet.Rollout:
@@ -161,6 +181,40 @@ def test_a_device_with_its_history() -> None:
     assert view.series[1].newest.note == "no sensor says it"
     assert view.notes == ("a note",)
     assert draw.device(view).count('class="badge emulated"') == 1
+
+
+def test_a_slots_ladder_says_which_rung_serves_since_when_and_why() -> None:
+    rungs = (
+        RungReport(rung=1, variant="sha256:n", name="narrow", ready=True, p50_ms=0.25),
+        RungReport(rung=2, variant="sha256:p", name="fp32", portable=True, reason="not there yet"),
+    )
+    slot = SlotReport(
+        slot="m", variant="sha256:v", name="int8", serving=True, ladder=rungs, rung=1,
+        rung_since_unix=1_800_000_000.0, rung_reason="heat: 84.0 °C",
+    )  # fmt: skip
+    row = twin.slot_row(slot)
+    assert (row.state.word, row.rung.text, row.rung.note) == (
+        "serving a lesser variant", "1: narrow", "heat: 84.0 °C"
+    )  # fmt: skip
+    assert row.ladder == (
+        "rung 1: narrow, 0.25 ms p50, ready",
+        "rung 2: fp32 (portable), not ready: not there yet",
+    )
+    known = device("a")
+    assert known.reported is not None
+    shown = draw.device(
+        twin.twin(
+            twin.DeviceRecords(
+                device=replace(known, reported=replace(known.reported, slots=(slot,)))
+            )
+        )
+    )
+    assert "2027-01-15 08:00:00 UTC" in shown
+    assert "heat: 84.0 °C" in shown
+    at_rest = replace(slot, rung=0, rung_reason="the pressure is over")
+    assert twin.slot_row(at_rest).rung.note == "the pressure is over"
+    assert twin.slot_row(replace(at_rest, ladder=())).rung.note == "no ladder"
+    assert devices.rungs(replace(known.reported, slots=(slot,)))[0].startswith("m: rung 1 since ")
 
 
 def test_calibration_that_was_not_applied_says_why() -> None:
@@ -308,3 +362,37 @@ def test_triggers_and_audit_in_rows() -> None:
     assert f"the newest {journal.SHOWN_MOST} of {view.matching}" in draw.audit(view)
     assert journal.audit(entries, {}, "nothing").rows == ()
     assert journal.short("01a20cbb-425a-74dc-a71d-d364618269a7") == "01a20cbb…69a7"
+
+
+def test_two_variants_beside_each_other_show_what_is_missing_as_missing() -> None:
+    side = {"model": "m", "model_name": "m", "version": "1"}
+    a = comparison.Side(name="fp32", variants=(FP32,), **side)  # type: ignore[arg-type]
+    b = comparison.Side(name="int8", variants=(INT8,), **side)  # type: ignore[arg-type]
+    taken = [
+        Taken(device=name, profile="p", at=1.0, source="s", measurement=measured(ms, bundle=which))
+        for name in ("d1", "d2")
+        for ms, which in ((2.0, FP32.bundle.variant), (1.0, INT8.bundle.variant))
+    ]
+    groups, devices = comparison.compare(a.digests, b.digests, taken[:3])
+    found = comparison.Comparison(a=a, b=b, groups=groups, devices=devices)
+    view = beside.beside(beside.Asked(a="fp32", b="int8", names=("fp32", "int8"), found=found))
+    (kind,) = view.kinds
+    assert [line.name for line in kind.lines] == ["latency", "energy", "agreement", "memory"]
+    assert kind.lines[0].change == Value(text="× 0.500", note="1 device")
+    assert kind.lines[0].a.note == "2 devices"
+    assert kind.lines[1].change == Value(text="–", note="B was not measured here; no sensor")
+    assert [mark.name for mark in kind.marks] == ["latency"]
+    whole, half = view.devices
+    assert (whole.b is None, half.b is None) == (False, True)
+    assert half.latency == Value(text="–", note="B was not measured here")
+    assert half.agreement.note == "99.00 % to –: B was not measured here"
+    markup = draw_beside.page(view)
+    assert "not measured here" in markup
+    assert 'aria-label="latency × 0.500"' in markup
+    assert "<option" in markup
+
+
+def test_nothing_to_compare_says_what_to_do() -> None:
+    assert "fitment fit MODEL" in draw_beside.page(beside.beside(beside.Asked()))
+    chosen = beside.beside(beside.Asked(names=("a", "b"), trouble="no variant <x>"))
+    assert "no variant &lt;x&gt;" in draw_beside.page(chosen)

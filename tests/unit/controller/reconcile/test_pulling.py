@@ -12,7 +12,7 @@ from controller.artifacts.packing import pack_into
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile.rolling import RolloutPlan
 from fitment.core import digest
-from fitment.core.deployment import CalibrationMode, CalibrationReport
+from fitment.core.deployment import CalibrationMode, CalibrationReport, RungReport
 from fitment.core.patch import Overlay, Write
 from tests.integration.trust_server import make_bundle
 
@@ -61,6 +61,18 @@ def test_a_calibrated_one_has_the_overlay_in_it(committed: Any) -> None:
     running = committed.controller.pull("a", "m")
     assert running.data == b"W" + PRISTINE[1:]
     assert running.calibration == OVERLAY.id
+
+
+def test_a_rung_that_serves_is_what_runs_and_has_no_overlay(committed: Any) -> None:
+    calibrate(committed, overlay=digest.canonical(OVERLAY))
+    (job,) = committed.store.jobs.find()
+    lesser = next(v for v in job.variants if v.name == "tiny").bundle.variant
+    slots = committed.devices["a"].slots
+    rung = RungReport(rung=1, variant=lesser, name="tiny", ready=True)
+    slots["m"] = replace(slots["m"], ladder=(rung,), rung=1)
+    committed.devices["a"].report()
+    running = committed.controller.pull("a")
+    assert (running.variant, running.calibration, running.data) == (lesser, "", PRISTINE)
 
 
 def test_an_overlay_that_was_not_handed_over_is_not_guessed(committed: Any) -> None:

@@ -67,6 +67,28 @@ def test_a_sound_release_reaches_everybody(keys: tuple[Trust, Path]) -> None:
     assert (found.committed, found.failed, found.still_open) == (60, 0, 0)
 
 
+def test_nobody_switches_outside_the_windows_of_a_night(keys: tuple[Trust, Path]) -> None:
+    made = world(keys, replace(QUIET, skewed=0.0, flaky=0.3, up_s=600.0), devices=40)
+    began = made.now  # 22:13 UTC
+    plan = replace(PLAN, windows=("daily 00:00 +2h UTC",), deadline_s=2 * 86_400.0)
+    found = made.run(plan, most_s=2 * 86_400.0)
+    assert (found.completed, found.failed, found.still_open) == (True, 0, 0)
+    hours = [(d.switched_at - began) / 3600 for d in made.devices.values() if d.switched_at]
+    assert len(hours) == found.committed
+    opens = (86_400 - began % 86_400) / 3600
+    assert all(opens <= hour < opens + 2 for hour in hours), hours
+
+
+def test_a_clock_that_is_wrong_by_years_switches_in_no_window(keys: tuple[Trust, Path]) -> None:
+    made = world(keys, replace(QUIET, skewed=1.0), devices=20)
+    for device in made.devices.values():
+        device.traits = replace(device.traits, skew_s=-1.7e9)
+    plan = replace(PLAN, windows=("daily 00:00 +2h UTC",), deadline_s=86_400.0)
+    found = made.run(plan, most_s=2 * 86_400.0)
+    assert (found.committed, found.halted) == (0, True)
+    assert not any("v2" in d.slots for d in made.devices.values())
+
+
 def test_a_bad_release_halts_within_its_bound(keys: tuple[Trust, Path]) -> None:
     found = world(keys, SCENARIOS["bad-release"], devices=300).run()
     assert found.halted

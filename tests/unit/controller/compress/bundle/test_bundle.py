@@ -121,7 +121,7 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"golden_inputs": np.zeros((40, 2), np.int64)}, "uint8 or float32, not int64"),
+        ({"golden_inputs": np.zeros((40, 2), np.int16)}, "float32 or int64, not int16"),
         ({"golden_outputs": np.zeros((39, 3), np.float32), "golden_limit": 40}, "do not fit"),
         ({"golden_outputs": np.full((40, 3), np.nan, np.float32)}, "not finite"),
         ({"golden_inputs": np.zeros((0, 2), np.uint8)}, "do not fit"),

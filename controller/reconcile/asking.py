@@ -1,0 +1,59 @@
+"""What is wrong with a rollout that an operator asks for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from controller.domain import fleet, rollout
+from controller.errors import UserError
+from controller.reconcile.context import Context
+
+
+def check_waves(waves: Sequence[float]) -> None:
+    """Refuse waves that do not rise to the whole fleet.
+
+    Raises:
+        UserError: showing them.
+    """
+    rising = all(a < b for a, b in itertools.pairwise(waves))
+    if not waves or not rising or waves[0] <= 0 or waves[-1] != 1.0:
+        shown = ", ".join(f"{w:g}" for w in waves)
+        raise UserError(
+            f"waves are cumulative shares that rise to 1, for example 0.1, 0.5, 1; not: {shown}"
+        )
+
+
+def check_gate(gate: fleet.Gate) -> None:
+    """Refuse what no rollout could be judged by.
+
+    Raises:
+        UserError: saying which number is wrong.
+    """
+    bounds = (
+        ("the share that may fail", gate.max_failure_share, 0 <= gate.max_failure_share <= 1),
+        ("the false-halt rate", gate.false_halt_rate, 0 < gate.false_halt_rate < 1),
+        ("the share above a ratio", gate.above_share, 0 <= gate.above_share < 1),
+        ("the devices under way at once", gate.open_most, gate.open_most >= 1),
+        ("the minimum sample", gate.min_sample, gate.min_sample >= 1),
+    )
+    for name, value, fits in bounds:
+        if not fits:
+            raise UserError(f"{name} cannot be {value:g}; shares are from 0 to 1, counts from 1 on")
+
+
+def nobody(context: Context, made: fleet.Rollout, release: fleet.Release) -> str:
+    """Why a rollout has no device to go to."""
+    every = context.store.devices.find(revoked=False)
+    chosen = [d for d in every if d.name in made.devices or rollout.selects(made.selector, d)]
+    ahead = [d.name for d in chosen if rollout.is_ahead(d, release)]
+    if ahead:
+        return (
+            f"{', '.join(ahead[:3])}{' …' if len(ahead) > 3 else ''} runs a later release of"
+            f" '{release.slot}' than this one (counter {release.counter}), and goes back to none:"
+            f" make a new one with the same variants: fitment release create {release.model}"
+        )
+    return (
+        "no device of the selection has a variant in this release;"
+        f" it has: {', '.join(release.variants)}"
+    )
