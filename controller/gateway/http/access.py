@@ -42,7 +42,6 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/rollouts"): _VIEWER,
     ("GET", "/v1/rollouts/{key}"): _VIEWER,
     ("GET", "/v1/deployments"): _VIEWER,
-    ("GET", "/v1/variants/{key}"): _VIEWER,
     ("POST", "/v1/rollouts"): _OPERATOR,
     ("POST", "/v1/rollouts/{key}/{act}"): _OPERATOR,
     ("GET", "/v1/operators"): _ADMIN,
