@@ -97,6 +97,7 @@ class Server:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
+        all_profiles()  # a mistake in one is said before anything is touched
         with seats.DirectoryLock(self.settings.data_dir) as lock:
             seat = await asyncio.to_thread(seats.take, self.settings, lock, waiting)
             if seat is None:
