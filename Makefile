@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 2
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: help setup mosquitto demo bench test lint lock clean
+.PHONY: help setup mosquitto arm64 demo bench test lint lock clean
 
 help:
 	@echo "make demo    set up, and run the whole loop with three devices; leaves demo-out/"
@@ -43,6 +43,9 @@ setup: $(STAMP) mosquitto
 mosquitto:
 	@sh deploy/setup/mosquitto.sh
 
+arm64: $(STAMP)
+	@sh deploy/setup/arm64.sh .make/arm64 $(BIN)/python
+
 demo: setup
 	@echo "== demo"; $(BIN)/fitment demo --out demo-out
 
@@ -55,7 +58,7 @@ lint: $(STAMP)
 	@echo "== import contracts"; PYTHONPATH=.:protos $(BIN)/lint-imports
 	@echo "== generated code"; $(BIN)/python protos/generate.py --check
 
-test: setup lint
+test: setup lint arm64
 	@echo "== tests of parts"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/e2e
 	@echo "== tests of the whole"; $(BIN)/python -m pytest tests/e2e
 
@@ -65,4 +68,4 @@ lock: $(VENV)/bin/python
 	@mv $(LOCK).new $(LOCK)
 
 clean:
-	rm -rf $(VENV) demo-out bench-out build dist
+	rm -rf $(VENV) .make demo-out bench-out build dist

@@ -123,7 +123,11 @@ def _fingerprint(fingerprint: Fingerprint) -> Iterator[Finding]:
         text = facts or (f"{len(facet.facts)} facts" if facet.facts else "no facts")
         yield _ok(name, f"{digest.short(facet.hash)}  {text}")
     if fingerprint.emulated:
-        yield _warn("emulation", "this host stands in for a board: its timings are marked so", "")
+        host = fingerprint.translated_on
+        words = "this host stands in for a board: its timings are marked so"
+        if host:
+            words = f"instructions are translated (on {host}): timings count for nothing"
+        yield _warn("emulation", words, "")
 
 
 def _profile(fingerprint: Fingerprint) -> tuple[str, list[Finding]]:

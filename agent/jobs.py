@@ -52,6 +52,7 @@ class Setting:
     hardware: str = ""  # hardware hash
     stack: str = ""  # stack hash
     emulated: bool = False
+    translated_on: str = ""  # the machine on which an emulator translates; empty: it is itself
     root: str = "/"  # prefix of /proc and /sys
 
 

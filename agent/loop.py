@@ -280,6 +280,7 @@ class Supervisor:
             hardware=fingerprint.hardware.hash if fingerprint else "",
             stack=fingerprint.stack.hash if fingerprint else "",
             emulated=fingerprint.emulated if fingerprint else False,
+            translated_on=fingerprint.translated_on if fingerprint else "",
             root=settings.hardware.root,
         )
         return Desk(
@@ -391,7 +392,7 @@ class Supervisor:
         measured = record.measurement if record is not None else None
         if record is None or record.rung:  # a rung's own run tells nothing of what serves
             return
-        if measured is not None and measured.latency is not None:
+        if measured is not None and measured.latency is not None and measured.tells_costs:
             self._last = LastRun(
                 slot=record.assignment.slot, variant=measured.bundle, p50_ms=measured.latency.p50_ms
             )

@@ -164,6 +164,7 @@ class TwinDevice:
     controller: Controller
     seen: Fingerprint = field(default_factory=fingerprint)
     times_ms: Mapping[str, float] = field(default_factory=dict)  # bundle name to latency
+    verdict: Verdict = Verdict.VALID  # of what it times
     behave: Behave = commit
     gives_up: tuple[str, ...] = ()  # bundles by name: it says "done" and answers nothing
     rechecks: bool = True  # it answers its golden inputs on a new stack before it reports that
@@ -228,7 +229,7 @@ class TwinDevice:
         known = next((s for s in self.slots.values() if s.name == baseline), None)
         return Measurement(
             id=f"{self.name}-{ref.name}", bundle=ref.variant, runtime="onnx 1.31", threads=1,
-            verdict=Verdict.VALID, energy=Energy(status=ReadingStatus.UNAVAILABLE, reason="none"),
+            verdict=self.verdict, energy=Energy(status=ReadingStatus.UNAVAILABLE, reason="none"),
             latency=latency(self.times_ms.get(ref.name, 1.0)), agreement=0.99, golden_ok=True,
             baseline=known.variant if known is not None else "",
             baseline_latency=None if before is None else latency(before),
@@ -251,7 +252,7 @@ class TwinDevice:
         timing = KernelTiming(kernel="gemm:c8:k8", scheme="fp32", macs=64, p50_us=1.0, count=9)
         return KernelTable(
             runtime="onnx", runtime_version="1.31", hardware=self.seen.hardware.hash,
-            stack=self.seen.stack.hash, threads=1, verdict=Verdict.VALID,
+            stack=self.seen.stack.hash, threads=1, verdict=self.verdict,
             emulated=self.seen.emulated, timings=(timing,),
         )  # fmt: skip
 

@@ -7,7 +7,8 @@ Rules:
    never a pass by a made-up number and never a failure;
 3. p95 falls back to the upper bound of p50's interval, since a short run supports no p95;
 4. a disturbed run (contended, drifting) says little about absolute time: latency is then judged
-   by the ratio to the running variant alone, which was interleaved and disturbed alike.
+   by the ratio to the running variant alone, which was interleaved and disturbed alike;
+5. under an emulator no time, memory or energy is judged at all: answers are.
 """
 
 from __future__ import annotations
@@ -40,12 +41,9 @@ def judge(measurement: Measurement, gates: DeviceGates, checked: Checked | None)
     """Judge one measurement."""
     findings = [
         *_answers(measurement, checked),
-        *_latency(measurement, gates),
-        *_ratio(measurement, gates),
         *_agreement(measurement, gates, checked),
         *_coverage(measurement, gates, checked),
-        *_memory(measurement, gates),
-        *_energy(measurement, gates),
+        *_costs(measurement, gates),
     ]
     failed = tuple(finding.reason for finding in findings if not finding.holds)
     noted = tuple(finding.reason for finding in findings if finding.holds and finding.reason)
@@ -62,6 +60,16 @@ def _disturbed(measurement: Measurement) -> tuple[str, ...]:
 def _answers(measurement: Measurement, checked: Checked | None) -> Iterator[_Finding]:
     if measurement.golden_ok is False or (checked is not None and not checked.golden_ok):
         yield _Finding(holds=False, reason="it answers the golden inputs wrongly")
+
+
+def _costs(measurement: Measurement, gates: DeviceGates) -> Iterator[_Finding]:
+    if not measurement.tells_costs:
+        yield _not_judged("time, memory and energy", "they are an emulator's")
+        return
+    yield from _latency(measurement, gates)
+    yield from _ratio(measurement, gates)
+    yield from _memory(measurement, gates)
+    yield from _energy(measurement, gates)
 
 
 def _latency(measurement: Measurement, gates: DeviceGates) -> Iterator[_Finding]:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from agent.hardware import android, boards, devicetree, jetson, linux, raspberry, rockchip, runtimes
+from agent.hardware import (
+    android,
+    boards,
+    devicetree,
+    emulation,
+    jetson,
+    linux,
+    raspberry,
+    rockchip,
+    runtimes,
+)
 from agent.hardware.settings import HardwareSettings
 from agent.jobs import RuntimeOptions
 from agent.sysfs import DiskTree, MemoryTree, Run, Tree, run_command
 from fitment.core import digest
 from fitment.core.fingerprint import Facet, Fingerprint
-
-EMULATION_MARK = "etc/fitment-emulated"
-"""A file that a root made for emulation carries, so that its timings are marked."""
 
 
 def read_fingerprint(
@@ -29,7 +36,8 @@ def read_fingerprint(
     With ``settings.emulates`` chassis and hardware are those of a shipped board and the
     fingerprint is marked; stack and condition stay those of the real process, because that is
     what runs. The hardware facts then name the host in ``emulated_on``, so that the hash, and
-    with it the cohort and the kernel table, is never the real board's.
+    with it the cohort and the kernel table, is never the real board's. The same goes for a
+    process whose instructions an emulator translates: ``translated_on`` names where.
 
     Args:
         root: prefix of /proc and friends.
@@ -52,12 +60,15 @@ def read_fingerprint(
         chassis = _chassis(board)
     else:
         hardware, chassis = _hardware(real, machine, run), _chassis(real)
+    host = emulation.translated_on(real, machine)
+    if host:
+        hardware["translated_on"] = host
     return Fingerprint(
         chassis=Facet.of(chassis),
         hardware=Facet.of(hardware),
         stack=Facet.of(stack),
         condition=Facet.of(condition),
-        emulated=bool(settings.emulates) or _looks_emulated(real, machine),
+        emulated=bool(settings.emulates or host),
     )
 
 
@@ -77,20 +88,6 @@ def _chassis(tree: Tree) -> dict[str, str]:
         # Enough to see that a board was exchanged, and not a name to track it by elsewhere.
         facts["serial_hash"] = digest.digest_bytes(b"fitment serial\0" + serial.encode())
     return facts
-
-
-def _looks_emulated(tree: Tree, machine: str) -> bool:
-    """A user-mode emulator says ``aarch64`` and still shows the host's ``/proc/cpuinfo``."""
-    if not tree.problem(EMULATION_MARK):
-        return True
-    shown = linux.cpuinfo_machine(tree)
-    return bool(machine and shown) and _family(machine) != _family(shown)
-
-
-def _family(machine: str) -> str:
-    if machine.startswith(("arm", "aarch")):
-        return "arm"
-    return "x86" if machine in ("x86_64", "i386", "i486", "i586", "i686") else machine
 
 
 def _silent(_command: object) -> None:

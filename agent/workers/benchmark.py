@@ -103,7 +103,7 @@ def _time(job: BenchmarkJob, opened: Opened, baseline: Baseline | None, note: st
     warm_up(candidate, max_seconds=plan.warmup_max_seconds)
     if baseline is not None:
         warm_up(baseline.stream, max_seconds=plan.warmup_max_seconds)
-    watch = Watch(job.setting.root, threads=job.setting.options.threads)
+    watch = Watch(job.setting)
     _interleave(plan, watch, candidate, baseline)
     signals = watch.signals()
     verdict, reasons = verdicts.judge(

@@ -84,7 +84,7 @@ def _run(graphs: list[_Graph], job: ProbeJob) -> Signals:
     for graph in graphs:
         _slice(graph.stream, slice_s)
         graph.stream.forget()
-    watch = Watch(job.setting.root, threads=job.setting.options.threads)
+    watch = Watch(job.setting)
     for _ in range(_ROUNDS):
         for graph in graphs:
             with watch.block():

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.jobs import Setting
 from agent.sensors import Conditions, snapshot
 from agent.workers import statistics
 from agent.workers.runtimes.base import Array, Session
@@ -84,13 +85,14 @@ class Watch:
     """Signals of contention and heat, gathered around blocks of runs.
 
     Only time inside `block` counts for the processor's share, so that our own bookkeeping does
-    not. ``threads``: with more than one the calling thread waits for the others, so its own
+    not. With more than one thread the calling one waits for the others, so its own
     processor share says nothing and is left out.
     """
 
-    def __init__(self, root: str, *, threads: int) -> None:
-        self._root = Path(root)
-        self._single = threads == 1
+    def __init__(self, setting: Setting) -> None:
+        self._root = Path(setting.root)
+        self._single = setting.options.threads == 1
+        self._translated_on = setting.translated_on
         self._started_s = time.monotonic()
         self._wall_ns = 0
         self._cpu_ns = 0
@@ -125,6 +127,7 @@ class Watch:
             pressure=_pressure(self._looks[0], self._looks[-1], elapsed_s),
             preemptions_per_s=self._preemptions / wall_s if _COUNTS_SWITCHES and wall_s else None,
             conditions=tuple(self._looks),
+            translated_on=self._translated_on,
         )
 
     def _look(self) -> None:

@@ -31,6 +31,7 @@ class Signals:
     pressure: float | None  # 0..1
     preemptions_per_s: float | None
     conditions: tuple[Conditions, ...]  # the first right before timing, the last right after
+    translated_on: str = ""  # the machine on which an emulator translated the instructions
 
     def numbers(self) -> dict[str, float]:
         """For a measurement's ``conditions``: these signals, and the last readings."""
@@ -52,6 +53,7 @@ def judge(
     ``runs`` and ``seconds`` are the candidate's own.
     """
     found = (
+        (Verdict.EMULATED, translation(signals.translated_on)),
         (Verdict.TOO_SHORT, short_reasons(plan, runs=runs, seconds=seconds)),
         (Verdict.THROTTLED, throttling(signals.conditions)),
         (Verdict.CONTENDED, contention(signals)),
@@ -60,6 +62,13 @@ def judge(
     reasons = tuple(reason for _, group in found for reason in group)
     verdict = next((verdict for verdict, group in found if group), Verdict.VALID)
     return verdict, reasons
+
+
+def translation(host: str) -> tuple[str, ...]:
+    """Whether an emulator on ``host`` carried the instructions out."""
+    if not host:
+        return ()
+    return (f"an emulator translated the instructions on {host}: no device takes these times",)
 
 
 def short_reasons(plan: BenchmarkPlan, *, runs: int, seconds: float) -> tuple[str, ...]:

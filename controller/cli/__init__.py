@@ -12,6 +12,7 @@ import typer
 
 from controller.cli import (
     backups,
+    conformance,
     demo,
     devices,
     fit,
@@ -55,6 +56,7 @@ def build_app() -> typer.Typer:
     app.add_typer(rollouts.app, name="rollout")
     app.add_typer(watching.triggers, name="trigger")
     app.command("simulate")(simulate.simulate)
+    app.command("conformance")(conformance.conformance)
     app.command("audit")(watching.audit)
     app.command("backup")(backups.backup)
     app.command("restore")(backups.restore)

@@ -293,4 +293,4 @@ def _latency(deployment: fleet.Deployment) -> str:
     if taken is None or taken.latency is None:
         return "-"
     words = f"{taken.latency.p50_ms:.3f} ms, {taken.verdict.value}"
-    return f"{words}, emulated" if taken.emulated else words
+    return f"{words}, emulated" if taken.emulated and taken.tells_costs else words

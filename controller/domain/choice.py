@@ -114,8 +114,10 @@ def predicted_ms(variant: Variant) -> float | None:
 
 
 def measured_ms(measurement: Measurement | None) -> float | None:
-    """Measured median latency, or None."""
-    return measurement.latency.p50_ms if measurement and measurement.latency else None
+    """Measured median latency, or None; an emulator's is none."""
+    if measurement is None or measurement.latency is None or not measurement.tells_costs:
+        return None
+    return measurement.latency.p50_ms
 
 
 def by_prediction(variants: Sequence[Variant]) -> list[Variant]:
@@ -137,13 +139,17 @@ def _all_measured(variants: Sequence[Variant], case: _Case) -> bool:
 
 
 def _by(variants: Sequence[Variant], latency: Latency) -> list[Variant]:
-    """By latency, with ties (within `TIE` of the fastest left) by bytes on the wire."""
+    """By latency; ties (within `TIE` of the fastest left) by bytes on the wire.
+
+    Among those that tie, the ones that a device can calibrate come first: they are so only where
+    the model asks for calibration.
+    """
     left = sorted(variants, key=lambda v: _or_infinite(latency(v)))
     ranked: list[Variant] = []
     while left:
         limit = _or_infinite(latency(left[0])) * (1 + TIE)
         tied = [v for v in left if _or_infinite(latency(v)) <= limit]
-        first = min(tied, key=lambda v: v.wire_bytes)
+        first = min(tied, key=lambda v: (not v.calibratable, v.wire_bytes))
         ranked.append(first)
         left.remove(first)
     return ranked
@@ -183,7 +189,7 @@ def tail_ms(variant: Variant, measurement: Measurement | None) -> float | None:
     median's interval, since the tail of a disturbed run tells of the disturbance; else the
     prediction.
     """
-    if measurement is None or measurement.latency is None:
+    if measurement is None or measurement.latency is None or not measurement.tells_costs:
         return predicted_ms(variant)
     latency = measurement.latency
     if measurement.verdict is Verdict.VALID and latency.p95_ms is not None:
@@ -196,11 +202,13 @@ def _recall_drop(variant: Variant) -> float | None:
 
 
 def _memory(measurement: Measurement | None) -> float | None:
-    return measurement.peak_memory_bytes if measurement else None
+    return measurement.peak_memory_bytes if measurement and measurement.tells_costs else None
 
 
 def _energy(measurement: Measurement | None) -> float | None:
-    if measurement is None or measurement.energy.status is not ReadingStatus.MEASURED:
+    if measurement is None or not measurement.tells_costs:
+        return None
+    if measurement.energy.status is not ReadingStatus.MEASURED:
         return None
     return measurement.energy.value_mj
 

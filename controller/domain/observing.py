@@ -10,6 +10,7 @@ from controller.domain.fleet import Deployment, Device, Gate, Rollout
 from controller.domain.plan import SETTLE_S
 from fitment.core import digest
 from fitment.core.deployment import Outcome
+from fitment.core.measurement import Measurement
 
 _BAD = frozenset({Outcome.ROLLED_BACK, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.REJECTED})
 _VOID = frozenset({Outcome.SUPERSEDED, Outcome.CANCELLED})
@@ -175,9 +176,15 @@ def contradiction(deployment: Deployment, device: Device | None, *, now: float) 
     return digest.short(held[0].variant) if held[0].variant else "nothing"
 
 
+def _costs(deployment: Deployment) -> Measurement | None:
+    """What it cost there; None where an emulator took the place of the device."""
+    taken = deployment.measurement
+    return taken if taken is not None and taken.tells_costs else None
+
+
 def p50_ratio(deployment: Deployment) -> float | None:
     """Median latency to that of what ran there, timed in turns on the same device."""
-    taken = deployment.measurement
+    taken = _costs(deployment)
     if taken is None or taken.latency is None or taken.baseline_latency is None:
         return None
     baseline = taken.baseline_latency.p50_ms
@@ -186,7 +193,7 @@ def p50_ratio(deployment: Deployment) -> float | None:
 
 def p95_ratio(deployment: Deployment) -> float | None:
     """The same for the 95th percentile; None where too few runs support one."""
-    taken = deployment.measurement
+    taken = _costs(deployment)
     if taken is None or taken.latency is None or taken.baseline_latency is None:
         return None
     ours, baseline = taken.latency.p95_ms, taken.baseline_latency.p95_ms
@@ -195,7 +202,7 @@ def p95_ratio(deployment: Deployment) -> float | None:
 
 def energy_ratio(deployment: Deployment) -> float | None:
     """Energy of an inference to that of what ran there, as the device measured each."""
-    taken, before = deployment.measurement, deployment.energy_before_mj
+    taken, before = _costs(deployment), deployment.energy_before_mj
     if taken is None or taken.energy.value_mj is None or not before:
         return None
     return taken.energy.value_mj / before

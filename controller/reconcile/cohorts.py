@@ -29,6 +29,11 @@ def _is_emulated(device: fleet.Device) -> bool:
     return device.reported is not None and device.reported.fingerprint.emulated
 
 
+def tells_time(device: fleet.Device) -> bool:
+    """Whether what a device times can be gone by; an emulator that translates is no device."""
+    return device.reported is None or not device.reported.fingerprint.translated_on
+
+
 def profile_of(context: Context, cohort: fleet.Cohort) -> Profile:
     """The profile of a cohort.
 

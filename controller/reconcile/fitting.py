@@ -109,6 +109,9 @@ def _queued(context: Context, job: fleet.FitJob) -> None:
     if device is None:
         _note(context, job, "waiting for a device of the cohort to come online")
         return
+    if not cohorts.tells_time(device):
+        _run(context, job)
+        return
     probes = {name: context.fits.probe_bundle(name) for name in missing}
     if any(probe is None for probe in probes.values()):
         _note(context, job, "making the kernel probe")
@@ -166,7 +169,7 @@ def _confirm(context: Context, job: fleet.FitJob) -> None:
     if device is None and context.settings.confirm and _may_come_back(context):
         _note(context, job, "waiting for a device of the cohort to come back")
         return
-    if device is None or not context.settings.confirm:
+    if device is None or not context.settings.confirm or not cohorts.tells_time(device):
         _choose(context, job)
         return
     wanted = confirm.candidates(job.variants, _budget(context, job))

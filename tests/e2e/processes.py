@@ -61,15 +61,17 @@ def call(env: dict[str, str], *command: str) -> Any:
     return json.loads(done.stdout)
 
 
-def wait_for(what: str, look: Callable[[], Any], *, every_s: float = 0.3) -> Any:
+def wait_for(
+    what: str, look: Callable[[], Any], *, every_s: float = 0.3, within_s: float = PATIENCE_S
+) -> Any:
     """The first true answer of ``look``; the test fails when there is none for long."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         found = look()
         if found:
             return found
         time.sleep(every_s)
-    return pytest.fail(f"{what} did not happen within {PATIENCE_S:.0f} s")
+    return pytest.fail(f"{what} did not happen within {within_s:.0f} s")
 
 
 def slot(env: dict[str, str]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_every_module_with_code_says_why_it_exists(root: Path) -> None:
     [
         "agent", "agent/hardware", "agent/sensors", "agent/workers", "controller",
         "controller/artifacts", "controller/backup", "controller/catalog", "controller/compress",
-        "controller/dashboard", "controller/domain",
+        "controller/conformance", "controller/dashboard", "controller/domain",
         "controller/gateway", "controller/reconcile", "controller/simulator", "controller/store",
         "controller/trust",
         "deploy", "profiles", "protos",

@@ -55,8 +55,12 @@ def rank_schemes(
 
 
 def best_table(runtime: str, tables: Iterable[KernelTable]) -> KernelTable | None:
-    """The table of a runtime to go by: a valid one before others, measured before emulated."""
+    """The table of a runtime to go by: a valid one before others, measured before emulated.
+
+    What an emulator timed by translating instructions is none.
+    """
     own = [t for t in tables if t.runtime == runtime and t.timings]
+    own = [t for t in own if t.verdict is not Verdict.EMULATED]
     if not own:
         return None
     return min(own, key=lambda t: (t.verdict is not Verdict.VALID, t.emulated))

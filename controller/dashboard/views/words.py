@@ -89,7 +89,7 @@ def latency(taken: Measurement | None, why: str) -> Value:
         return none(why)
     if taken.latency is None:
         return none("; ".join(taken.reasons) or "the device timed nothing")
-    note = taken.verdict.value + ", emulated" * taken.emulated
+    note = taken.verdict.value + ", emulated" * (taken.emulated and taken.tells_costs)
     return Value(text=milliseconds(taken.latency.p50_ms, "").text, note=note)
 
 

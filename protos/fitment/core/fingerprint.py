@@ -32,7 +32,8 @@ class Fingerprint:
 
     Keys that matching relies on, when known. hardware: ``machine`` (``x86_64``, ``aarch64``),
     ``model`` (device-tree model), ``compatible`` (space separated), ``cpu`` , ``cpu_features``
-    (space separated, sorted), ``memory_class_mib`` (power of two), ``accelerators``. stack:
+    (space separated, sorted), ``memory_class_mib`` (power of two), ``accelerators``,
+    ``translated_on`` (under an emulator: the host's machine). stack:
     ``runtime.<name>`` (major.minor version) and ``runtime.<name>.<setting>``. condition:
     ``governor``, ``power_mode``, ``cores_online``. chassis: ``serial_hash``, ``board``.
     """
@@ -43,6 +44,14 @@ class Fingerprint:
     condition: Facet
     emulated: bool = False
     """A host that stands in for a board: its timings never enter that board's kernel table."""
+
+    @property
+    def translated_on(self) -> str:
+        """The machine on which an emulator translates this device's instructions, or nothing.
+
+        Then no time that is taken there tells of any device.
+        """
+        return self.hardware.facts.get("translated_on", "")
 
     def runtimes(self) -> tuple[str, ...]:
         """Names of the runtimes that the stack facts list (``onnx``, ``litert``, ``tflite``)."""

@@ -28,6 +28,7 @@ class Verdict(enum.Enum):
     THROTTLED = "throttled"  # clocks were cut or the device was too hot
     DRIFTING = "drifting"  # first and last third differ too much
     TOO_SHORT = "too_short"  # fewer runs or seconds than the plan asked for
+    EMULATED = "emulated"  # an emulator translated the instructions: no device takes these times
 
 
 class ReadingStatus(enum.Enum):
@@ -106,3 +107,11 @@ class Measurement:
     emulated: bool = False
     conditions: Mapping[str, float] = field(default_factory=dict)  # pressure, clocks, temperature
     wall_unix_ns: int = 0  # hint only: device clocks wander
+
+    @property
+    def tells_costs(self) -> bool:
+        """Whether time, memory and energy are a device's; an emulator's are nobody's.
+
+        What was answered (goldens, agreement, coverage) holds either way.
+        """
+        return self.verdict is not Verdict.EMULATED

@@ -53,6 +53,8 @@ class _VerdictEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     VERDICT_THROTTLED: _Verdict.ValueType  # 3
     VERDICT_DRIFTING: _Verdict.ValueType  # 4
     VERDICT_TOO_SHORT: _Verdict.ValueType  # 5
+    VERDICT_EMULATED: _Verdict.ValueType  # 6
+    """an emulator translated the instructions: no device takes these times"""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
     """Whether a benchmark may be believed."""
@@ -63,6 +65,8 @@ VERDICT_CONTENDED: Verdict.ValueType  # 2
 VERDICT_THROTTLED: Verdict.ValueType  # 3
 VERDICT_DRIFTING: Verdict.ValueType  # 4
 VERDICT_TOO_SHORT: Verdict.ValueType  # 5
+VERDICT_EMULATED: Verdict.ValueType  # 6
+"""an emulator translated the instructions: no device takes these times"""
 global___Verdict = Verdict
 
 class _ReadingStatus:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigError
-from agent.hardware import HardwareSettings, boards, read_fingerprint, runtimes
+from agent.hardware import HardwareSettings, boards, emulation, read_fingerprint, runtimes
 from agent.hardware.runtimes import installed
 from agent.jobs import RuntimeOptions
+from agent.sysfs import MemoryTree
 from fitment.core.fingerprint import Fingerprint
 
 PLAIN = HardwareSettings()
@@ -186,7 +187,44 @@ def test_a_marked_root_is_emulated(tmp_path: Path) -> None:
     root = boards.unpack("raspberry-pi-5", tmp_path)
     (root / "etc").mkdir()
     (root / "etc/fitment-emulated").write_text("")
-    assert read(root).emulated
+    marked = read(root)
+    assert marked.emulated
+    assert marked.translated_on == "unknown"
+    (root / "etc/fitment-emulated").unlink()
+    assert read(root).hardware.hash != marked.hardware.hash
+
+
+def test_a_program_of_another_machine_is_an_emulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is read is Linux's word for the program that runs; here it is a file like it.
+    monkeypatch.setattr(emulation, "_PROGRAM", tmp_path / "exe")
+    tree = MemoryTree({"proc/cpuinfo": b"CPU implementer : 0x41\nCPU architecture: 8\n"})
+    assert emulation.translated_on(tree, "aarch64") == ""  # nothing can be read
+    (tmp_path / "exe").write_bytes(Path(sys.executable).read_bytes()[:20])
+    own = os.uname().machine
+    foreign = "riscv64" if emulation.family(own) != "riscv64" else "s390x"
+    assert emulation.translated_on(tree, foreign) == own
+    assert emulation.translated_on(MemoryTree({}), own) == ""
+    assert not read("/").emulated
+
+
+@pytest.mark.parametrize(
+    ("header", "machine"),
+    [
+        (b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00", "aarch64"),
+        (b"\x7fELF\x01\x02\x01" + bytes(9) + b"\x00\x02\x00\x28", "armv7l"),
+        (b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e", ""),  # cut off
+        (b"#!/bin/sh\nexec python", ""),
+    ],
+)
+def test_the_machine_of_a_program(header: bytes, machine: str) -> None:
+    assert emulation.elf_machine(header) == machine
+
+
+def test_another_machines_cpuinfo_is_an_emulators() -> None:
+    shown = {"proc/cpuinfo": b"vendor_id : GenuineIntel\nflags : fpu lm avx2\n"}
+    assert emulation.translated_on(MemoryTree(shown), "riscv64") in ("x86_64", os.uname().machine)
 
 
 PACKAGES = {"onnxruntime": "1.32.0", "ai_edge_litert": "2.3.0"}

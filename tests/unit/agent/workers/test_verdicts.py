@@ -38,9 +38,11 @@ ROWS = [
     ("a throttle event", _later(throttle_count=5), {}, Verdict.THROTTLED, "2 thermal"),
     ("the clock fell", _later(freq_khz=1_200_000), {}, Verdict.THROTTLED, "2000 to 1200 MHz"),
     ("the clock breathes", _later(freq_khz=1_800_000), {}, Verdict.VALID, ""),
+    ("emulated, whatever else", replace(QUIET, translated_on="x86_64", pressure=0.9), {},
+     Verdict.EMULATED, "translated the instructions on x86_64"),
     ("slower", QUIET, {"drift": 0.08}, Verdict.DRIFTING, "8% slower"),
     ("faster", QUIET, {"drift": -0.08}, Verdict.DRIFTING, "8% faster"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

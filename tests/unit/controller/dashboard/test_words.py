@@ -50,6 +50,8 @@ def test_sizes(count: int, text: str) -> None:
 def test_a_time_carries_its_verdict_and_the_mark() -> None:
     assert words.latency(taken(), "") == Value(text="0.250 ms", note="contended")
     assert words.latency(taken(emulated=True), "").note == "contended, emulated"
+    translated = taken(emulated=True, verdict=Verdict.EMULATED)
+    assert words.latency(translated, "").note == "emulated"
     silent = taken(latency=None, reasons=("the worker was killed",))
     assert words.latency(silent, "") == Value(text="–", note="the worker was killed")
 

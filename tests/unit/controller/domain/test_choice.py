@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from controller.domain import choice, confirm
-from controller.domain.fleet import Budget, SliceEvidence, Variant
+from controller.domain.evidence import SliceEvidence
+from controller.domain.fleet import Budget, Variant
 from fitment.core.deployment import BundleRef
 from fitment.core.measurement import (
     Cost,
@@ -183,3 +184,22 @@ def test_the_slice_that_suffers_most_is_held_against_its_limit() -> None:
 def test_a_slice_of_a_few_inputs_judges_nothing() -> None:
     found = _sliced(("class bag", 200, 0.01), ("class coat", choice.SLICE_LEAST - 1, 0.3))
     assert choice.choose((FP32, found), Budget(slice_drop_max=0.05), {}).chosen == "int8"
+
+
+def test_of_equals_the_one_that_a_device_can_calibrate_comes_first() -> None:
+    plain, asked = variant("plain", 0.40, kb=50), variant("asked", 0.405, kb=100)
+    assert choice.choose((plain, asked), Budget(), {}).chosen == "plain"
+    asked = replace(asked, calibratable=True)
+    assert choice.choose((plain, asked), Budget(), {}).chosen == "asked"
+    slower = replace(variant("slower", 0.8), calibratable=True)
+    assert choice.choose((plain, slower), Budget(), {}).chosen == "plain"
+
+
+def test_costs_of_an_emulator_are_unknown() -> None:
+    """Neither its latency nor its memory; whether it answers right counts."""
+    taken = replace(measured("int8", 9e3, Verdict.EMULATED), peak_memory_bytes=10**12)
+    budget = Budget(latency_p95_max_ms=5.0, peak_memory_max_bytes=10**6)
+    found = choice.choose((INT8,), budget, {"int8": taken})
+    assert found.chosen == "int8"
+    assert "0.400 ms p50 predicted (interpolated)" in found.reason
+    assert choice.choose((INT8,), budget, {"int8": replace(taken, golden_ok=False)}).chosen == ""

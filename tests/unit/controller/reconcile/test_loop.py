@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from controller.domain import fleet
+from controller.domain import choice, fleet
 from controller.domain.fleet import JobStatus, RolloutState
 from controller.reconcile.context import ReconcileSettings
 from controller.reconcile.fitting import COMING_BACK_S
@@ -16,6 +16,8 @@ from controller.reconcile.rolling import RolloutPlan
 from controller.store.base import Store
 from controller.testing import ScriptedFits, fingerprint, variant
 from fitment.core.deployment import Outcome, StudyKind
+from fitment.core.fingerprint import Facet
+from fitment.core.measurement import Verdict
 
 COLLECTIONS = (
     "devices", "tokens", "models", "jobs", "studies", "releases", "rollouts", "deployments",
@@ -53,6 +55,33 @@ def test_a_fit_asks_the_device_first_and_lets_it_confirm(world: Any) -> None:
     asked = [s.bundle.name for s in world.store.studies.find(kind=StudyKind.BENCHMARK)]
     assert sorted(asked) == ["fp32", "int8"]  # "tiny" cannot keep to the budget
     assert world.blobs.has(done.variants[0].bundle.archive)
+
+
+def test_what_an_emulator_times_is_neither_asked_for_nor_gone_by(world: Any) -> None:
+    seen = fingerprint(emulated=True)
+    facts = dict(seen.hardware.facts) | {"translated_on": "x86_64"}
+    # By its own times fp32 would be the fastest by far, and int8 over every budget.
+    world.join("a", seen=replace(seen, hardware=Facet.of(facts)), verdict=Verdict.EMULATED,
+               times_ms={"fp32": 0.001, "int8": 9000.0, "tiny": 9000.0})  # fmt: skip
+    world.model = replace(world.model, budget=replace(world.model.budget, latency_p95_max_ms=5.0))
+    release = world.released()
+    (job,) = world.store.jobs.find()
+    assert world.store.studies.find() == ()
+    assert job.choice is not None
+    assert "ms p50 measured" not in job.choice.reason
+    made = world.controller.create_rollout(release.id, RolloutPlan())
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    assert world.runs("a") == "int8"
+    (deployment,) = world.store.deployments.find()
+    assert deployment.measurement is not None
+    assert deployment.measurement.verdict is Verdict.EMULATED
+    world.settle()
+    assert world.store.triggers.find() == ()
+    again = choice.choose(
+        job.variants, world.model.budget, {deployment.variant: deployment.measurement}
+    )
+    assert again.chosen == deployment.variant
+    assert "measured" not in again.reason
 
 
 def test_a_controller_that_just_started_waits_for_the_device_to_confirm(world: Any) -> None:

@@ -1,0 +1,1 @@
+"""Does an agent keep the wire's contract? See ``protos/WIRE.md``."""
