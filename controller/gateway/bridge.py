@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from controller.errors import Temporary
@@ -44,6 +45,8 @@ class Bridge:
         self._batches: set[tuple[str, str, int]] = set()  # of telemetry that waits
         self._asked = False  # the engine knows that something waits
         self._dropped = 0
+        self._taken: list[Heard] = []  # by the engine at present
+        self._alone = 0  # messages that are to be taken in one by one
 
     def on_up(self, device: str, uplink: Uplink) -> None:
         self._put(Heard(device=device, uplink=uplink))
@@ -71,38 +74,37 @@ class Bridge:
 
     def _ask(self) -> None:
         try:
-            self._engine.call(self._drain)
+            self._engine.call(self._drain).add_done_callback(self._ended)
         except Temporary:  # it has stopped; devices say again what matters
             log.debug("action=heard_after_the_end")
 
     def _drain(self) -> None:
-        """On the engine's thread: take in what waits, and come back for the rest."""
+        """On the engine's thread: take in what waits."""
         with self._lock:
-            taken = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
-            self._batches.difference_update(filter(None, map(_batch, taken)))
-            more = self._asked = bool(self._waiting)
+            count = 1 if self._alone else min(TOGETHER, len(self._waiting))
+            self._taken = [self._waiting.popleft() for _ in range(count)]
+            self._alone = max(0, self._alone - 1)
+            self._batches.difference_update(filter(None, map(_batch, self._taken)))
             dropped, self._dropped = self._dropped, 0
         if dropped:
             log.warning("action=telemetry_dropped batches=%d reason=too_many_wait", dropped)
-        try:
-            self._take_in(taken)
-        finally:
-            if more:
-                self._ask()
-
-    def _take_in(self, taken: Sequence[Heard]) -> None:
-        try:
-            answers = self._listener.on_heard(taken)
-        except Exception:
-            if len(taken) == 1:
-                log.exception("action=uplink_failed device=%s", taken[0].device)
-                return
-            log.warning("action=taken_one_by_one messages=%d", len(taken))
-            for one in taken:  # so that one of them cannot keep out the others
-                self._take_in((one,))
-            return
-        for device, downlink in answers:
+        for device, downlink in self._listener.on_heard(self._taken):
             self._link.publish(device, downlink)
+
+    def _ended(self, drained: Future[None]) -> None:
+        """Come back for the rest; what failed together is tried one by one, in its order."""
+        error = None if drained.cancelled() else drained.exception()
+        taken, self._taken = self._taken, []
+        with self._lock:
+            if error is not None and len(taken) > 1:
+                log.warning("action=taken_one_by_one messages=%d", len(taken))
+                self._waiting.extendleft(reversed(taken))
+                self._alone = len(taken)
+            elif error is not None and taken:
+                log.error("action=uplink_failed device=%s", taken[0].device, exc_info=error)
+            more = self._asked = bool(self._waiting)
+        if more:
+            self._ask()
 
 
 def _batch(heard: Heard) -> tuple[str, str, int] | None:
