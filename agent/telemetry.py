@@ -17,7 +17,10 @@ from fitment.core.telemetry import Ack
 WINDOW: Final = 16
 """Batches on the way without an ack."""
 RESEND_S: Final = 30.0
-"""After this long without an ack the way is taken to have lost them."""
+"""After this long without an ack the way is taken to have lost them; each time in a row doubles it,
+up to `RESEND_MOST_S`, and one batch is sent to try: a fleet that sends all it has to a controller
+that is behind would keep it there."""
+RESEND_MOST_S: Final = 600.0
 _MIB: Final = 2.0**20
 
 
@@ -52,10 +55,12 @@ class Telemetry:
         self._sampled_at_s = -math.inf
         self._sent = 0  # highest number that was sent since the link came up
         self._sent_at_s = 0.0
+        self._tries = 0  # times in a row that no ack came
 
     def acknowledge(self, ack: Ack) -> None:
         """The controller has these on its disk."""
         if self._outbox.acknowledge(ack):
+            self._tries = 0
             self._sent = max(self._sent, ack.sequence)
 
     def resend(self) -> None:
@@ -80,15 +85,20 @@ class Telemetry:
 
     def _send(self, link: AgentLink, now_s: float) -> None:
         first = self._outbox.first_available()
-        if self._sent >= first and now_s - self._sent_at_s > RESEND_S:
-            self._sent = 0
+        if self._sent >= first and now_s - self._sent_at_s > resend_s(self._tries):
+            self._sent, self._tries = 0, self._tries + 1
         on_the_way = max(0, self._sent - first + 1)
-        room = WINDOW - on_the_way
+        room = (WINDOW if self._tries == 0 else 1) - on_the_way
         if room <= 0 or self._sent >= self._outbox.last():
             return
         for batch in self._outbox.pending(after=self._sent, limit=room):
             link.send(Uplink(telemetry=batch))
             self._sent, self._sent_at_s = batch.sequence, now_s
+
+
+def resend_s(tries: int) -> float:
+    """How long an ack may take, after so many times in a row that none came."""
+    return min(RESEND_MOST_S, RESEND_S * 2.0 ** min(tries, 16))
 
 
 def tagged(last: LastRun, serves: Mapping[str, Serves]) -> tuple[dict[str, float], dict[str, str]]:

@@ -118,10 +118,9 @@ def _restricted(path: Path, name: str, content: bytes) -> None:
     """Example inputs must load without unpickling more than tensors: torch would fall back."""
     import torch
 
-    try:
+    what = f"{path.name} is refused: the example inputs in '{name}' are more than plain tensors"
+    with translated(WorkloadError, what, mend=_MEND):
         torch.load(io.BytesIO(content), weights_only=True)
-    except Exception as error:
-        raise _refused(path, f"example inputs in '{name}' that are no plain tensors") from error
 
 
 def _refused(path: Path, what: str) -> WorkloadError:

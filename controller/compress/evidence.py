@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from controller.catalog.workload import GUARD, MUST_PASS, TEST, Split, Workload
 from controller.compress import operating, slices
 from controller.compress.statistics import wilson
-from controller.domain.fleet import OperatingPoint, SliceEvidence
+from controller.domain.evidence import OperatingPoint, SliceEvidence
 from controller.errors import FitError
 
 Array = NDArray[np.float32]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from controller.catalog.workload import GUARD, TEST, Detector, Split, Workload
 from controller.compress import statistics
-from controller.domain.fleet import OperatingPoint
+from controller.domain.evidence import OperatingPoint
 from controller.errors import WorkloadError
 from fitment.core.bundle import DecisionSpec
 

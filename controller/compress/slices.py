@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.catalog.workload import GUARD, TEST, Split, Workload
-from controller.domain.fleet import SliceEvidence
+from controller.domain.evidence import SliceEvidence
 from controller.errors import WorkloadError
 
 Array = NDArray[np.float32]

@@ -25,6 +25,18 @@ class Identity:
     role: Role
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """Somebody with a token of their own; only its hash is kept."""
+
+    name: str
+    role: Role
+    hash: str  # sha256:… of the token text
+    created_at: float
+    expires_at: float = 0.0  # 0: it has no end
+    revoked_at: float = 0.0
+
+
 def covers(role: Role, needed: Role) -> bool:
     """Whether who has ``role`` may do what needs ``needed``."""
     return _ORDER.index(role) >= _ORDER.index(needed)

@@ -41,6 +41,7 @@ class Bridge:
         self._link = link
         self._waiting: deque[Heard] = deque()
         self._lock = threading.Lock()
+        self._batches: set[tuple[str, str, int]] = set()  # of telemetry that waits
         self._asked = False  # the engine knows that something waits
         self._dropped = 0
 
@@ -54,11 +55,15 @@ class Bridge:
         self._put(Heard(device=device, up=False))
 
     def _put(self, heard: Heard) -> None:
-        telemetry = heard.uplink is not None and heard.uplink.telemetry is not None
+        batch = _batch(heard)
         with self._lock:
-            if telemetry and len(self._waiting) >= WAITING_MOST:
-                self._dropped += 1
-                return
+            if batch is not None:
+                if batch in self._batches:
+                    return  # it was sent again, since no ack came yet
+                if len(self._waiting) >= WAITING_MOST:
+                    self._dropped += 1
+                    return
+                self._batches.add(batch)
             self._waiting.append(heard)
             asked, self._asked = self._asked, True
         if not asked:
@@ -74,6 +79,7 @@ class Bridge:
         """On the engine's thread: take in what waits, and come back for the rest."""
         with self._lock:
             taken = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
+            self._batches.difference_update(filter(None, map(_batch, taken)))
             more = self._asked = bool(self._waiting)
             dropped, self._dropped = self._dropped, 0
         if dropped:
@@ -97,3 +103,9 @@ class Bridge:
             return
         for device, downlink in answers:
             self._link.publish(device, downlink)
+
+
+def _batch(heard: Heard) -> tuple[str, str, int] | None:
+    """Which batch of telemetry it is."""
+    batch = heard.uplink.telemetry if heard.uplink is not None else None
+    return None if batch is None else (heard.device, batch.outbox, batch.sequence)

@@ -47,7 +47,8 @@ class Controller:
         self.context = context
         self.store = context.store
         self._refreshed_at = 0.0
-        self._look: set[str] = set()  # devices that said something since the last tick
+        # Devices that said something since the last tick, or are to be looked at again from then.
+        self._look: dict[str, float] = {}
         self._looks = Looks.of(self.store)
         self._keeping = keeping.Round()
         self._resume()
@@ -56,7 +57,7 @@ class Controller:
         """Nobody is known to be online, and every device is to be looked at."""
         with self.store.transaction():
             for device in self.store.devices.find():
-                self._look.add(device.name)
+                self._look[device.name] = 0.0
                 if device.online:
                     ingest.offline(self.context, device.name)
 
@@ -105,12 +106,11 @@ class Controller:
         Returns:
             What to answer, and whom; desired states are published beside it.
         """
-        answers = ingest.take_in(self.context, heard)
-        came = {one.device for one in heard if one.up}
+        taken = ingest.take_in(self.context, heard)
         said = {h.device for h in heard if h.uplink is not None and h.uplink.telemetry is None}
-        self._look |= said
-        desired.publish_to(self.context, sorted(came | said), again=came)
-        return answers
+        self._look.update(dict.fromkeys(said, 0.0))
+        desired.publish_to(self.context, sorted(taken.came | said), again=taken.came)
+        return taken.answers
 
     def on_measurement(
         self,
@@ -218,7 +218,7 @@ class Controller:
         """Take every step that is due; returns seconds until it is worth looking again."""
         self._refresh()
         with self.store.transaction():
-            self._look = {name for name in sorted(self._look) if self._changed(name)}
+            self._look_at_devices()
         unfinished = fitting.advance(self.context)
         optimising.advance(self.context)
         rolling.advance(self.context, self._looks)
@@ -226,11 +226,16 @@ class Controller:
         self._keeping = keeping.advance(self.context, self._keeping)
         return 0.2 if unfinished else 0.5
 
-    def _changed(self, name: str) -> bool:
-        """Look at a device that said something; says whether to look again."""
-        moved = optimising.look(self.context, name)
-        drifting = rolling.check_drift(self.context, name)
-        return moved or drifting
+    def _look_at_devices(self) -> None:
+        """Look at those that said something, and again later at those that cannot be told yet."""
+        now = self.context.clock()
+        for name in sorted(name for name, due in self._look.items() if due <= now):
+            moved = optimising.look(self.context, name)
+            settles_at = rolling.check_drift(self.context, name)
+            if not moved and settles_at is None:
+                del self._look[name]
+            else:
+                self._look[name] = 0.0 if moved or settles_at is None else settles_at
 
     def _refresh(self) -> None:
         """Renew the signed metadata that ends soon, once an hour."""

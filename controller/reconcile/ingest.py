@@ -41,24 +41,31 @@ class Heard:
     up: bool | None = None  # it listens now, or is gone
 
 
-def take_in(context: Context, heard: Sequence[Heard]) -> tuple[tuple[str, Downlink], ...]:
-    """Take in what came, in one transaction; returns what to answer, for after the commit.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What came of it; both for after the commit."""
 
-    Of several reports of a device the last counts: each says all there is, so those before it are
-    as good as lost on the way.
-    """
+    answers: tuple[tuple[str, Downlink], ...]
+    came: frozenset[str]  # devices that listen again
+
+
+def take_in(context: Context, heard: Sequence[Heard]) -> Taken:
+    """Take in what came, in one transaction, as if one after the other."""
     with context.store.transaction():
         of_device: dict[str, list[Heard]] = {}
         for one in heard:
             of_device.setdefault(one.device, []).append(one)
         batches: list[tuple[str, TelemetryBatch]] = []
         asked: list[tuple[str, Downlink]] = []
+        came = {one.device for one in heard if one.up}
         for name, all_of_it in of_device.items():
             device = context.store.devices.get(name)
             if device is None and any(one.uplink is not None for one in all_of_it):
                 strangers.note(context, name)
             if device is not None and not device.revoked:
-                device = _one_device(context, device, all_of_it)
+                known, device = device, _one_device(context, device, all_of_it)
+                if device.online and not known.online:
+                    came.add(name)  # also by a report alone: what said so before may be lost
                 of_it = _batches(context, device, all_of_it)
                 batches += of_it
                 if of_it and (device.reported is None or not device.online):
@@ -66,7 +73,8 @@ def take_in(context: Context, heard: Sequence[Heard]) -> tuple[tuple[str, Downli
         acks = context.store.telemetry.ingest_many(batches)
     # One ack a device and outbox: the last says the most.
     last = {(name, ack.outbox): ack for (name, _), ack in zip(batches, acks, strict=True)}
-    return (*asked, *((name, Downlink(ack=ack)) for (name, _), ack in last.items()))
+    acked = ((name, Downlink(ack=ack)) for (name, _), ack in last.items())
+    return Taken(answers=(*asked, *acked), came=frozenset(came))
 
 
 def _asks_for_report(context: Context) -> Downlink:
@@ -79,6 +87,7 @@ def _asks_for_report(context: Context) -> Downlink:
 def _one_device(context: Context, known: fleet.Device, heard: Sequence[Heard]) -> fleet.Device:
     """Presence and reports of one device, in order; its record is written once."""
     device, now = known, context.clock()
+    reports: list[ReportedState] = []
     for one in heard:
         presence = one.uplink.presence if one.uplink is not None else None
         online = one.up if presence is None else presence.online
@@ -88,11 +97,17 @@ def _one_device(context: Context, known: fleet.Device, heard: Sequence[Heard]) -
         if reported is not None and _is_stale(device.reported, reported):
             log.info("action=stale_report_dropped device=%s", device.name)
         elif reported is not None:
+            catching_up.on_report(context, device, reported)
             device = replace(device, reported=reported, online=True, last_seen=now)
-    if device.reported is not known.reported and device.reported is not None:
-        return _reported(context, known, device, device.reported)
+            reports.append(reported)
+    if reports:
+        device = _matched_again(context, known, device)
     if device != known:
         context.store.devices.put(device)
+    before = known.reported
+    for reported in reports:  # each of them: the last to come need not be the last that was said
+        _news(context, device.name, before, reported)
+        before = reported
     return device
 
 
@@ -132,24 +147,24 @@ def _tags(device: fleet.Device, said: Mapping[str, str]) -> Mapping[str, str]:
     return {**said, "profile": device.profile, "release": releases[0] if releases else ""}
 
 
-def _reported(
-    context: Context, known: fleet.Device, device: fleet.Device, reported: ReportedState
-) -> fleet.Device:
-    """Keep a report, and what is new in it."""
-    catching_up.on_report(context, known, reported)
-    before = known.reported
-    seen_before = before.fingerprint if before else None
-    moved = seen_before is None or seen_before.hardware != reported.fingerprint.hardware
-    if moved or not device.profile:
-        device = _matched(context, device, reported.fingerprint)
-    context.store.devices.put(device)
+def _matched_again(context: Context, known: fleet.Device, device: fleet.Device) -> fleet.Device:
+    """With its profile, where that is not known or its hardware is another than before."""
+    before, now = known.reported, device.reported
+    assert now is not None
+    moved = before is None or before.fingerprint.hardware != now.fingerprint.hardware
+    return _matched(context, device, now.fingerprint) if moved or not device.profile else device
+
+
+def _news(
+    context: Context, name: str, before: ReportedState | None, reported: ReportedState
+) -> None:
+    """What a report says that the one before it did not."""
     old = {r.deployment: r for r in before.deployments} if before else {}
     for report in reported.deployments:
         if old.get(report.deployment) != report:
-            _deployment(context, device.name, report)
-    done_before = set(before.studies_done) if before else set()
-    _studies(context, device.name, tuple(s for s in reported.studies_done if s not in done_before))
-    return device
+            _deployment(context, name, report)
+    done = set(before.studies_done) if before else set()
+    _studies(context, name, tuple(s for s in reported.studies_done if s not in done))
 
 
 def _is_stale(known: ReportedState | None, said: ReportedState) -> bool:

@@ -103,7 +103,6 @@ class Looks:
             study = self.store.studies.get(key)
             if study is not None:
                 self.asked.add(study.device)
-        self.asked |= devices
 
     def _device(self, name: str, device: fleet.Device | None) -> None:
         for held in self.held.values():
@@ -117,11 +116,13 @@ class Looks:
                 held.stirred = True
 
     def _deployment(self, found: fleet.Deployment) -> None:
+        before = found.id in self.open
         if found.outcome is None:
             self.open[found.id] = found
         else:
             self.open.pop(found.id, None)
-        self.asked.add(found.device)
+        if before != (found.outcome is None):
+            self.asked.add(found.device)  # how far one has come changes nothing that is asked
         held = self.held.get(found.rollout)
         if held is not None:
             known = held.deployments.get(found.device)

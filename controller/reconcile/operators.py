@@ -6,8 +6,7 @@ import re
 import secrets
 from dataclasses import replace
 
-from controller.domain import fleet
-from controller.domain.roles import Identity, Role
+from controller.domain.roles import Identity, Operator, Role
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile.context import LOCAL, Context
 from fitment.core import digest
@@ -17,7 +16,7 @@ _PREFIX = "fito1."
 _SECRET_BYTES = 32  # 256 bits: no guessing, so a plain hash is enough
 
 
-def create(context: Context, name: str, role: Role, ttl_s: float) -> tuple[str, fleet.Operator]:
+def create(context: Context, name: str, role: Role, ttl_s: float) -> tuple[str, Operator]:
     """A token for ``name``; its text is shown once. ``ttl_s`` of 0: it has no end.
 
     Raises:
@@ -31,7 +30,7 @@ def create(context: Context, name: str, role: Role, ttl_s: float) -> tuple[str, 
     if context.store.operators.get(name) is not None:
         raise Conflict(f"'{name}' has, or had, a token; names are not used twice: take another")
     text, now = _PREFIX + secrets.token_urlsafe(_SECRET_BYTES), context.clock()
-    made = fleet.Operator(
+    made = Operator(
         name=name, role=role, hash=_hash(text), created_at=now,
         expires_at=now + ttl_s if ttl_s else 0.0,
     )  # fmt: skip
@@ -41,7 +40,7 @@ def create(context: Context, name: str, role: Role, ttl_s: float) -> tuple[str, 
     return text, made
 
 
-def revoke(context: Context, name: str) -> fleet.Operator:
+def revoke(context: Context, name: str) -> Operator:
     """End a token, at once.
 
     Raises:
@@ -73,7 +72,7 @@ def named(context: Context, name: str) -> Identity | None:
     return _identity(context, known) if known is not None else None
 
 
-def _identity(context: Context, known: fleet.Operator) -> Identity | None:
+def _identity(context: Context, known: Operator) -> Identity | None:
     over = 0 < known.expires_at <= context.clock()
     return None if known.revoked_at or over else Identity(name=known.name, role=known.role)
 

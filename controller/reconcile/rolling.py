@@ -371,25 +371,26 @@ def reopen(context: Context, device: fleet.Device, drifted: fleet.Deployment, wh
         context.record("controller", "drift_reopened", again.id, details)
 
 
-def check_drift(context: Context, name: str) -> bool:
+def check_drift(context: Context, name: str) -> float | None:
     """See whether a device still runs what it committed; try again once when it does not.
 
     Returns:
-        Whether to look again later, since a commit is too fresh to tell.
+        When to look again, where a commit is too fresh to tell.
     """
     device = context.store.devices.get(name)
     if device is None or device.revoked:
-        return False
+        return None
     now = context.clock()
     every = context.store.deployments.find(device=name)
-    fresh = False
+    settled: list[float] = []
     for committed in plan.running(every).values():
-        fresh |= now - committed.ended_at < plan.SETTLE_S
+        if now - committed.ended_at < plan.SETTLE_S:
+            settled.append(committed.ended_at + plan.SETTLE_S)
         why = plan.drifted(device, committed, every, now=now)
         release = context.store.releases.get(committed.release) if why else None
         if release is not None and not rollout.is_ahead(device, release):
             reopen(context, device, committed, why)
-    return fresh
+    return min(settled, default=None)
 
 
 def _finish_revert(context: Context, made: fleet.Rollout) -> None:

@@ -93,6 +93,7 @@ class Agent:
         self._topics = {name: topics.topic(device.name, k) for name, k in topics.UP.items()}
         self._connection: Connection | None = None
         self._wanted = False  # off: its link is down, as the scenario has it
+        self._begun = False
         self._tries = 0
         self._number = 1  # the last packet id; 1 is the subscription's
         self._woken_at = NEVER
@@ -107,9 +108,14 @@ class Agent:
         """Whether its connection stands."""
         return self._connection is not None and self._connection.up
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it was told what is desired of it, or its link is down as the scenario has it."""
+        return self._told or (self._begun and not self._wanted)
+
     def switch_on(self) -> None:
         """Connect, and again whenever that fails."""
-        self._wanted = True
+        self._wanted = self._begun = True
         self._plan_link()
         self._connect()
         if self.device.traits.upgrades_at is not None:
@@ -140,6 +146,9 @@ class Agent:
         self._up_at = self._crowd.loop.now()
         self._publish("presence", ONLINE)
         self._publish("reported", codec.encode(self.device.reported()))
+        if not self._samples:
+            self._samples = True
+            self._after(self._crowd.chance.uniform(0.0, self._interval_s), self._sample)
         self.outbox.resend()
         self._send_telemetry()
 
@@ -202,9 +211,6 @@ class Agent:
         self._jitter_s = desired.reconnect_jitter_s
         self._crowd.counts.asked += not self._told
         self._told = True
-        if not self._samples:
-            self._samples = True
-            self._after(self._crowd.chance.uniform(0.0, self._interval_s), self._sample)
         self.device.receive(downlink, self._crowd.pace.modelled(now))
         self._plan()
 

@@ -14,7 +14,7 @@ from fitment.core.telemetry import Ack, Column, TelemetryBatch
 
 LIMIT = 2048
 WINDOW = 16
-RESEND_S = 30.0
+RESEND_S, RESEND_MOST_S = 30.0, 600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,6 +34,7 @@ class Outbox:
         self._kept: deque[Kept] = deque(maxlen=LIMIT)
         self._sent = 0
         self._sent_at = 0.0
+        self._tries = 0  # times in a row that no ack came
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -55,9 +56,10 @@ class Outbox:
         if not self._kept:
             return []
         first = self._kept[0].batch.sequence
-        if self._sent >= first and now - self._sent_at > RESEND_S:
-            self._sent = 0
-        room = WINDOW - max(0, self._sent - first + 1)
+        patience_s = min(RESEND_MOST_S, RESEND_S * 2.0 ** min(self._tries, 16))
+        if self._sent >= first and now - self._sent_at > patience_s:
+            self._sent, self._tries = 0, self._tries + 1
+        room = (WINDOW if self._tries == 0 else 1) - max(0, self._sent - first + 1)
         found = []
         for kept in self._kept:
             if room <= 0:
@@ -76,7 +78,9 @@ class Outbox:
             kept = self._kept.popleft()
             if kept.sent_at is not None:
                 took.append(now - kept.sent_at)
-        self._sent = max(self._sent, ack.sequence if ack.outbox == self.id else 0)
+        if ack.outbox == self.id:
+            self._tries = 0
+            self._sent = max(self._sent, ack.sequence)
         return took
 
     def resend(self) -> None:

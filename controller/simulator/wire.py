@@ -37,7 +37,7 @@ from controller.simulator.world import PLAN
 from fitment.core import plain
 
 START_S = 60.0
-WIRE_PLAN = replace(PLAN, soak_s=10.0, deadline_s=180.0)
+WIRE_PLAN = replace(PLAN, soak_s=10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
+from controller.domain.roles import Operator
 from controller.domain.telemetry import Held, Keep, Query, Rollup
 from fitment.core import plain
 from fitment.core.telemetry import Ack, TelemetryBatch
@@ -122,7 +123,7 @@ class Store(Protocol):
     @property
     def tokens(self) -> Collection[fleet.Token]: ...
     @property
-    def operators(self) -> Collection[fleet.Operator]: ...
+    def operators(self) -> Collection[Operator]: ...
     @property
     def models(self) -> Collection[fleet.ModelVersion]: ...
     @property
@@ -153,7 +154,7 @@ class Store(Protocol):
 KEYS: Mapping[type, str] = {
     fleet.Device: "name",
     fleet.Token: "hash",
-    fleet.Operator: "name",
+    Operator: "name",
     fleet.ModelVersion: "id",
     fleet.FitJob: "id",
     fleet.StudyRecord: "id",
@@ -169,7 +170,7 @@ KEYS: Mapping[type, str] = {
 INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Device: ("profile", "revoked"),
     fleet.Token: ("used_by",),
-    fleet.Operator: ("hash",),
+    Operator: ("hash",),
     fleet.ModelVersion: ("name", "digest"),
     fleet.FitJob: ("model", "status"),
     fleet.StudyRecord: ("device", "kind", "done_at"),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from controller.domain import fleet
+from controller.domain.roles import Operator
 from controller.errors import Conflict
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
 from controller.store.telemetry_memory import MemoryTelemetry
@@ -132,7 +133,7 @@ class MemoryStore:
         self.tenant = tenant
         self.devices = MemoryCollection(fleet.Device)
         self.tokens = MemoryCollection(fleet.Token)
-        self.operators = MemoryCollection(fleet.Operator)
+        self.operators = MemoryCollection(Operator)
         self.models = MemoryCollection(fleet.ModelVersion)
         self.jobs = MemoryCollection(fleet.FitJob)
         self.studies = MemoryCollection(fleet.StudyRecord)

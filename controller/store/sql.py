@@ -20,6 +20,7 @@ from sqlmodel import SQLModel, col, create_engine, delete, insert, select, updat
 
 from controller.domain import fleet
 from controller.domain.lease import Lease
+from controller.domain.roles import Operator
 from controller.errors import Conflict, LeaseLost, UserError
 from controller.store import lease
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
@@ -176,7 +177,7 @@ class SqlStore:
         session = self._session = Session(self._engine)
         self.devices = SqlCollection(session, tenant, fleet.Device)
         self.tokens = SqlCollection(session, tenant, fleet.Token)
-        self.operators = SqlCollection(session, tenant, fleet.Operator)
+        self.operators = SqlCollection(session, tenant, Operator)
         self.models = SqlCollection(session, tenant, fleet.ModelVersion)
         self.jobs = SqlCollection(session, tenant, fleet.FitJob)
         self.studies = SqlCollection(session, tenant, fleet.StudyRecord)

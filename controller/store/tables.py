@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
+from controller.domain.roles import Operator
 
 
 class Row(SQLModel):
@@ -60,7 +61,7 @@ class TokenRow(Row, table=True):
 
 
 class OperatorRow(Row, table=True):
-    """`fleet.Operator`."""
+    """`roles.Operator`."""
 
     __tablename__ = "operator"
     __table_args__ = _keyed("operator", "hash")
@@ -153,7 +154,7 @@ class AnswerRow(Row, table=True):
 ROWS: Mapping[type, type[Row]] = {
     fleet.Device: DeviceRow,
     fleet.Token: TokenRow,
-    fleet.Operator: OperatorRow,
+    Operator: OperatorRow,
     fleet.ModelVersion: ModelRow,
     fleet.FitJob: JobRow,
     fleet.StudyRecord: StudyRow,

@@ -15,9 +15,11 @@ def main() -> int:
     """Measure all, or one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parser.add_argument("--only", choices=("variants", "loop", "serving", "calibration", "fleet"))
+    parts = ("variants", "loop", "serving", "calibration", "fleet", "wire")
+    parser.add_argument("--only", choices=parts)
     parser.add_argument("--images", type=int, default=10_000, help="test images for calibration")
     parser.add_argument("--rollouts", type=int, default=1000, help="of each story, for fleet")
+    parser.add_argument("--devices", default="100,1000,10000", help="fleets, for wire")
     parser.add_argument("--link", choices=("auto", "mqtt", "grpc"), default="auto")
     arguments = parser.parse_args()
     # Before any library starts its threads.
@@ -31,6 +33,14 @@ def main() -> int:
         found["fleet"] = _fleet(arguments.rollouts)
         (out / "fleet.json").write_text(json.dumps(found, indent=2) + "\n")
         print(json.dumps(found["fleet"], indent=2))
+        return 0
+    if arguments.only == "wire":
+        from tests.benchmarks.fleet import wire
+
+        sizes = tuple(int(size) for size in arguments.devices.split(","))
+        found["wire"] = wire.measure(sizes, say)
+        (out / "wire.json").write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps(found["wire"], indent=2))
         return 0
     if arguments.only in (None, "variants"):
         found["variants"] = variants.measure(out, say)

@@ -31,13 +31,13 @@ def measure(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     say("timing, interleaved")
     images = workload.data("test")[0][:RUNS] * np.float32(workload.input_scale)
     contenders = {
-        "chosen": _onnx(out / "fit" / chosen["path"], images),
-        "fp32 onnxruntime": _onnx(out / "fit" / fp32["path"], images),
-        "fp32 eager PyTorch": _eager(images),
+        "chosen": model_file(out / "fit" / chosen["path"], chosen["runtime"], images),
+        "fp32 onnxruntime": model_file(out / "fit" / fp32["path"], "onnx", images),
+        "fp32 eager PyTorch": eager(images),
     }
-    timed = _interleave(contenders)
+    timed = interleave(contenders)
     for name in ("fp32 onnxruntime", "fp32 eager PyTorch"):
-        timed[name]["times_as_long_as_chosen"] = _ratio(timed[name], timed["chosen"])
+        timed[name]["times_as_long_as_chosen"] = ratio(timed[name], timed["chosen"])
     for entry in timed.values():
         del entry["round_ms"]
     return {
@@ -56,6 +56,28 @@ def measure(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
+def model_file(path: Path, runtime: str, images: np.ndarray) -> Invoke:
+    """A file in its runtime; images [N, 1, H, W] float32, one a call."""
+    return {"onnx": _onnx, "litert": _litert}[runtime](path, images)
+
+
+def _litert(path: Path, images: np.ndarray) -> Invoke:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+    last = np.ascontiguousarray(np.moveaxis(images, 1, -1))  # it wants the channel last
+    feeds = [last[i : i + 1] for i in range(len(last))]
+
+    def invoke(index: int) -> object:
+        interpreter.set_tensor(given["index"], feeds[index])
+        interpreter.invoke()
+        return interpreter.get_tensor(wanted["index"])
+
+    return invoke
+
+
 def _onnx(path: Path, images: np.ndarray) -> Invoke:
     import onnxruntime
 
@@ -67,7 +89,8 @@ def _onnx(path: Path, images: np.ndarray) -> Invoke:
     return lambda index: session.run(None, feeds[index])
 
 
-def _eager(images: np.ndarray) -> Invoke:
+def eager(images: np.ndarray) -> Invoke:
+    """The example as PyTorch runs it, without a compiler."""
     import torch
 
     torch.set_num_threads(1)
@@ -81,7 +104,7 @@ def _eager(images: np.ndarray) -> Invoke:
     return invoke
 
 
-def _interleave(contenders: Mapping[str, Invoke]) -> dict[str, dict[str, Any]]:
+def interleave(contenders: Mapping[str, Invoke]) -> dict[str, dict[str, Any]]:
     """Blocks A B C … C B A, so that a slow change of the machine weighs on all alike."""
     durations: dict[str, list[int]] = {name: [] for name in contenders}
     shares: dict[str, list[float]] = {name: [] for name in contenders}
@@ -118,7 +141,7 @@ def _block(invoke: Invoke) -> tuple[list[int], float]:
     return taken, (time.thread_time_ns() - began_cpu) / wall
 
 
-def _ratio(slow: Mapping[str, Any], fast: Mapping[str, Any]) -> dict[str, float]:
+def ratio(slow: Mapping[str, Any], fast: Mapping[str, Any]) -> dict[str, float]:
     """Median and central 90 % over rounds of the ratio of medians."""
     ratios = sorted(a / b for a, b in zip(slow["round_ms"], fast["round_ms"], strict=True))
     low, high = np.quantile(ratios, (0.05, 0.95))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller.domain import fleet
-from controller.domain.roles import Role
+from controller.domain.roles import Operator, Role
 from controller.domain.telemetry import Held, Keep, Origin, Period, Query, Rollup, pooled
 from controller.errors import Conflict
 from controller.store import open_store
@@ -37,7 +37,7 @@ STUDY = fleet.StudyRecord(
 RECORDS = {
     "devices": DEVICE,
     "tokens": fleet.Token(hash="k", created_at=1.0, expires_at=2.0),
-    "operators": fleet.Operator(
+    "operators": Operator(
         name="k", role=Role.VIEWER, hash="sha256:h", created_at=1.0, expires_at=2.0
     ),
     "models": fleet.ModelVersion(

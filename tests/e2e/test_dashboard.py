@@ -197,7 +197,7 @@ def test_a_rollout_is_paused_followed_resumed_and_cancelled(
         page.locator(".title", has_text="cancelled").wait_for()
         assert stored() == "cancelled"
         actors = {e.actor for e in rest.audit(50, action="rollout_cancelled")}
-    assert actors == {"operator"}
+    assert actors == {"operator:local"}
     assert state.inner_text() == "cancelled"
     page.get_by_role("button", name="Cancel", exact=True).wait_for(state="detached")
     assert heard == []

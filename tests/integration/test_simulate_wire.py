@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -20,6 +19,7 @@ from controller.reconcile.rolling import RolloutPlan
 from controller.simulator import seed, wire
 from controller.simulator.traits import SCENARIOS
 from controller.simulator.wire import Progress, Wire, WireWorld
+from fitment.core import plain
 from tests.integration.gateway_peers import wait_for
 
 pytestmark = pytest.mark.skipif(
@@ -29,12 +29,19 @@ pytestmark = pytest.mark.skipif(
 DEVICES = 50
 SHAKEN = replace(
     SCENARIOS["good-release"], name="shaken", crashes=0.0, silent=0.0, skewed=0.2, flaky=0.1,
-    up_s=120.0, down_s=20.0, repeats=0.3, late=0.2,
+    up_s=120.0, down_s=20.0, repeats=0.3, late=0.1,
 )  # fmt: skip
 PLAN = RolloutPlan(
     waves=(0.2, 1.0), soak_s=5.0, deadline_s=1800.0,
     gate=fleet.Gate(max_failure_share=0.02, agreement_min=0.95),
 )  # fmt: skip
+
+
+ASKED = {
+    "devices", "completed", "halted", "exposed_at_halt", "exposure_bound", "seconds",
+    "messages_per_s", "controller_cpu_share", "controller_rss_bytes_per_device", "tick_ms",
+}  # fmt: skip
+"""What scripts read of ``--json``."""
 
 
 def processes(word: str) -> list[str]:
@@ -56,7 +63,7 @@ def test_a_rollout_over_a_broker_that_is_late_and_repeats_itself(
     monkeypatch.setenv("PYTHONPATH", f"{root}:{root / 'protos'}")
     said: list[Progress] = []
     driven = Wire(
-        telemetry_interval_s=1.0, pace=20.0, switched_on_per_s=200.0, settle_s=1.0, most_s=120.0,
+        telemetry_interval_s=1.0, pace=30.0, switched_on_per_s=200.0, settle_s=1.0, most_s=120.0,
         plan=PLAN,
     )  # fmt: skip
     world = WireWorld(
@@ -68,6 +75,8 @@ def test_a_rollout_over_a_broker_that_is_late_and_repeats_itself(
     named = found.reason.partition("never reached: ")[2].split(", ")
     assert found.committed + len([name for name in named if name]) == DEVICES
     assert found.committed > DEVICES // 2
+    told = plain.to_plain(found)
+    assert set(told) >= ASKED
     assert found.messages_per_s > 0
     assert found.telemetry_rows_per_s > 0
     assert found.ack_p50_ms is not None
@@ -115,23 +124,3 @@ def test_without_a_broker_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(wire, "find_mosquitto", lambda: find_mosquitto(""))
     with pytest.raises(wire.UserError, match="apt-get install mosquitto"):
         wire.simulate(seed.Fleet(devices=1, scenario=SHAKEN), Wire(), lambda _progress: None)
-
-
-def test_the_command_answers_with_every_number(root: Path) -> None:
-    """Of a fleet so small that it takes no time; numbers, not how large they are."""
-    command = [
-        sys.executable, "-m", "controller", "simulate", "--wire", "--devices", "2", "--pace", "60",
-        "--telemetry-interval", "0.5", "--settle", "1", "--json",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'protos'}"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    wanted = {
-        "devices", "completed", "halted", "exposed_at_halt", "exposure_bound", "seconds",
-        "messages_per_s", "controller_cpu_share", "controller_rss_bytes_per_device", "tick_ms",
-    }  # fmt: skip
-    assert wanted <= set(found)
-    assert (found["devices"], found["halted"]) == (2, False)

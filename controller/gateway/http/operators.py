@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from controller.domain import fleet
-from controller.domain.roles import Identity, Role
+from controller.domain.roles import Identity, Operator, Role
 from controller.gateway.http.answers import once, page
 from controller.gateway.http.api import Api, body, filters, reply
 from controller.gateway.http.document import lists, takes
@@ -55,7 +54,7 @@ def router(api: Api) -> APIRouter:
     return routes
 
 
-def view(known: fleet.Operator) -> OperatorView:
+def view(known: Operator) -> OperatorView:
     """An operator without the token's hash."""
     return OperatorView(
         name=known.name, role=known.role, created_at=known.created_at,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import operator
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -118,33 +119,52 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _read(kind: type, message: Message) -> Any:
-    hints = _hints(kind)
-    arguments = {}
-    for field in dataclasses.fields(kind):
-        descriptor = message.DESCRIPTOR.fields_by_name[field.name]
-        arguments[field.name] = _read_field(hints[field.name], message, descriptor)
-    return kind(**arguments)
+    plan = _PLANS.get(kind)
+    if plan is None:
+        plan = _PLANS[kind] = _plan(kind, message)
+    return kind(**{name: read(message) for name, read in plan})
 
 
-def _read_field(hint: Any, message: Message, field: FieldDescriptor) -> Any:
-    inner = _without_none(hint)
-    if field.has_presence and inner is not hint and not message.HasField(field.name):
-        return None
-    item = getattr(message, field.name)
+_Read = Callable[[Any], Any]
+_PLANS: dict[type, tuple[tuple[str, _Read], ...]] = {}
+"""How each field of a type is read, worked out at its first message: the hints and descriptors
+that say so never change, and looking at them took most of a message's time."""
+
+
+def _plan(kind: type, message: Message) -> tuple[tuple[str, _Read], ...]:
+    hints, fields = _hints(kind), message.DESCRIPTOR.fields_by_name
+    names = [field.name for field in dataclasses.fields(kind)]
+    return tuple((name, _reader(hints[name], fields[name])) for name in names)
+
+
+def _reader(hint: Any, field: FieldDescriptor) -> _Read:
+    """Reads one field of a message."""
+    name, inner = field.name, _without_none(hint)
+    value = operator.attrgetter(name)
     if _is_map(field):
-        item_type = typing.get_args(hint)[1]
-        return {key: _read_value(item_type, item[key], None) for key in item}
+        item = _item(typing.get_args(hint)[1], field.message_type.fields_by_name["value"])
+        return lambda message: {key: item(part) for key, part in value(message).items()}
     if _is_repeated(field):
-        item_type = typing.get_args(hint)[0]
-        return tuple(_read_value(item_type, part, field.enum_type) for part in item)
-    return _read_value(inner, item, field.enum_type)
+        item = _item(typing.get_args(hint)[0], field)
+        if item is _as_it_is:
+            return lambda message: tuple(value(message))
+        return lambda message: tuple(map(item, value(message)))
+    item = _item(inner, field)
+    if field.has_presence and inner is not hint:
+        return lambda message: item(value(message)) if message.HasField(name) else None
+    return value if item is _as_it_is else lambda message: item(value(message))
 
 
-def _read_value(kind: Any, item: Any, enum_type: EnumDescriptor | None) -> Any:
-    if enum_type is not None:
-        return _read_enum(kind, item, enum_type)
-    if isinstance(item, Message):
-        return _read(kind, item)
+def _item(kind: Any, field: FieldDescriptor) -> _Read:
+    """Reads one value as what it is."""
+    if field.enum_type is not None:
+        return functools.partial(_read_enum, kind, enum_type=field.enum_type)
+    if field.message_type is not None:
+        return functools.partial(_read, kind)
+    return _as_it_is
+
+
+def _as_it_is(item: Any) -> Any:
     return item
 
 

@@ -12,7 +12,8 @@ import pytest
 from controller.catalog.workload import Detector, Split, Workload
 from controller.compress import operating
 from controller.domain.choice import choose
-from controller.domain.fleet import Budget, OperatingPoint
+from controller.domain.evidence import OperatingPoint
+from controller.domain.fleet import Budget
 from controller.errors import WorkloadError
 from tests.unit.controller.domain.test_choice import variant
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from controller.domain import choice, confirm
-from controller.domain.fleet import Budget, SliceEvidence, Variant
+from controller.domain.evidence import SliceEvidence
+from controller.domain.fleet import Budget, Variant
 from fitment.core.deployment import BundleRef
 from fitment.core.measurement import (
     Cost,

@@ -130,6 +130,21 @@ def test_when_too_much_waits_telemetry_goes_and_nothing_else(
     assert "action=telemetry_dropped batches=2" in caplog.text
 
 
+def test_a_batch_that_comes_again_while_it_waits_waits_once() -> None:
+    between, engine, controller, _link = made()
+    hold = threading.Event()
+    engine.call(lambda: hold.wait(20))
+    for _ in range(3):
+        between.on_up("d", telemetry(1))
+        between.on_up("e", telemetry(1))
+    hold.set()
+    engine.wait()
+    assert [one.device for one in controller.taken] == ["d", "e"]
+    between.on_up("d", telemetry(1))
+    engine.wait()
+    assert [one.device for one in controller.taken] == ["d", "e", "d"], "it asks for its ack again"
+
+
 def test_after_the_engine_nobody_minds() -> None:
     between, engine, controller, _link = made()
     engine.stopped = True

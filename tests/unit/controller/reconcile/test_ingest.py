@@ -15,6 +15,9 @@ from controller.testing import bundle, fingerprint
 from fitment.core.deployment import (
     CalibrationMode,
     CalibrationReport,
+    DeploymentReport,
+    DeploymentState,
+    Outcome,
     ReportedState,
     StudyKind,
 )
@@ -238,6 +241,18 @@ def test_a_device_that_counts_as_away_and_sends_samples_is_asked_to_report(world
     assert twin.online
 
 
+def test_a_report_alone_tells_that_a_device_is_back(world: Any) -> None:
+    """What said so before it may be lost; it has missed what was desired all the same."""
+    world.join("a")
+    report = twin_report(world)
+    world.controller.on_link_down("a")
+    world.published.clear()
+    world.controller.on_uplink("a", Uplink(reported=report))
+    assert world.published == ["a"]
+    world.controller.on_uplink("a", Uplink(reported=report))
+    assert world.published == ["a"], "it has not been away"
+
+
 def twin_report(world: Any) -> Any:
     return world.store.devices.get("a").reported
 
@@ -251,6 +266,29 @@ def test_of_several_reports_at_once_the_last_counts_unless_it_was_overtaken(worl
     world.controller.on_heard(heard)
     assert twin_report(world) == newer
     assert world.store.devices.get("a").generation > 7, "it has seen more than we remember"
+
+
+def test_an_end_counts_also_where_an_older_report_comes_after_it(world: Any) -> None:
+    """Both together: the device says it once, so nothing else would ever end the deployment."""
+    twin = world.join("a")
+    release = world.released()
+    world.controller.create_rollout(release.id, RolloutPlan(waves=(1.0,)))
+    world.controller.tick()
+    (made,) = world.store.deployments.find(device="a")
+    under_way, ended = (
+        DeploymentReport(
+            deployment=made.id, slot=made.slot, variant=made.variant, state=state, outcome=outcome
+        )
+        for state, outcome in (
+            (DeploymentState.TRIAL, None), (DeploymentState.IDLE, Outcome.FAILED),
+        )
+    )  # fmt: skip
+    report = twin_report(world)
+    said = [replace(report, deployments=(one,)) for one in (ended, under_way)]
+    world.controller.on_heard([Heard(device="a", uplink=Uplink(reported=r)) for r in said])
+    assert world.store.deployments.get(made.id).outcome is Outcome.FAILED
+    assert twin_report(world).deployments == (under_way,)
+    assert twin.online
 
 
 def test_many_devices_are_taken_in_as_if_one_after_the_other(world: Any) -> None:
