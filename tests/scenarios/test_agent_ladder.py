@@ -110,6 +110,8 @@ def test_the_twin_says_which_rung_since_when_and_why(world: World) -> None:
 
 
 def test_samples_are_tagged_with_the_variant_and_the_rung_that_made_them(world: World) -> None:
+    waiting = telemetry(world)
+    world.ack(waiting.outbox, waiting.sequence)  # what nobody acknowledges is sent again first
     world.wish(laddered(), telemetry_interval_s=1.0)
     world.run(3)
     first = telemetry(world)
