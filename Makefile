@@ -9,8 +9,9 @@ STAMP := $(VENV)/.fitment-installed
 # Extra arguments for installing torch, for machines whose index has a CPU build elsewhere.
 TORCH_ARGS ?=
 # Tests of parts run side by side, each file's together; 0 runs them one after the other. Tests of the
-# whole always do: they start a fleet each, and time it.
+# whole that fit and time models always do.
 TEST_WORKERS ?= 2
+ALONE := $(addprefix tests/e2e/test_,$(addsuffix .py,demo fit killed loop readme revert))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export OMP_NUM_THREADS ?= 2
@@ -59,8 +60,8 @@ lint: $(STAMP)
 	@echo "== generated code"; $(BIN)/python protos/generate.py --check
 
 test: setup lint arm64
-	@echo "== tests of parts"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/e2e
-	@echo "== tests of the whole"; $(BIN)/python -m pytest tests/e2e
+	@echo "== tests of parts"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ALONE:%=--ignore %)
+	@echo "== tests of the whole"; $(BIN)/python -m pytest $(ALONE)
 
 lock: $(VENV)/bin/python
 	@echo "== Locking what is installed now"

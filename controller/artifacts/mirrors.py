@@ -45,6 +45,11 @@ def parse(text: str) -> Mirrors:
             raise UserError(
                 f"'artifact_urls': {template} is not an address that begins with https://"
             )
+        if parts.username is not None:
+            raise UserError(
+                f"'artifact_urls': the address of {parts.hostname} holds a name or a password,"
+                " which devices would be told: let it be read without, or by a key in the query"
+            )
         if HEX not in template:
             raise UserError(
                 f"'artifact_urls': {template} names one file for all models; put {HEX} where the"

@@ -36,6 +36,7 @@ _FILES = re.compile(
     r"|archive_format|archive_version|byteorder|version|\.data/(version|serialization_id)"
     r"|\.format_version|\.storage_alignment"
 )
+_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 _MEND = "export the model anew with torch.export.save, without custom objects, or give an ONNX file"
 
 
@@ -79,10 +80,12 @@ def cleaned(path: Path) -> io.BytesIO:
 
 
 def _plain(path: Path, name: str, content: bytes) -> bytes:
-    if b"__enum__" in content:  # torch would import the module that it names
-        raise _refused(path, f"a value of a Python class in '{name}'")
     document = json.loads(content)
     for key, value in _entries(document):
+        if key == "__enum__":  # torch would import the module that it names
+            raise _refused(path, f"a value of a Python class in '{name}'")
+        if key in ("in_spec", "out_spec") and not _is_structure(value):
+            raise _refused(path, f"the structure '{value}'")
         if key == "use_pickle" and value:
             raise _refused(path, f"pickled tensors in '{name}'")
         if key == "target" and not _OPERATORS.fullmatch(str(value)):
@@ -106,6 +109,33 @@ def _entries(document: Any) -> Iterator[tuple[str, Any]]:
     for key, value in items:
         yield key, value
         yield from _entries(value)
+
+
+def _is_structure(text: Any) -> bool:
+    """Whether arguments are built of tuples, lists and named dictionaries: JSON within the JSON.
+
+    For any other type torch imports what the text names.
+    """
+    if not isinstance(text, str) or not text:
+        return text in (None, "")
+    try:
+        protocol, tree = json.loads(text)
+    except (ValueError, TypeError):
+        return False
+    return protocol == 1 and _is_node(tree)
+
+
+def _is_node(node: Any) -> bool:
+    if not isinstance(node, dict) or set(node) != {"type", "context", "children_spec"}:
+        return False
+    context = node["context"]
+    try:
+        held = None if context is None else json.loads(context)
+    except (ValueError, TypeError):
+        return False
+    names = isinstance(held, list) and all(isinstance(name, str | int) for name in held)
+    plain = names if node["type"] == "builtins.dict" else held is None
+    return node["type"] in _CONTAINERS and plain and all(map(_is_node, node["children_spec"]))
 
 
 def _is_size(text: str) -> bool:

@@ -15,7 +15,7 @@ from controller.dashboard.draw import login
 from controller.dashboard.sessions import LIFE_S, Sessions
 from controller.domain.roles import Identity
 from controller.errors import Temporary
-from controller.gateway.http.app import OPEN_PATHS, problem
+from controller.gateway.http.app import METRICS_PATH, OPEN_PATHS, problem
 from controller.gateway.http.identities import Identities
 
 FORM_MAX_BYTES = 4096
@@ -42,6 +42,10 @@ HEADERS: Mapping[str, str] = {
 }
 
 
+REST_PATHS = OPEN_PATHS | {METRICS_PATH}
+"""Beside ``/v1``; who may read them is decided there."""
+
+
 class Entrance:
     """The application in front of all: it asks, and hands over to REST or to the pages."""
 
@@ -65,7 +69,7 @@ class Entrance:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if scope["type"] == "lifespan" or path in OPEN_PATHS or _is_rest(path):
+        if scope["type"] == "lifespan" or path in REST_PATHS or _is_rest(path):
             await self._rest(scope, receive, send)
         elif scope["type"] == "websocket":
             await self._socket(scope, receive, send)

@@ -149,7 +149,8 @@ def _by(variants: Sequence[Variant], latency: Latency) -> list[Variant]:
     while left:
         limit = _or_infinite(latency(left[0])) * (1 + TIE)
         tied = [v for v in left if _or_infinite(latency(v)) <= limit]
-        first = min(tied, key=lambda v: (not v.calibratable, v.wire_bytes))
+        known = math.isfinite(limit)  # where nothing was timed, nothing is known to tie
+        first = min(tied, key=lambda v: (known and not v.calibratable, v.wire_bytes))
         ranked.append(first)
         left.remove(first)
     return ranked

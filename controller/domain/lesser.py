@@ -151,13 +151,15 @@ def _lighter(variant: Variant, than: Variant, costs: tuple[Cost, ...]) -> bool:
 
 
 def _energy(measurement: Measurement | None) -> float | None:
-    if measurement is None or measurement.energy.status is not ReadingStatus.MEASURED:
+    if measurement is None or not measurement.tells_costs:
         return None
-    return measurement.energy.value_mj
+    measured = measurement.energy.status is ReadingStatus.MEASURED
+    return measurement.energy.value_mj if measured else None
 
 
 def _peak(measurement: Measurement | None) -> float | None:
-    peak = measurement.peak_memory_bytes if measurement else None
+    told = measurement is not None and measurement.tells_costs
+    peak = measurement.peak_memory_bytes if measurement and told else None
     return None if peak is None else float(peak)
 
 

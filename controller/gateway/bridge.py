@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from controller.errors import Temporary
+from controller.errors import LeaseLost, Temporary
 from controller.gateway.link import Link
 from controller.gateway.ports import Engine
 from controller.reconcile.ingest import Heard
@@ -21,6 +21,8 @@ from fitment.core.link import Downlink, Uplink
 
 log = logging.getLogger(__name__)
 
+AGAIN_S = 0.5
+"""Pause before the engine is asked again that refused."""
 TOGETHER = 500
 """Messages in one transaction at most; between two, the engine does what else waits for it."""
 WAITING_MOST = 20_000
@@ -103,8 +105,20 @@ class Bridge:
             elif error is not None and taken:
                 log.error("action=uplink_failed device=%s", taken[0].device, exc_info=error)
             more = self._asked = bool(self._waiting)
-        if more:
+        if more and error is not None and not taken:
+            self._ask_later(error)
+        elif more:
             self._ask()
+
+    def _ask_later(self, error: BaseException) -> None:
+        """The engine refused before anything was taken: asking again at once would only spin."""
+        if isinstance(error, LeaseLost):
+            log.info("action=heard_after_the_end")
+            return
+        log.warning("action=waits_for_the_engine reason=%s", error)
+        timer = threading.Timer(AGAIN_S, self._ask)
+        timer.daemon = True
+        timer.start()
 
 
 def _batch(heard: Heard) -> tuple[str, str, int] | None:

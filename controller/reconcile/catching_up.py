@@ -19,6 +19,8 @@ from fitment.core.deployment import DeploymentReport, ReportedState, SlotReport
 
 log = logging.getLogger("controller.reconcile")
 
+RUNG_MARK = ".rung-"
+"""In the ids that agents give to deployments of their own."""
 UNKNOWN_RELEASE, UNKNOWN_DEPLOYMENT = "unknown_release", "unknown_deployment"
 
 
@@ -37,8 +39,9 @@ def on_unknown(context: Context, name: str, report: DeploymentReport) -> None:
 
     It was ordered after the backup, or the device mended a slot by itself.
     """
-    known = context.store.audit.find(action=UNKNOWN_DEPLOYMENT, subject=report.deployment)
-    if report.outcome is None or known:
+    if report.outcome is None or RUNG_MARK in report.deployment:
+        return  # the order for a ladder's rung is the one for what it stands below
+    if context.store.audit.find(action=UNKNOWN_DEPLOYMENT, subject=report.deployment):
         return
     details = {
         "slot": report.slot, "variant": digest.short(report.variant),
@@ -49,7 +52,8 @@ def on_unknown(context: Context, name: str, report: DeploymentReport) -> None:
 
 def _generation(context: Context, device: fleet.Device, seen: int) -> None:
     """`plan.wish` goes on above it; here it is said why."""
-    if believed(device.generation, seen) > device.generation:
+    said_before = device.reported.observed_generation if device.reported else 0
+    if seen > said_before and believed(device.generation, seen) > device.generation:
         details = {"known": str(device.generation), "seen": str(seen)}
         context.record(f"device:{device.name}", "generation_fast_forwarded", device.name, details)
 

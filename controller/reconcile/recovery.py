@@ -8,6 +8,7 @@ from pathlib import Path
 
 from controller.domain import transitions
 from controller.domain.fleet import JobStatus, RolloutState
+from controller.reconcile import rolling
 from controller.reconcile.context import Context
 from controller.trust.repository import MOVING
 
@@ -62,6 +63,12 @@ def _pause(context: Context, since: str) -> int:
         changed = replace(made, state=RolloutState.PAUSED, reasons=(*made.reasons, reason))
         context.store.rollouts.put(changed)
         context.record("controller", "rollout_paused", made.id, {"reason": reason})
+        rolling.hold_back(context, made.id)
+    for made in context.store.rollouts.find(state=RolloutState.COMPLETED):
+        if made.pending:  # it may have been reverted since: nobody is admitted to it unseen
+            context.store.rollouts.put(replace(made, pending=(), reasons=(*made.reasons, reason)))
+            details = {"reason": reason, "pending": ", ".join(made.pending)}
+            context.record("controller", "pending_dropped", made.id, details)
     return len(running)
 
 

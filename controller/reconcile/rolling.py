@@ -178,7 +178,7 @@ def _energy_before(context: Context, gate: fleet.Gate, device: str, slot: str) -
         return None
     before = plan.running(context.store.deployments.find(device=device)).get(slot)
     taken = before.measurement if before is not None else None
-    return taken.energy.value_mj if taken is not None else None
+    return taken.energy.value_mj if taken is not None and taken.tells_costs else None
 
 
 def _time_out(
@@ -202,7 +202,7 @@ def _halt(
     context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.Halt
 ) -> None:
     _to(context, made, RolloutState.HALTED, step.reason)
-    _hold_back(context, made.id)
+    hold_back(context, made.id)
 
 
 def _complete(
@@ -272,11 +272,11 @@ def pause(context: Context, rollout_id: str) -> fleet.Rollout:
     """Admit nothing more; what is under way goes on, but for devices that wait for a window."""
     with context.store.transaction():
         made = _to(context, get(context, rollout_id), RolloutState.PAUSED, "paused", "operator")
-        _hold_back(context, rollout_id)
+        hold_back(context, rollout_id)
     return made
 
 
-def _hold_back(context: Context, rollout_id: str) -> None:
+def hold_back(context: Context, rollout_id: str) -> None:
     """Take back what has not begun to switch: it would hours from now, whatever came in between."""
     for deployment in context.store.deployments.find(rollout=rollout_id, outcome=None):
         if deployment.windows and deployment.state in _BEFORE_WINDOW:

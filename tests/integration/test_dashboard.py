@@ -89,6 +89,14 @@ def test_a_session_opens_no_rest_and_the_token_opens_it_as_before(console: Conso
         assert [d.name for d in rest.devices()] == ["edge-1", "stand-in"]
 
 
+def test_metrics_are_read_beside_the_pages(console: Console) -> None:
+    token = (console.running.data_dir / "metrics.token").read_text().strip()
+    shown = {"Authorization": f"Bearer {token}"}
+    answer = httpx.get(f"{console.url}/metrics", headers=shown)
+    assert (answer.status_code, "fitment_devices" in answer.text) == (200, True)
+    assert httpx.get(f"{console.url}/metrics").status_code == 401
+
+
 def test_the_login_is_strict(console: Console) -> None:
     with console.browser() as client:
         assert "Operator token" in client.get("/login").text

@@ -30,6 +30,7 @@ def test_the_best_comes_first() -> None:
         ("ftp://models.example/{hex}", "begins with https://"),
         ("https:///{hex}", "begins with https://"),
         ("https://models.example/model.tar.xz", "one file for all models"),
+        ("https://me:secret@models.example/{hex}", "of models.example holds a name or a password"),
     ],
 )
 def test_a_wrong_address_says_what_is_missing(text: str, words: str) -> None:

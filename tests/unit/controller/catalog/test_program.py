@@ -75,6 +75,25 @@ def in_json(ending: str, **values: Any) -> Change:
     )
 
 
+def node(kind: str, context: str) -> str:
+    """Arguments in a container of one kind, as torch writes them."""
+    return json.dumps([1, {"type": kind, "context": context, "children_spec": []}])
+
+
+DEFAULTDICT = node(
+    "collections.defaultdict",
+    '{"default_factory_module": "antigravity", "default_factory_name": "x", "dict_context": []}',
+)
+ENUM = node("builtins.dict", '[{"\\u005f_enum__": true, "fqn": "antigravity:x", "name": "y"}]')
+
+
+def escaped_enum(name: str, content: bytes) -> bytes:
+    """A key that no search of the bytes finds."""
+    if not name.endswith("model.json"):
+        return content
+    return content.replace(b"{", b'{"\\u005f_enum__": true, ', 1)
+
+
 def test_a_plain_program_answers_as_the_module_did(plain: Path) -> None:
     found = program.load(plain).module()(torch.ones(5, 1, 6, 6))
     direct = torch.export.load(str(plain)).module()(torch.ones(5, 1, 6, 6))
@@ -102,6 +121,10 @@ def test_example_inputs_that_unpickle_more_are_not_unpickled(plain: Path, tmp_pa
         (in_json("model.json", target="torch.ops.mine.run.default"), "the operator"),
         (in_json("model.json", expr_str="__import__('os').getpid()"), "the size '__import__"),
         (in_json("model.json", expr_str="s0.real"), "the size 's0.real'"),
+        (in_json("model.json", in_spec=DEFAULTDICT), "the structure"),
+        (in_json("model.json", out_spec=ENUM), "the structure"),
+        (in_json("model.json", out_spec="no JSON"), "the structure 'no JSON'"),
+        (escaped_enum, "a value of a Python class"),
     ],
 )
 def test_what_could_run_code_is_refused_by_name(

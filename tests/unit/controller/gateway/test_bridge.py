@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from controller.errors import Temporary
+from controller.errors import LeaseLost, Temporary
 from controller.gateway import bridge
 from controller.gateway.bridge import Bridge
 from controller.gateway.memory import MemoryLink
 from controller.reconcile.ingest import Heard
 from fitment.core.link import Downlink, Uplink
 from fitment.core.telemetry import Ack, Presence, TelemetryBatch
+from tests.integration.gateway_peers import wait_for
 
 ONLINE = Uplink(presence=Presence(online=True, boot_id="b"))
 
@@ -95,6 +96,34 @@ def test_one_bad_message_keeps_no_other_out(caplog: pytest.LogCaptureFixture) ->
     engine.wait()
     assert [one.device for one in controller.taken] == ["d0", "d1"]
     assert "action=uplink_failed device=bad" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "comes_again"),
+    [(OSError("the disk is busy"), True), (LeaseLost("another acts"), False)],
+    ids=["for a moment", "for good"],
+)
+def test_an_engine_that_refuses_is_not_asked_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, *, comes_again: bool
+) -> None:
+    monkeypatch.setattr(bridge, "AGAIN_S", 0.2)
+    between, engine, controller, _link = made()
+    refused, asked = [], engine.call
+
+    def guarded(fn: Any) -> Future[Any]:
+        def checked() -> Any:
+            if not refused:
+                refused.append(fn)
+                raise error
+            return fn()
+
+        return asked(checked)
+
+    monkeypatch.setattr(engine, "call", guarded)
+    between.on_up("d0", ONLINE)
+    engine.wait()
+    assert controller.taken == []
+    assert wait_for(lambda: bool(controller.taken), 20 if comes_again else 1) is comes_again
 
 
 def test_a_flood_is_taken_in_parts_with_room_between(monkeypatch: pytest.MonkeyPatch) -> None:
