@@ -72,6 +72,8 @@ class Client:
             headers={"authorization": f"Bearer {token}"},
             timeout=TIMEOUT_S,
             transport=transport,
+            # The server closes a quiet connection after five seconds: never be just too late.
+            limits=httpx.Limits(keepalive_expiry=2.0),
             trust_env=False,  # a proxy for the internet is not one for the controller
         )
 
