@@ -308,7 +308,8 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
     """
     order, checked = record.assignment, record.checked
     calibration = record.calibration
-    latency = record.measurement.latency if record.measurement else None
+    measured = record.measurement
+    latency = measured.latency if measured is not None and measured.tells_costs else None
     facts = SlotFacts(
         slot=order.slot,
         variant=order.bundle.variant,

@@ -16,7 +16,7 @@ from typing import Any
 from agent import orders
 from agent.actions import ACTIONS, Again, Answer, Job, Next, classify, finish, skip_calibration
 from agent.desk import Desk
-from agent.domain import rungs, transitions
+from agent.domain import plan, rungs, transitions
 from agent.domain.events import Event
 from agent.domain.record import DeploymentRecord
 from agent.errors import SlotError
@@ -148,14 +148,15 @@ class Deployer:
             self._apply(desk, Answer(event=event, reasons=(reason,)))
 
     def give_way(self, desk: Desk) -> None:
-        """Forget a deployment that waits for its window; it is begun anew when it is its turn.
+        """Forget a deployment that has time: it is begun anew when it is its turn.
 
-        What it has received stays, and the order is the controller's to repeat.
+        One waits for its window, a rung is the device's own. What it has received stays.
         """
-        if self._record is not None and self._record.state is State.WAITING:
+        if self._record is not None and plan.has_time(self._record):
             log.info("action=give_way deployment=%s", self._record.id)
+            self.pause()
             desk.journal.drop(self._record.id)
-            self._record, self.problem = None, ""
+            self._record, self.problem, self._not_before_s = None, "", 0.0
 
     def stack_changed(self, desk: Desk) -> None:
         """Go back to where the stack began to matter."""

@@ -80,8 +80,9 @@ class Ladders:
             return False
         slots = {facts.slot: facts for facts in desk.journal.slots()}
         chosen = [facts for facts in rungs.chosen_only(slots.values()) if self._has(desk, facts)]
-        if chosen and due:
+        if due:
             self._looked_s = desk.now_s
+        if chosen and due:
             self._readings = self._sense(desk.setting.root, settings.throttle_c)
         changed = [self._one(desk, settings, facts, slots, wall_unix_s) for facts in chosen]
         return any(changed)

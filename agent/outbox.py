@@ -10,20 +10,17 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
+from agent.domain.patience import OUTBOX_LIMIT
 from agent.journal import Journal
 from fitment.core import plain
 from fitment.core.telemetry import Ack, Column, TelemetryBatch
-
-LIMIT: Final = 2048
-"""Batches kept; at one of 1 KiB every ten seconds, six hours in 2 MiB."""
 
 
 class Outbox:
     """Telemetry batches in the journal's file."""
 
-    def __init__(self, journal: Journal, *, limit: int = LIMIT) -> None:
+    def __init__(self, journal: Journal, *, limit: int = OUTBOX_LIMIT) -> None:
         self._journal = journal
         self._limit = limit
         self.id = journal.setting("outbox")

@@ -8,19 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from agent.domain import patience
 from agent.outbox import Outbox
 from agent.sensors import process_memory, snapshot
 from agent.transport.link import AgentLink
 from fitment.core.link import Uplink
 from fitment.core.telemetry import Ack
 
-WINDOW: Final = 16
-"""Batches on the way without an ack."""
-RESEND_S: Final = 30.0
-"""After this long without an ack the way is taken to have lost them; each time in a row doubles it,
-up to `RESEND_MOST_S`, and one batch is sent to try: a fleet that sends all it has to a controller
-that is behind would keep it there."""
-RESEND_MOST_S: Final = 600.0
 _MIB: Final = 2.0**20
 
 
@@ -85,20 +79,15 @@ class Telemetry:
 
     def _send(self, link: AgentLink, now_s: float) -> None:
         first = self._outbox.first_available()
-        if self._sent >= first and now_s - self._sent_at_s > resend_s(self._tries):
+        if self._sent >= first and now_s - self._sent_at_s > patience.resend_s(self._tries):
             self._sent, self._tries = 0, self._tries + 1
         on_the_way = max(0, self._sent - first + 1)
-        room = (WINDOW if self._tries == 0 else 1) - on_the_way
+        room = patience.room(self._tries, on_the_way)
         if room <= 0 or self._sent >= self._outbox.last():
             return
         for batch in self._outbox.pending(after=self._sent, limit=room):
             link.send(Uplink(telemetry=batch))
             self._sent, self._sent_at_s = batch.sequence, now_s
-
-
-def resend_s(tries: int) -> float:
-    """How long an ack may take, after so many times in a row that none came."""
-    return min(RESEND_MOST_S, RESEND_S * 2.0 ** min(tries, 16))
 
 
 def tagged(last: LastRun, serves: Mapping[str, Serves]) -> tuple[dict[str, float], dict[str, str]]:
@@ -114,10 +103,8 @@ def tagged(last: LastRun, serves: Mapping[str, Serves]) -> tuple[dict[str, float
             tags |= {f"{slot}.variant": now.variant, f"{slot}.rung": str(now.rung)}
     slot = last.slot or (next(iter(serves)) if len(serves) == 1 else "")
     variant, latency_ms = last.variant, last.p50_ms
-    if slot in serves and serves[slot].rung:
+    if slot in serves and serves[slot].variant != variant:
         variant, latency_ms = serves[slot].variant, math.nan
-    elif slot and not variant and slot in serves:
-        variant = serves[slot].variant
     if variant:
         rung = serves[slot].rung if slot in serves else 0
         tags |= {"slot": slot, "variant": variant, "rung": str(rung)}

@@ -233,10 +233,10 @@ class _Relay:
 
     def __init__(self, may_send: Callable[[], None]) -> None:
         self.publish: Callable[[str, Downlink], None] | None = None
-        self._may_send = may_send
+        self.may_send = may_send
 
     def __call__(self, device: str, downlink: Downlink) -> None:
-        self._may_send()
+        self.may_send()
         if self.publish is not None:
             self.publish(device, downlink)
 
@@ -252,6 +252,7 @@ def _controller(
         profiles=all_profiles(),
         fits=WorkerFitRunner(data_dir / "jobs", threads=settings.fit_threads),
         publish=relay,
+        must_act=relay.may_send,
         clock=time.time,
         settings=ReconcileSettings(
             optimise=settings.optimise,

@@ -263,8 +263,7 @@ def _interrupt(now: Situation) -> Step | None:
     for _, order in now.orders.assignments:
         if active.mends and order.windows:
             continue  # what is damaged is mended first: the window may be days off
-        # What is ordered goes before a rung, which has time.
-        if (order.slot == slot or active.rung) and order.deployment not in now.known:
+        if order.slot == slot and order.deployment not in now.known:
             reason = f"release {order.release} came before it had ended"
             return Interrupt(deployment=active.id, superseded=True, reason=reason)
     if active.mends or active.rung:  # nobody ordered it anew
@@ -274,10 +273,19 @@ def _interrupt(now: Situation) -> Step | None:
     )
 
 
+def has_time(active: DeploymentRecord) -> bool:
+    """Whether a deployment can be forgotten and begun anew: nothing was switched for it yet."""
+    if active.mends:
+        return False
+    if active.rung:
+        return active.state in transitions.WORKING and active.state is not DeploymentState.TRIAL
+    return active.state is DeploymentState.WAITING
+
+
 def _give_way(now: Situation) -> Step | None:
-    """A window may be days off. What is due at any time, and damage, must not wait for it."""
+    """A window may be days off, and a rung has time. What is due, and damage, waits for neither."""
     active = now.active
-    if now.orders is None or active is None or active.state is not DeploymentState.WAITING:
+    if now.orders is None or active is None or not has_time(active):
         return None  # without a controller nobody would repeat the order, nor send what is damaged
     startable = (o for _, o in _in_turn(now.orders) if o.deployment not in now.known)
     urgent = any(not order.windows for order in startable)

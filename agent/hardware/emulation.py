@@ -64,4 +64,7 @@ def family(machine: str) -> str:
     """Machines that carry out each other's instructions natively are one family."""
     if machine.startswith(("arm", "aarch")):
         return "arm"
+    for kind in ("ppc", "mips"):  # uname says which width and order, the program only the kind
+        if machine.startswith(kind):
+            return kind
     return "x86" if machine in ("x86_64", "i386", "i486", "i586", "i686") else machine

@@ -18,13 +18,10 @@ import queue
 import random
 import threading
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
+from agent.domain import patience
 from fitment.core.link import Downlink, Uplink
-
-RECONNECT_MAX_S: Final = 60.0
-STEADY_S: Final = 30.0
-"""A connection that lasted this long was a good one: the next wait is short again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +82,15 @@ class Pacer:
 
     def connected(self, lasted_s: float) -> None:
         """A connection that lasted is no failed try."""
-        if lasted_s >= STEADY_S:
+        if lasted_s >= patience.STEADY_S:
             self._tries = 0
 
     def wait(self, jitter_s: float) -> None:
         """Wait before the next try."""
-        full_s = min(RECONNECT_MAX_S, self._base_s * 2.0 ** min(self._tries, 16))
+        chances = (random.random(), random.random())
+        wait_s = patience.reconnect_s(self._tries, jitter_s, chances, base_s=self._base_s)
         self._tries += 1
-        self._stopped.wait(full_s * random.uniform(0.5, 1.0) + jitter_s * random.random())
+        self._stopped.wait(wait_s)
 
 
 class Kept:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
-import time
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,16 +61,46 @@ def append(url: str, file: Any, *, offset: int, total: int, pace: Pace, ca: str)
     Raises:
         OSError: the file cannot be written. Whatever is wrong with the mirror is a reason.
     """
-    copy = _Copy(file, total - offset, pace)
-    try:
+    copy = _Copy(file, total - offset)
+
+    def receive() -> None:
         with _open(url, offset, total, pace, ca) as answer:
             _check(answer, offset, total)
             copy.all(answer)
+
+    try:
+        _watched(receive, copy, pace)
     except _Unhelpful as error:
         return Came(count=copy.count, reason=f"{host(url)} {error}")
     finally:
         copy.sync()
     return Came(count=copy.count, reason="")
+
+
+def _watched(receive: Callable[[], None], copy: _Copy, pace: Pace) -> None:
+    """Receive on a thread, and give it up when too little came in a window.
+
+    A limit on each read does not do: a mirror that sends a byte of its headers now and then never
+    reaches it. What was given up writes nothing any more, and ends with this process at the latest.
+    """
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            receive()
+        except (_Unhelpful, OSError) as error:
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    threading.Thread(target=run, name="mirror", daemon=True).start()
+    before = 0
+    while not wait([ended], pace.window_s).done:
+        if copy.count - before < pace.min_rate_bytes_s * pace.window_s:
+            copy.give_up()
+            raise _Unhelpful(f"sent fewer than {pace.min_rate_bytes_s:g} bytes a second")
+        before = copy.count
+    ended.result()
 
 
 def host(url: str) -> str:
@@ -105,6 +137,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
         if req.type == "https" and urlsplit(newurl).scheme != "https":
+            fp.close()
             raise urllib.error.URLError("it leads from HTTPS to somewhere else")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -126,40 +159,45 @@ def _check(answer: Any, offset: int, total: int) -> None:
 
 
 class _Copy:
-    """Counts what is written, syncs it now and then, and watches the pace."""
+    """Counts what is written, and syncs it now and then."""
 
-    def __init__(self, file: Any, missing: int, pace: Pace) -> None:
+    def __init__(self, file: Any, missing: int) -> None:
         self.count = 0
-        self._file, self._missing, self._pace = file, missing, pace
+        self._file, self._missing = file, missing
         self._unsynced = 0
+        self._given_up = False
+        self._lock = threading.Lock()
 
     def all(self, answer: Any) -> None:
         """Copy until nothing is missing.
 
         Raises:
-            _Unhelpful: the mirror stopped, or is too slow.
+            _Unhelpful: the mirror stopped, or was given up.
             OSError: the file cannot be written.
         """
-        began, before = time.monotonic(), 0
         while self.count < self._missing:
             data = _read(answer, min(_READ_BYTES, self._missing - self.count))
-            self._file.write(data)
-            self.count += len(data)
-            self._unsynced += len(data)
-            if self._unsynced >= _SYNC_BYTES:
-                self.sync()
-            waited = time.monotonic() - began
-            if waited >= self._pace.window_s:
-                if self.count - before < self._pace.min_rate_bytes_s * waited:
-                    raise _Unhelpful(
-                        f"sent fewer than {self._pace.min_rate_bytes_s:g} bytes a second"
-                    )
-                began, before = time.monotonic(), self.count
+            with self._lock:
+                if self._given_up:
+                    raise _Unhelpful("was given up")
+                self._write(data)
+
+    def give_up(self) -> None:
+        """Nothing is written from here on."""
+        with self._lock:
+            self._given_up = True
 
     def sync(self) -> None:
         """What is written stays, whatever happens next."""
         durable.sync(self._file)
         self._unsynced = 0
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.count += len(data)
+        self._unsynced += len(data)
+        if self._unsynced >= _SYNC_BYTES:
+            self.sync()
 
 
 def _read(answer: Any, most: int) -> bytes:

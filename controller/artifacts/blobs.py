@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
+from controller.disk import sync_folder
 from controller.errors import NotFound, UserError
 from fitment.core import digest as digests
 
@@ -115,8 +116,8 @@ class FolderBlobs:
         final.parent.mkdir(exist_ok=True)
         temporary.chmod(0o644)
         temporary.replace(final)
-        _sync_folder(final.parent)
-        _sync_folder(self._folder)
+        sync_folder(final.parent)
+        sync_folder(self._folder)
 
 
 def hex_of(digest: str) -> str:
@@ -154,11 +155,3 @@ def _digest_file(path: Path) -> str:
 def _sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from controller.backup import archive
 from controller.backup.take import DATABASE, Progress
+from controller.disk import sync_folder
 from controller.errors import Conflict, UserError
 from controller.store import snapshot
 from fitment.core import plain
@@ -74,7 +75,7 @@ def restore(path: Path, data_dir: Path, *, progress: Progress) -> Restored:
         _sync_all(making)
         _refuse_taken(data_dir)
         making.replace(place)  # an empty folder gives way, any other does not
-        _sync(place.parent)
+        sync_folder(place.parent)
         done = True
     finally:
         if not done:
@@ -100,7 +101,7 @@ def marker(data_dir: Path) -> Restored | None:
 def done(data_dir: Path) -> None:
     """The first start has done what it had to."""
     (data_dir / MARKER).unlink(missing_ok=True)
-    _sync(data_dir)
+    sync_folder(data_dir)
 
 
 def _refuse_taken(data_dir: Path) -> None:
@@ -170,12 +171,4 @@ def _write(target: Path, content: Iterator[bytes]) -> None:
 
 def _sync_all(folder: Path) -> None:
     for below, _, _ in os.walk(folder):
-        _sync(Path(below))
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_folder(Path(below))

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from controller.backup import archive
+from controller.disk import sync_folder
 from controller.errors import Conflict, UserError
 from controller.store import snapshot
 
@@ -61,7 +62,7 @@ def take(data_dir: Path, target: Path, *, progress: Progress) -> Backup:
         made = _write(data_dir.resolve(), Path(folder), progress)
         part = Path(folder) / "archive"
         os.link(part, target)  # unlike a rename it never takes the place of another file
-    _sync(target.parent)
+    sync_folder(target.parent)
     return Backup(
         path=str(target), created_at=made.head.created_at, files=len(made.manifest.files),
         bytes=sum(entry.bytes for entry in made.manifest.files), schema=made.head.schema,
@@ -171,11 +172,3 @@ def _notes(data_dir: Path) -> tuple[str, ...]:
     if (data_dir / OFFLINE).is_dir():
         return ()
     return ("the offline keys are not in it, since they are not in the data directory",)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import WorkloadError
+from fitment.core.bundle import ONNX_DTYPES
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -21,19 +22,6 @@ Shapes = Shape | Mapping[str, Shape]
 
 _SINGLE = (np.uint8, np.float32, np.float64, np.int32, np.int64)
 _NAMED = (*_SINGLE, np.int8, np.uint16, np.int16, np.float16, np.bool_)
-_TYPES: Mapping[str, str] = {
-    # of onnxruntime -> numpy
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(int16)": "int16",
-    "tensor(uint16)": "uint16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-}
 
 
 def names(inputs: Array) -> tuple[str, ...]:
@@ -122,7 +110,7 @@ def rows(output: Array, count: int) -> Array:
 
 def _typed(values: Array, entry: Any) -> Array:
     """Contiguous, without losing the axes of a scalar."""
-    return np.asarray(values, _TYPES.get(entry.type, "float32"), order="C")
+    return np.asarray(values, ONNX_DTYPES.get(entry.type, "float32"), order="C")
 
 
 def _one(

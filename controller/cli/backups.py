@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from controller.cli.common import DEFAULT_DATA_DIR, DataDir, Json, print_json, when
+from controller.cli.common import DEFAULT_DATA_DIR, DataDir, Json, bar, print_json, when
 from controller.errors import UserError
 
 _Archive = Annotated[Path, typer.Argument(help="The backup.", show_default=False)]
@@ -25,7 +23,7 @@ def backup(
     """
     from controller.backup import take
 
-    with _shown() as progress:
+    with bar() as progress:
         made = take.take(data_dir, archive, progress=progress)
     if as_json:
         print_json(made)
@@ -57,7 +55,7 @@ def restore(
         raise UserError("say where to restore to: --data-dir NEW; or only --check the backup")
     if not archive.is_file():
         raise UserError(f"there is no backup at {archive}")
-    with _shown() as progress:
+    with bar() as progress:
         done = (
             room.check(archive, progress=progress)
             if check or data_dir is None
@@ -75,20 +73,6 @@ def restore(
     print(f"{data_dir}: {what}")
     print("End the old controller for good before you start this one:")
     print(f"  fitment serve --data-dir {data_dir}")
-
-
-@contextmanager
-def _shown() -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal; nothing where nobody watches."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        task = progress.add_task("starting", total=1.0)
-        yield lambda what, done: progress.update(task, description=what, completed=done)
 
 
 def _mb(size: int) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.cli.common import DEFAULT_DATA_DIR, DataDir, Json, Server, connect
+from controller.cli.common import DEFAULT_DATA_DIR, DataDir, Json, Server, bar, connect
 from controller.cli.fleet_fit import answer, follow
 from controller.errors import FitError, UserError
 
@@ -75,25 +75,14 @@ class Local:
 
 
 def _fit_here(local: Local, budget: dict[str, float], *, as_json: bool) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     from controller.compress.local import LocalRequest, fit_locally
 
     request = LocalRequest(
         workload=find(local.workload), profile=local.profile, out=local.out, seed=local.seed,
         budget=budget, effort=local.effort,
     )  # fmt: skip
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    # Where nobody watches, it would leave an empty line before what is said.
-    shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        task = progress.add_task("starting", total=1.0)
-        report = fit_locally(
-            request,
-            lambda step, done: progress.update(task, description=step, completed=done),
-        )
+    with bar() as show:
+        report = fit_locally(request, show)
     if as_json:
         print(json.dumps(report, indent=2))
     else:

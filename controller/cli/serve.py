@@ -19,50 +19,57 @@ _Port = Annotated[int | None, typer.Option(help="0 takes a free one.", show_defa
 _Days = Annotated[float | None, typer.Option(help="How long it is kept.", show_default=False)]
 _Rows = Annotated[int | None, typer.Option(help="How much is kept at most.", show_default=False)]
 
+_Config = Annotated[
+    Path | None,
+    typer.Option(envvar=FILE_VARIABLE, help=f"Settings; default: {FILE_NAME} where it is."),
+]
+_OfflineDir = Annotated[
+    Path | None, typer.Option(help="Keys of root and targets, for approving releases.")
+]
+_PublicHost = Annotated[
+    str | None, typer.Option(help="The name of this host that devices are told.")
+]
+_Dashboard = Annotated[
+    bool | None, typer.Option("--dashboard/--no-dashboard", help="Web pages beside REST.")
+]
+_MqttUrl = Annotated[str | None, typer.Option(help="A broker that is not ours, mqtts://host:port.")]
+_ArtifactUrls = Annotated[
+    str | None, typer.Option(help="Mirrors of the blobs, https://…/{folder}/{hex}.")
+]
+_Optimise = Annotated[
+    bool | None, typer.Option("--optimise/--no-optimise", help="Let triggers start fits.")
+]
+_AutoApprove = Annotated[
+    bool | None,
+    typer.Option("--auto-approve/--no-auto-approve", help="Releases need no operator."),
+]
+_Standby = Annotated[
+    bool | None,
+    typer.Option("--standby/--no-standby", help="Wait until no other controller acts here."),
+]
+_LeaseS = Annotated[float | None, typer.Option(help="Silent for this long, it may be replaced.")]
+
 
 def serve(  # noqa: PLR0913 - one parameter an option
     *,
-    config: Annotated[
-        Path | None,
-        typer.Option(envvar=FILE_VARIABLE, help=f"Settings; default: {FILE_NAME} where it is."),
-    ] = None,
+    config: _Config = None,
     data_dir: Annotated[Path | None, typer.Option(help="Everything that it keeps.")] = None,
-    offline_dir: Annotated[
-        Path | None, typer.Option(help="Keys of root and targets, for approving releases.")
-    ] = None,
+    offline_dir: _OfflineDir = None,
     host: Annotated[str | None, typer.Option(help="Where devices connect.")] = None,
-    public_host: Annotated[
-        str | None, typer.Option(help="The name of this host that devices are told.")
-    ] = None,
+    public_host: _PublicHost = None,
     enroll_port: _Port = None,
     gateway_port: _Port = None,
     mqtt_port: _Port = None,
     rest_host: Annotated[str | None, typer.Option(help="Where operators connect.")] = None,
     rest_port: _Port = None,
-    dashboard: Annotated[
-        bool | None, typer.Option("--dashboard/--no-dashboard", help="Web pages beside REST.")
-    ] = None,
+    dashboard: _Dashboard = None,
     link: Annotated[LinkChoice | None, typer.Option(help="How small messages travel.")] = None,
-    mqtt_url: Annotated[
-        str | None, typer.Option(help="A broker that is not ours, mqtts://host:port.")
-    ] = None,
-    artifact_urls: Annotated[
-        str | None, typer.Option(help="Mirrors of the blobs, https://…/{folder}/{hex}.")
-    ] = None,
-    optimise: Annotated[
-        bool | None, typer.Option("--optimise/--no-optimise", help="Let triggers start fits.")
-    ] = None,
-    auto_approve: Annotated[
-        bool | None,
-        typer.Option("--auto-approve/--no-auto-approve", help="Releases need no operator."),
-    ] = None,
-    standby: Annotated[
-        bool | None,
-        typer.Option("--standby/--no-standby", help="Wait until no other controller acts here."),
-    ] = None,
-    lease_s: Annotated[
-        float | None, typer.Option(help="Silent for this long, it may be replaced.")
-    ] = None,
+    mqtt_url: _MqttUrl = None,
+    artifact_urls: _ArtifactUrls = None,
+    optimise: _Optimise = None,
+    auto_approve: _AutoApprove = None,
+    standby: _Standby = None,
+    lease_s: _LeaseS = None,
     fit_threads: Annotated[int | None, typer.Option(help="Processor threads of a fit.")] = None,
     telemetry_interval_s: Annotated[
         float | None, typer.Option(help="Seconds between two samples of a device.")

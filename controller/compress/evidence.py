@@ -39,6 +39,7 @@ class Evidence:
     accuracy: float  # the workload's metric on the test set
     accuracy_interval: tuple[float, float]  # 95 %
     guard_accuracy: float
+    guard_accuracy_interval: tuple[float, float]  # 95 %
     guard_accuracy_drop: float  # fp32 minus this one, on the guard set
     agreement: float
     guard_agreement: float
@@ -76,6 +77,9 @@ def gather(
         accuracy=accuracy,
         accuracy_interval=interval(workload.metric, found.test, test.labels, accuracy, seed=seed),
         guard_accuracy=guard_accuracy,
+        guard_accuracy_interval=interval(
+            workload.metric, found.guard, guard.labels, guard_accuracy, seed=seed
+        ),
         guard_accuracy_drop=guard_reference - guard_accuracy,
         agreement=agreement(reference.test, found.test),
         guard_agreement=agreement(reference.guard, found.guard),
@@ -97,20 +101,17 @@ def _must_pass(
     return slices.must_pass(workload.name, reference.must_pass, found.must_pass, labels)
 
 
-def flattered(guard: float, test: float, test_interval: tuple[float, float]) -> str:
+def flattered(
+    guard: float, guard_interval: tuple[float, float], test: float,
+    test_interval: tuple[float, float],
+) -> str:  # fmt: skip
     """Why the guard set flatters fp32, or nothing.
 
     A network remembers what it was trained on, and forgets some of that when it is compressed: a
-    drop on such inputs is larger than on new ones. The guard figure must exceed the test
-    interval's end by that interval's width, so that chance seldom says so.
-
-    Args:
-        guard: the metric on the guard set, of fp32.
-        test: the metric on the test set, of fp32.
-        test_interval: its 95 % interval.
+    drop on such inputs is larger than on new ones. It is said where the 95 % intervals of the
+    metric on both sets lie apart, which chance alone seldom does.
     """
-    low, high = test_interval
-    if guard <= high + (high - low):
+    if guard_interval[0] <= test_interval[1]:
         return ""
     return (
         f"fp32 is right on {100 * guard:.2f} % of the guard inputs and on {100 * test:.2f} % of the"

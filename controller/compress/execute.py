@@ -24,7 +24,7 @@ from controller.compress.graph.model import Inputs
 from controller.compress.latency import Timing
 from controller.compress.toolchains import litert
 from controller.errors import FitError
-from fitment.core.bundle import IoSpec, TensorSpec
+from fitment.core.bundle import ONNX_DTYPES, IoSpec, TensorSpec
 
 __all__ = ["Timing", "integer_coverage", "io_spec", "outputs", "time_interleaved"]
 
@@ -301,7 +301,6 @@ def _litert_tensor(details: Mapping[str, Any]) -> TensorSpec:
 
 
 def _onnx_tensor(item: Any) -> TensorSpec:
-    names = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
-    dtype = names.get(item.type, item.type.removeprefix("tensor(").removesuffix(")"))
+    dtype = ONNX_DTYPES.get(item.type, item.type.removeprefix("tensor(").removesuffix(")"))
     shape = tuple(size if isinstance(size, int) else -1 for size in item.shape)
     return TensorSpec(name=item.name, dtype=dtype, shape=shape)

@@ -238,10 +238,11 @@ def _notes(found: _Found) -> Iterator[str]:
     if found.emulated:
         yield EMULATED
     fp32 = next((v for v in found.result.variants if v.name == "fp32"), None)
-    if fp32 and fp32.accuracy and fp32.guard_accuracy and fp32.accuracy_interval:
-        note = evidence.flattered(fp32.guard_accuracy, fp32.accuracy, fp32.accuracy_interval)
-        if note:
-            yield note
+    if fp32 and fp32.accuracy and fp32.guard_accuracy:
+        test, guard = fp32.accuracy_interval, fp32.guard_accuracy_interval
+        if test and guard:
+            note = evidence.flattered(fp32.guard_accuracy, guard, fp32.accuracy, test)
+            yield from filter(None, [note])
 
 
 def _entry(variant: Variant, found: _Found, choice: Choice) -> dict[str, Any]:

@@ -27,9 +27,7 @@ def page(report: Row) -> str:
         "PICTURE": scatter([_point(row) for row in rows if row["latency"]["value"] is not None]),
         "LEGEND": _legend(rows),
         "ROWS": "\n".join(_row(row) for row in rows),
-        "SLICES": "\n".join(
-            _slices(row) for row in rows if row.get("slices") or row.get("operating")
-        ),
+        "SLICES": "\n".join(_slices(row) for row in rows if _has_parts(row)),
         "NOTES": "\n".join(f"<li>{note}</li>" for note in _notes(report)),
     }
     for name, text in parts.items():

@@ -299,6 +299,7 @@ class RungMaker:
             agreement=facts.agreement,
             sqnr_db=facts.sqnr_db,
             guard_accuracy=facts.guard_accuracy,
+            guard_accuracy_interval=facts.guard_accuracy_interval,
             guard_accuracy_drop=facts.guard_accuracy_drop,
             guard_agreement=facts.guard_agreement,
             slices=facts.slices,

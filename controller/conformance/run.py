@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from controller.conformance import spec
 from controller.conformance.case import Case, Setup
@@ -50,11 +48,6 @@ def run(setup: Setup, checks: Sequence[Check], tell: Tell = lambda _: None) -> R
         )  # fmt: skip
     finally:
         case.close()
-
-
-def clear(folder: Path) -> None:
-    """Remove what a run left."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one(case: Case, check: Check) -> Result:

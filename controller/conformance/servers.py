@@ -213,8 +213,8 @@ class _Gateway(gateway_pb2_grpc.GatewayServicer):
                 if faults.cut_after is not None and sent >= faults.cut_after:
                     faults.cut_after = None
                     context.abort(grpc.StatusCode.UNAVAILABLE, "the line was cut")
-                while faults.stall and context.is_active():
-                    faults.released.wait(0.2)
+                while faults.stall and context.is_active() and not faults.released.wait(0.2):
+                    pass
                 sent += len(data)
                 yield (
                     bytes((data[0] ^ 1,)) + data[1:] if faults.flip and sent == len(data) else data

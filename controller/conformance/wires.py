@@ -11,7 +11,6 @@ from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from controller.conformance.records import Records
@@ -19,7 +18,7 @@ from controller.conformance.servers import Servers, Sessions
 from controller.errors import UserError
 from controller.gateway.broker import Broker, Identity, find_mosquitto
 from controller.gateway.mqtt import Endpoint, MqttLink
-from controller.trust import Trust
+from controller.trust import Trust, certificates
 from fitment.core.link import Uplink
 from fitment.wire import topics
 from fitment.wire.topics import Kind
@@ -107,19 +106,14 @@ class MqttWire:
 
 def _double(endpoint: Endpoint, folder: Path, trust: Trust, device: str) -> Endpoint:
     """The broker for a second client with a certificate of the device's name."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = certificates.new_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
     request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
     pem = request.public_bytes(serialization.Encoding.PEM)
     certificate, key_file = folder / "double.crt", folder / "double.key"
     certificate.write_bytes(trust.ca.issue_device(pem, device, 1).pem)
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    key_file.touch(mode=0o600)
+    key_file.write_bytes(certificates.key_pem(key))
     return replace(endpoint, certificate=certificate, key=key_file, client_id=device)
 
 

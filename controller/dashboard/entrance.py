@@ -110,7 +110,10 @@ class Entrance:
         after = _ours(form.get("next", "/"))
         if not _same_origin(scope):
             return HTMLResponse(login.page(after, "The form came from another site."), 403)
-        who = await self._identities.of(form.get("token", ""))
+        try:
+            who = await self._identities.of(form.get("token", ""))
+        except Temporary as error:
+            return HTMLResponse(login.page(after, str(error)), 503)
         if who is None:
             return HTMLResponse(login.page(after, "That is not this controller's token."), 401)
         answer = RedirectResponse(after, 303)

@@ -171,8 +171,8 @@ def _misses(variant: Variant, case: _Case, *, accuracy_share: float = 1.0) -> li
         ("file bytes", variant.file_bytes, budget.file_bytes_max),
         ("bytes on the wire", variant.wire_bytes, budget.wire_bytes_max),
         ("p95 latency in ms", tail_ms(variant, measurement), budget.latency_p95_max_ms),
-        ("peak memory in bytes", _memory(measurement), budget.peak_memory_max_bytes),
-        ("energy in mJ", _energy(measurement), budget.energy_max_mj),
+        ("peak memory in bytes", peak_bytes(measurement), budget.peak_memory_max_bytes),
+        ("energy in mJ", energy_mj(measurement), budget.energy_max_mj),
     )
     found += [_over(name, value, limit) for name, value, limit in limits]
     if variant.bundle.variant in case.unusable:
@@ -201,11 +201,13 @@ def _recall_drop(variant: Variant) -> float | None:
     return variant.operating.guard_recall_drop if variant.operating else None
 
 
-def _memory(measurement: Measurement | None) -> float | None:
+def peak_bytes(measurement: Measurement | None) -> float | None:
+    """Measured peak memory, or None; an emulator's is no device's."""
     return measurement.peak_memory_bytes if measurement and measurement.tells_costs else None
 
 
-def _energy(measurement: Measurement | None) -> float | None:
+def energy_mj(measurement: Measurement | None) -> float | None:
+    """Measured energy of an inference, or None; an estimate is none."""
     if measurement is None or not measurement.tells_costs:
         return None
     if measurement.energy.status is not ReadingStatus.MEASURED:

@@ -15,7 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from controller.domain.fleet import Variant
-from controller.domain.paired import OnDevice, Quantity, Reading, SideOnDevice, Taken, on_device
+from controller.domain.paired import (
+    OnDevice,
+    Quantity,
+    Reading,
+    SideOnDevice,
+    Taken,
+    counts,
+    on_device,
+)
 from fitment.core.measurement import Verdict
 
 STATISTICAL: int = 6
@@ -165,7 +173,9 @@ def _row(quantity: Quantity, devices: Sequence[OnDevice]) -> Row:
 
 def _values(quantity: Quantity, sides: Iterable[SideOnDevice | None]) -> list[float]:
     readings = [
-        READ[quantity](side) for side in sides if side is not None and side.verdict is Verdict.VALID
+        READ[quantity](side)
+        for side in sides
+        if side is not None and counts(quantity, side.verdict)
     ]
     return [r.value for r in readings if r.value is not None]
 

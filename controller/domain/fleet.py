@@ -159,6 +159,7 @@ class Variant:
     guard_flips: float | None = None
     must_pass_failed: int | None = None  # None: the workload has no such set
     operating: OperatingPoint | None = None  # None: the workload is no detector
+    guard_accuracy_interval: tuple[float, float] | None = None  # 95 %
     lineage: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from controller.domain import choice
 from controller.domain.fleet import Budget, Rung, Variant
 from fitment.core.deployment import Pressure
-from fitment.core.measurement import Measurement, ReadingStatus
+from fitment.core.measurement import Measurement
 
 LIGHTER = 0.9
 """A rung takes at most this share of what the one above it takes; less is not worth a switch."""
@@ -132,13 +132,13 @@ def _rung(
 def _time_costs(case: Case) -> tuple[Cost, ...]:
     """Kinds of what heats and drains, best first; multiply-adds where nothing was timed."""
     return (
-        lambda v: _energy(case.of(v)), lambda v: choice.measured_ms(case.of(v)),
+        lambda v: choice.energy_mj(case.of(v)), lambda v: choice.measured_ms(case.of(v)),
         choice.predicted_ms, lambda v: float(v.macs) or None,
     )  # fmt: skip
 
 
 def _memory_costs(case: Case) -> tuple[Cost, ...]:
-    return (lambda v: _peak(case.of(v)), lambda v: float(v.file_bytes))
+    return (lambda v: choice.peak_bytes(case.of(v)), lambda v: float(v.file_bytes))
 
 
 def _lighter(variant: Variant, than: Variant, costs: tuple[Cost, ...]) -> bool:
@@ -150,23 +150,10 @@ def _lighter(variant: Variant, than: Variant, costs: tuple[Cost, ...]) -> bool:
     return False
 
 
-def _energy(measurement: Measurement | None) -> float | None:
-    if measurement is None or not measurement.tells_costs:
-        return None
-    measured = measurement.energy.status is ReadingStatus.MEASURED
-    return measurement.energy.value_mj if measured else None
-
-
-def _peak(measurement: Measurement | None) -> float | None:
-    told = measurement is not None and measurement.tells_costs
-    peak = measurement.peak_memory_bytes if measurement and told else None
-    return None if peak is None else float(peak)
-
-
 def _words(variant: Variant, chosen: Variant, case: Case) -> str:
     parts = ["cheaper"]
     named: tuple[tuple[str, str, Cost], ...] = (
-        ("measured", "mJ", lambda v: _energy(case.of(v))),
+        ("measured", "mJ", lambda v: choice.energy_mj(case.of(v))),
         ("measured", "ms p50", lambda v: choice.measured_ms(case.of(v))),
         ("predicted", "ms p50", choice.predicted_ms),
         ("", "kB in the file", lambda v: v.file_bytes / 1000),

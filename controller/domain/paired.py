@@ -98,6 +98,12 @@ def on_device(
     )  # fmt: skip
 
 
+def counts(quantity: Quantity, verdict: Verdict) -> bool:
+    """Whether a measurement of this verdict tells this quantity: an emulator's answers are real."""
+    answers = quantity is Quantity.AGREEMENT and verdict is Verdict.EMULATED
+    return answers or verdict is Verdict.VALID
+
+
 def _newest(taken: Iterable[Taken], of: frozenset[str]) -> Taken | None:
     """The newest that counts, else the newest."""
     mine = [t for t in taken if t.measurement.bundle in of]
@@ -118,7 +124,7 @@ def change(quantity: Quantity, a: Taken | None, b: Taken | None) -> Reading:
         missing = " and ".join(name for name, one in (("A", a), ("B", b)) if one is None)
         return Reading(why=f"{missing} was not measured here")
     for name, one in (("A", a), ("B", b)):
-        if one.measurement.verdict is not Verdict.VALID:
+        if not counts(quantity, one.measurement.verdict):
             return Reading(why=f"{name}'s measurement is {one.measurement.verdict.value}")
     first, second = a.measurement, b.measurement
     if (first.hardware, first.stack) != (second.hardware, second.stack):

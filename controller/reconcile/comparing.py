@@ -47,7 +47,11 @@ def begin(context: Context, a: str, b: str, *, model: str = "") -> Pair:
         UserError: the name could be two models', or both are the same.
     """
     jobs = context.store.jobs.find()
-    one, other = (_side(context, jobs, text, model) for text in (a, b))
+    other = _side(context, jobs, b, model)
+    try:  # of the same version: agreement is with that version's own fp32
+        one = _side(context, jobs, a, other.model)
+    except NotFound:
+        one = _side(context, jobs, a, model)
     both = one.digests | other.digests
     if one.digests & other.digests:
         raise UserError(f"'{a}' and '{b}' are the same variant; give two")

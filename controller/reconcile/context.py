@@ -61,6 +61,7 @@ class Context:
     publish: Publish
     clock: Callable[[], float]
     settings: ReconcileSettings = field(default_factory=ReconcileSettings)
+    must_act: Callable[[], None] = lambda: None  # raises where another may act in our place
     started_at: float = 0.0  # by the clock; soon after, devices are still on their way back
 
     def new_id(self) -> str:

@@ -218,7 +218,9 @@ class Controller:
         """Take every step that is due; returns seconds until it is worth looking again."""
         self._refresh()
         with self.store.transaction():
-            self._look_at_devices()
+            again = self._look_at_devices()
+        # Only now: what was rolled back has to be looked at once more.
+        self._look = {name: due for name, due in (self._look | again).items() if due is not None}
         unfinished = fitting.advance(self.context)
         optimising.advance(self.context)
         rolling.advance(self.context, self._looks)
@@ -226,16 +228,18 @@ class Controller:
         self._keeping = keeping.advance(self.context, self._keeping)
         return 0.2 if unfinished else 0.5
 
-    def _look_at_devices(self) -> None:
-        """Look at those that said something, and again later at those that cannot be told yet."""
+    def _look_at_devices(self) -> dict[str, float | None]:
+        """Look at those that said something; gives when to look again, None for not at all."""
+        again: dict[str, float | None] = {}
         now = self.context.clock()
         for name in sorted(name for name, due in self._look.items() if due <= now):
             moved = optimising.look(self.context, name)
             settles_at = rolling.check_drift(self.context, name)
-            if not moved and settles_at is None:
-                del self._look[name]
+            if moved:
+                again[name] = 0.0
             else:
-                self._look[name] = 0.0 if moved or settles_at is None else settles_at
+                again[name] = settles_at  # None: all is told
+        return again
 
     def _refresh(self) -> None:
         """Renew the signed metadata that ends soon, once an hour."""

@@ -51,6 +51,7 @@ def publish_to(
     """
     sent: list[tuple[str, Downlink]] = []
     with context.store.transaction():
+        context.must_act()  # before it is stored that something was sent
         jitter_s = _jitter_s(context)
         for name in names:
             device = context.store.devices.get(name)
@@ -73,8 +74,9 @@ def publish_all(context: Context, looks: Looks) -> None:
     The others need no look: what they are asked for follows from their records.
     """
     looks.read()
-    names, looks.asked = sorted(looks.asked), set()
+    names = sorted(looks.asked)
     publish_to(context, names, lazily=True)
+    looks.asked.difference_update(names)  # only now: what failed is asked for again
 
 
 def _desired(context: Context, device: fleet.Device, wish: plan.Wish, jitter_s: float) -> Downlink:

@@ -63,10 +63,11 @@ def take_in(context: Context, heard: Sequence[Heard]) -> Taken:
             if device is None and any(one.uplink is not None for one in all_of_it):
                 strangers.note(context, name)
             if device is not None and not device.revoked:
-                known, device = device, _one_device(context, device, all_of_it)
+                known, as_of = device, _one_device(context, device, all_of_it)
+                device = as_of[-1]
                 if device.online and not known.online:
                     came.add(name)  # also by a report alone: what said so before may be lost
-                of_it = _batches(context, device, all_of_it)
+                of_it = _batches(context, as_of, all_of_it)
                 batches += of_it
                 if of_it and (device.reported is None or not device.online):
                     asked.append((name, _asks_for_report(context)))
@@ -84,9 +85,15 @@ def _asks_for_report(context: Context) -> Downlink:
     return Downlink(command=command)
 
 
-def _one_device(context: Context, known: fleet.Device, heard: Sequence[Heard]) -> fleet.Device:
-    """Presence and reports of one device, in order; its record is written once."""
+def _one_device(
+    context: Context, known: fleet.Device, heard: Sequence[Heard]
+) -> list[fleet.Device]:
+    """Presence and reports of one device, in order; its record is written once.
+
+    Gives what was known of it after each, so that samples count for what served when they came.
+    """
     device, now = known, context.clock()
+    as_of: list[fleet.Device] = []
     reports: list[ReportedState] = []
     for one in heard:
         presence = one.uplink.presence if one.uplink is not None else None
@@ -100,6 +107,7 @@ def _one_device(context: Context, known: fleet.Device, heard: Sequence[Heard]) -
             catching_up.on_report(context, device, reported)
             device = replace(device, reported=reported, online=True, last_seen=now)
             reports.append(reported)
+        as_of.append(device)
     if reports:
         device = _matched_again(context, known, device)
     if device != known:
@@ -108,14 +116,14 @@ def _one_device(context: Context, known: fleet.Device, heard: Sequence[Heard]) -
     for reported in reports:  # each of them: the last to come need not be the last that was said
         _news(context, device.name, before, reported)
         before = reported
-    return device
+    return [*(replace(then, profile=device.profile) for then in as_of[:-1]), device]
 
 
 def _batches(
-    context: Context, device: fleet.Device, heard: Sequence[Heard]
+    context: Context, as_of: Sequence[fleet.Device], heard: Sequence[Heard]
 ) -> list[tuple[str, TelemetryBatch]]:
     found = []
-    for one in heard:
+    for device, one in zip(as_of, heard, strict=True):
         batch = one.uplink.telemetry if one.uplink is not None else None
         if batch is None:
             continue

@@ -13,6 +13,7 @@ from fitment.core import digest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
 _PREFIX = "fito1."
+_LONGEST = 128
 _SECRET_BYTES = 32  # 256 bits: no guessing, so a plain hash is enough
 
 
@@ -58,10 +59,13 @@ def revoke(context: Context, name: str) -> Operator:
     return ended
 
 
+def is_token(text: str) -> bool:
+    """Whether a text can be an operator's token at all."""
+    return text.startswith(_PREFIX) and text.isascii() and len(text) <= _LONGEST
+
+
 def holder(context: Context, text: str) -> Identity | None:
     """Whose token this is; None: nobody's, or it has ended."""
-    if not text.startswith(_PREFIX):
-        return None
     found = context.store.operators.find(hash=_hash(text))
     return _identity(context, found[0]) if found else None
 

@@ -193,12 +193,19 @@ def _windows(context: Context, device: str, slot: str) -> dict[str, Any]:
     """What was switched in a window is switched in one again, if it serves until then."""
     found = context.store.devices.get(device)
     slots = found.reported.slots if found is not None and found.reported is not None else ()
-    if any(s.slot == slot and s.golden_ok is False for s in slots):
+    if any(s.slot == slot and s.golden_ok is False and s.rung == 0 for s in slots):
         return {}
-    ran = plan.running(context.store.deployments.find(device=device)).get(slot)
-    before = context.store.rollouts.get(ran.rollout) if ran is not None else None
-    kept = zones.repeating(before.windows) if before is not None else ()
-    return {"windows": kept, "deadline_s": _WINDOW_DEADLINE_S} if kept else {}
+    committed = [
+        d
+        for d in context.store.deployments.find(device=device)
+        if d.slot == slot and d.outcome is Outcome.COMMITTED
+    ]
+    for ran in sorted(committed, key=lambda d: d.ended_at, reverse=True):
+        before = context.store.rollouts.get(ran.rollout)
+        if before is not None and not before.trigger:  # an operator's, and no way back of one
+            kept = zones.repeating(before.windows)
+            return {"windows": kept, "deadline_s": _WINDOW_DEADLINE_S} if kept else {}
+    return {}
 
 
 _WINDOW_DEADLINE_S = 8 * 86_400.0

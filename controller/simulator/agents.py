@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from agent.domain import patience
 from controller.simulator import mqtt311
 from controller.simulator.device import NEVER, Answer, SimDevice
 from controller.simulator.outbox import Outbox
@@ -27,7 +28,6 @@ from fitment.wire import codec, topics
 
 KEEPALIVE_S = 30
 PING_AFTER_S = 20.0
-RECONNECT_MAX_S = 60.0
 ONLINE, OFFLINE = (
     codec.encode(Uplink(presence=Presence(online=online, boot_id="boot")))
     for online in (True, False)
@@ -169,7 +169,7 @@ class Agent:
         if was_up:
             counts.up -= 1
             lasted = self._crowd.loop.now() - self._up_at
-            self._tries = 0 if lasted >= KEEPALIVE_S else self._tries
+            self._tries = 0 if lasted >= patience.STEADY_S else self._tries
         self._connection, self._up_at = None, 0.0
         if self._wanted:
             self._crowd.loop.at(self._crowd.loop.now() + self._wait_s(), self._connect)
@@ -177,11 +177,10 @@ class Agent:
     # What it does
 
     def _wait_s(self) -> float:
-        """As the agent's `Pacer`: doubling, scattered, and by the controller's jitter."""
-        full_s = min(RECONNECT_MAX_S, 2.0 ** min(self._tries, 16))
+        chances = (self._crowd.chance.random(), self._crowd.chance.random())
+        wait_s = patience.reconnect_s(self._tries, self._jitter_s, chances)
         self._tries += 1
-        chance = self._crowd.chance
-        return full_s * chance.uniform(0.5, 1.0) + self._jitter_s * chance.random()
+        return wait_s
 
     def _connect(self) -> None:
         if not self._wanted or self._connection is not None:

@@ -16,7 +16,6 @@ from controller.simulator.traits import Scenario
 
 SPARE_SOCKETS = 200
 LOOK_S, SHOW_S, SWEEP_S = 0.1, 1.0, 5.0
-GOODBYE_S = 0.5
 
 
 class Fleet:

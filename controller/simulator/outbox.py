@@ -1,6 +1,6 @@
 """A modelled device's telemetry: numbered, kept until the controller has it on its disk.
 
-The rules are the agent's (`agent.outbox`, `agent.telemetry`), in memory: a window of batches on the
+The rules are the agent's own (`agent.domain.patience`), in memory: a window of batches on the
 way, sent again when no ack came for long or the link is new.
 """
 
@@ -10,11 +10,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from agent.domain import patience
 from fitment.core.telemetry import Ack, Column, TelemetryBatch
-
-LIMIT = 2048
-WINDOW = 16
-RESEND_S, RESEND_MOST_S = 30.0, 600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,7 +28,7 @@ class Outbox:
     def __init__(self, name: str) -> None:
         self.id = name
         self.last = 0
-        self._kept: deque[Kept] = deque(maxlen=LIMIT)
+        self._kept: deque[Kept] = deque(maxlen=patience.OUTBOX_LIMIT)
         self._sent = 0
         self._sent_at = 0.0
         self._tries = 0  # times in a row that no ack came
@@ -56,10 +53,9 @@ class Outbox:
         if not self._kept:
             return []
         first = self._kept[0].batch.sequence
-        patience_s = min(RESEND_MOST_S, RESEND_S * 2.0 ** min(self._tries, 16))
-        if self._sent >= first and now - self._sent_at > patience_s:
+        if self._sent >= first and now - self._sent_at > patience.resend_s(self._tries):
             self._sent, self._tries = 0, self._tries + 1
-        room = (WINDOW if self._tries == 0 else 1) - max(0, self._sent - first + 1)
+        room = patience.room(self._tries, max(0, self._sent - first + 1))
         found = []
         for kept in self._kept:
             if room <= 0:

@@ -15,6 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from controller.disk import sync_folder
 from controller.errors import TrustError
 from controller.trust import certificates, files
 from controller.trust.ca import LOCAL_HOSTS, CertificateAuthority
@@ -95,7 +96,7 @@ class Trust:
             cls._make(making, hosts, clock=clock)
         _hand_out(making / _OFFLINE, offline_folder)
         making.replace(folder)
-        files.sync_folder(folder.parent)
+        sync_folder(folder.parent)
         trust = cls.open(folder, offline_folder, clock=clock)
         trust.set_hosts(hosts)  # they may be others than those of a start that was cut short
         return trust

@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from controller.disk import sync_folder
 from controller.errors import TrustError
 
 
@@ -30,15 +31,6 @@ def write_private(path: Path, data: bytes) -> None:
     finally:
         Path(temporary).unlink(missing_ok=True)  # gone already when it took its place
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_required(path: Path, what: str) -> bytes:

@@ -151,7 +151,7 @@ class MetadataRepository:
         """
         moment = self._clock() if now is None else now
         with self._changing():
-            due = [role for role in Role if self._is_due(role, moment) and self._can_sign(role)]
+            due = [role for role in Role if self._is_due(role, moment) and self.can_sign(role)]
             if Role.TARGETS in due or Role.COMPRESSOR in due:
                 due = [*due, Role.SNAPSHOT]
             if Role.SNAPSHOT in due:
@@ -175,13 +175,13 @@ class MetadataRepository:
                 said, floor = seen.get(role.value, 0), max(known, moment)
                 if known < said <= floor + catching_up.LEAP_S:
                     self._seen[role] = max(said, self._seen.get(role, 0))
-            behind = any(self._is_behind(role) and self._can_sign(role) for role in MOVING)
+            behind = any(self._is_behind(role) and self.can_sign(role) for role in MOVING)
         return self.refresh() if behind else ()
 
     def notes(self, now: float | None = None) -> tuple[str, ...]:
         """What an operator should know: offline roles that wait for their key."""
         moment = self._clock() if now is None else now
-        waiting = [r for r in OFFLINE if self._is_due(r, moment) and not self._can_sign(r)]
+        waiting = [r for r in OFFLINE if self._is_due(r, moment) and not self.can_sign(r)]
         what = {
             role: "has a version below one that devices have trusted, so they refuse it"
             if self._is_behind(role)
@@ -250,7 +250,8 @@ class MetadataRepository:
     def _signer(self, role: Role) -> CryptoSigner:
         return self._signers.get(role) or load_offline(self._offline_folder, role)
 
-    def _can_sign(self, role: Role) -> bool:
+    def can_sign(self, role: Role) -> bool:
+        """Whether the key of a role is at hand."""
         return role in ONLINE or has_key(self._offline_folder, role)
 
     def _is_due(self, role: Role, moment: float) -> bool:

@@ -99,7 +99,8 @@ class World:
 
 
 @pytest.fixture
-def world(root: Path, tmp_path: Path) -> Iterator[World]:
+def world(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    tmp_path = tmp_path_factory.mktemp("arm")  # short: a socket's path has at most 100 bytes
     userland = arm64.userland(root)
     data = tmp_path / "fleet"
     link = "mqtt" if find_mosquitto().program else "grpc"

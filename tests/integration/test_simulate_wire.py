@@ -103,15 +103,21 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:
     )  # fmt: skip
     lines: queue.Queue[str] = queue.Queue()
     assert process.stderr is not None
-    reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stderr or ()])
+    reader = threading.Thread(
+        target=lambda: [lines.put(line) for line in process.stderr or ()], daemon=True
+    )
     reader.start()
     told = ""
-    while "settling" not in told:
-        told = lines.get(timeout=90)
-    assert "connected" in told
-    assert any("mosquitto" in line for line in processes(str(tmp_path)))
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    try:
+        while "settling" not in told:
+            told = lines.get(timeout=90)
+        assert "connected" in told
+        assert any("mosquitto" in line for line in processes(str(tmp_path)))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()  # its controller and its broker end with it
+        process.wait()
     reader.join(20)
     process.stderr.close()
     assert wait_for(lambda: processes(str(tmp_path)) == [], 20)

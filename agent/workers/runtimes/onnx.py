@@ -14,7 +14,7 @@ import onnxruntime
 from agent.jobs import RuntimeOptions
 from agent.workers.runtimes import base
 from agent.workers.runtimes.base import Array, Float, Model, Tensor
-from fitment.core.bundle import IoSpec
+from fitment.core.bundle import ONNX_DTYPES, IoSpec
 
 _FATAL_ONLY = 4  # onnxruntime's log severity
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -30,19 +30,6 @@ _REFUSALS = (
     "NotImplemented",
     "RuntimeException",
 )
-
-_DTYPES: Mapping[str, str] = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(int16)": "int16",
-    "tensor(uint16)": "uint16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-}
 
 HEAVY: Mapping[str, bool] = {
     # operator after optimization -> whether it computes in integers
@@ -171,7 +158,7 @@ def _tensors(found: Sequence[Any], io: Sequence[Any]) -> tuple[Tensor, ...]:
     return tuple(
         base.described(
             item.name,
-            _DTYPES.get(item.type, "float32"),
+            ONNX_DTYPES.get(item.type, "float32"),
             [size if isinstance(size, int) else -1 for size in item.shape],
             io=io,
         )

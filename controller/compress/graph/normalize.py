@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from controller.compress.graph.fold_norm import fold_norms
 from controller.compress.graph.model import Names, View, attributes, copied, opset, shapes
-from controller.compress.graph.subgraphs import outer_reads, used_names
+from controller.compress.graph.subgraphs import drop_unread, outer_reads, used_names
 
 OPSET = 17
 _OLDEST_OPSET = 13
@@ -182,10 +182,8 @@ def _plain_gemm(model: onnx.ModelProto) -> None:
 
 def _drop_unused(model: onnx.ModelProto) -> None:
     graph = model.graph
+    drop_unread(graph)
     used = used_names(graph)
-    kept = [item for item in graph.initializer if item.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
     nodes = [n for n in graph.node if n.op_type != "Constant" or n.output[0] in used]
     replace_nodes(graph, nodes)
     del graph.value_info[:]

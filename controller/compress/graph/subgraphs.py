@@ -65,3 +65,11 @@ def used_names(graph: onnx.GraphProto) -> set[str]:
     """Every tensor that a node, a subgraph or an output of the graph reads."""
     used = {name for node in graph.node for name in (*node.input, *outer_reads(node))}
     return used | {item.name for item in graph.output}
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Take away the initializers that nothing reads, subgraphs included."""
+    used = used_names(graph)
+    kept = [item for item in graph.initializer if item.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

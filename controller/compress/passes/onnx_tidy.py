@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from controller.catalog import samples
 from controller.catalog.foreign import translated
-from controller.compress.graph.subgraphs import used_names
+from controller.compress.graph.subgraphs import drop_unread
 from controller.errors import FitError
 
 if TYPE_CHECKING:
@@ -137,11 +137,9 @@ def _drop_identities(graph: onnx.GraphProto) -> None:
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
     """Initializers that nothing reads, subgraphs included."""
-    used = used_names(graph)
-    kept = [i for i in graph.initializer if i.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    listed = [i for i in graph.input if i.name not in {k.name for k in kept}]
+    named = {i.name for i in graph.initializer}  # old files list them among the inputs
+    drop_unread(graph)
+    listed = [i for i in graph.input if i.name not in named]
     del graph.input[:]
     graph.input.extend(listed)
 

@@ -23,10 +23,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from controller.compress.graph.model import Array, Inputs, Names, View, copied
+from controller.compress.graph.model import Array, Inputs, Names, View
 from controller.compress.graph.normalize import normalized, replace_nodes
 from controller.compress.graph.seams import Double, Layer, Seam, layers_of, seams_of
-from controller.compress.graph.subgraphs import used_names
+from controller.compress.graph.subgraphs import drop_unread
 from controller.compress.quantize import ranges
 
 SWEEPS = 60  # over all seams; a seam moves its neighbours
@@ -143,10 +143,7 @@ def _write(model: onnx.ModelProto, layers: Sequence[Layer]) -> None:
             tensor = np.ascontiguousarray(value, np.float32)
             model.graph.initializer.append(numpy_helper.from_array(tensor, name))
             layer.node.input[index] = name
-    used = used_names(model.graph)
-    kept = [item for item in copied(model).graph.initializer if item.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    drop_unread(model.graph)
 
 
 def _to_relu(model: onnx.ModelProto, clips: frozenset[str]) -> None:

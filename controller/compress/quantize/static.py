@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from controller.compress.graph.model import Array, Names, View, attributes, opset
 from controller.compress.graph.normalize import normalized, replace_nodes
-from controller.compress.graph.subgraphs import rename_reads, used_names
+from controller.compress.graph.subgraphs import drop_unread, rename_reads, used_names
 from controller.compress.quantize import numbers, placement
 from controller.compress.quantize.numbers import Affine, Rules, Weights
 from controller.compress.quantize.observers import Range
@@ -331,8 +331,6 @@ def _output_axis(node: onnx.NodeProto) -> int:
 def _drop_unread(model: onnx.ModelProto) -> None:
     """Float weights that were replaced, and Constant nodes that held them."""
     graph = model.graph
+    drop_unread(graph)
     used = used_names(graph)
-    kept = [item for item in graph.initializer if item.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
     replace_nodes(graph, [n for n in graph.node if n.op_type != "Constant" or n.output[0] in used])

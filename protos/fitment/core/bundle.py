@@ -24,6 +24,21 @@ class TensorSpec:
     zero_point: int | None = None
 
 
+ONNX_DTYPES: Mapping[str, str] = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+"""Types of tensors as onnxruntime spells them -> as numpy does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IoSpec:
     """What an application must feed and will get."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from controller.compress.graph.model import (
     run_batches,
     with_outputs,
 )
+from controller.compress.graph.subgraphs import outer_reads
 from controller.compress.graph.windows import unfold
 
 ROWS = 8_192  # of a layer's input
@@ -70,7 +71,7 @@ def find(model: onnx.ModelProto) -> Found:
     Weights may be initializers or lie in Constant nodes. Nodes inside subgraphs are left alone.
     """
     view = View(model)
-    inner = frozenset(_names_in_subgraphs(model.graph))
+    inner = frozenset().union(*map(outer_reads, model.graph.node))
     layers, notes = [], []
     for node in model.graph.node:
         layer, reason = _layer(node, view, inner)
@@ -159,12 +160,3 @@ def _is_large(value: Array | None) -> bool:
     if value is None or value.dtype.kind != "f":
         return False
     return value.ndim > 1 and value.size >= LISTED_FROM
-
-
-def _names_in_subgraphs(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                for nested in inner.node:
-                    yield from nested.input
-                yield from _names_in_subgraphs(inner)

@@ -21,7 +21,7 @@ def wheel_file(work: Path, requirement: str, inside: str) -> Path:
     return target
 
 
-def library(work: Path, requirement: str) -> None:
+def installed(work: Path, requirement: str) -> None:
     """Install a library into a folder of its own below ``work``, and let this process import it."""
     target = work / "libraries"
     if not target.is_dir():

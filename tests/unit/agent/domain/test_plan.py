@@ -13,6 +13,7 @@ from agent.domain.plan import (
     BeginStudy,
     Clear,
     DropStudy,
+    GiveWay,
     Interrupt,
     Orders,
     Prepare,
@@ -128,10 +129,12 @@ ENDED = record(DeploymentState.REPORTING, ended_generation=5)
          Start(order=SIGNED, assignment=assignment())),
         (
             situation(orders(assignment("d-2")), slots=(LADDERED,), active=OF_A_RUNG),
-            Interrupt(
-                deployment="d-0.rung-1.1", superseded=True,
-                reason="release rel came before it had ended",
-            ),
+            GiveWay(deployment="d-0.rung-1.1"),
+        ),
+        (
+            situation(orders(assignment("d-2")), slots=(LADDERED,),
+                      active=replace(OF_A_RUNG, state=DeploymentState.TRIAL)),
+            None,
         ),
         (situation(orders(), slots=(LADDERED,), active=OF_A_RUNG), None),
         (

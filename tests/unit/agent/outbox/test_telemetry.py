@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.domain.patience import RESEND_MOST_S, RESEND_S, WINDOW, resend_s
 from agent.journal import open_journal
 from agent.outbox import Outbox
-from agent.telemetry import RESEND_MOST_S, RESEND_S, WINDOW, LastRun, Telemetry, resend_s
+from agent.telemetry import LastRun, Telemetry
 from agent.transport.link import LinkEvent
 from fitment.core.link import Uplink
 from fitment.core.telemetry import Ack
@@ -81,5 +82,7 @@ def test_acks_of_another_outbox_say_nothing(made: tuple[Telemetry, Wire, Outbox]
     telemetry, wire, _outbox = made
     assert tick(telemetry, wire, 0.0) == [1]
     telemetry.interval_s = 1e9
-    telemetry.acknowledge(Ack(outbox="another", sequence=1))
     assert tick(telemetry, wire, RESEND_S + 1) == [1]
+    telemetry.acknowledge(Ack(outbox="another", sequence=9))
+    assert tick(telemetry, wire, 2 * RESEND_S + 2) == [], "it still waits twice as long"
+    assert tick(telemetry, wire, RESEND_S + 2 + resend_s(1)) == [1]

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from agent.transport.link import RECONNECT_MAX_S, STEADY_S, Pacer
+from agent.domain.patience import RECONNECT_MAX_S, STEADY_S
+from agent.transport.link import Pacer
 
 
 def waits(pacer: Pacer, count: int, monkeypatch: pytest.MonkeyPatch, **named: float) -> list[float]:

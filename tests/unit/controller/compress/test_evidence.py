@@ -76,11 +76,13 @@ def test_a_variant_that_is_never_sure_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("guard", "said"),
-    [(0.9371, False), (0.9480, False), (0.9620, True)],
-    ids=["alike", "chance", "remembered"],
+    ("right", "count", "said"),
+    [(1919, 2048, False), (1944, 2048, False), (1970, 2048, True), (192, 200, False)],
+    ids=["alike", "chance", "remembered", "too few to tell"],
 )
-def test_a_guard_set_that_was_trained_on_is_noticed(*, guard: float, said: bool) -> None:
-    note = evidence.flattered(guard, 0.9371, evidence.wilson(9371, 10_000))
+def test_a_guard_set_that_was_trained_on_is_noticed(right: int, count: int, *, said: bool) -> None:
+    note = evidence.flattered(
+        right / count, evidence.wilson(right, count), 0.9371, evidence.wilson(9371, 10_000)
+    )
     assert bool(note) is said
-    assert not said or "96.20 % of the guard inputs" in note
+    assert not said or "96.19 % of the guard inputs" in note

@@ -16,7 +16,6 @@ from controller.gateway.memory import MemoryLink
 from controller.reconcile.ingest import Heard
 from fitment.core.link import Downlink, Uplink
 from fitment.core.telemetry import Ack, Presence, TelemetryBatch
-from tests.integration.gateway_peers import wait_for
 
 ONLINE = Uplink(presence=Presence(online=True, boot_id="b"))
 
@@ -106,7 +105,17 @@ def test_one_bad_message_keeps_no_other_out(caplog: pytest.LogCaptureFixture) ->
 def test_an_engine_that_refuses_is_not_asked_again_at_once(
     monkeypatch: pytest.MonkeyPatch, error: Exception, *, comes_again: bool
 ) -> None:
-    monkeypatch.setattr(bridge, "AGAIN_S", 0.2)
+    later: list[tuple[float, Any]] = []
+
+    class Timer:
+        def __init__(self, seconds: float, act: Any) -> None:
+            later.append((seconds, act))
+            self.daemon = False
+
+        def start(self) -> None:
+            assert self.daemon
+
+    monkeypatch.setattr(bridge.threading, "Timer", Timer)
     between, engine, controller, _link = made()
     refused, asked = [], engine.call
 
@@ -123,7 +132,11 @@ def test_an_engine_that_refuses_is_not_asked_again_at_once(
     between.on_up("d0", ONLINE)
     engine.wait()
     assert controller.taken == []
-    assert wait_for(lambda: bool(controller.taken), 20 if comes_again else 1) is comes_again
+    assert [seconds for seconds, _ in later] == [bridge.AGAIN_S] * comes_again
+    for _, ask in later:
+        ask()
+    engine.wait()
+    assert bool(controller.taken) is comes_again
 
 
 def test_a_flood_is_taken_in_parts_with_room_between(monkeypatch: pytest.MonkeyPatch) -> None:

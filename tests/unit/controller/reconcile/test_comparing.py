@@ -99,3 +99,10 @@ def test_every_part_is_read_once(world: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert {t.measurement.bundle for t in studies} <= pair.digests
     found = comparing.finish(pair, [*taken, *studies])
     assert sum(group.devices for group in found.groups) == 5
+
+
+def test_what_it_is_compared_with_is_of_its_own_version(context: Any) -> None:
+    """Agreement is with that version's fp32; and a digest says which model is meant."""
+    older = variant("m1-int8", 1.0).bundle.variant
+    pair = comparing.begin(context, "fp32", older)
+    assert (pair.a.model, pair.b.model) == ("m1", "m1")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from controller.domain.fleet import JobStatus
-from controller.errors import NotFound
+from controller.errors import LeaseLost, NotFound
+from controller.reconcile import optimising
 from controller.reconcile.ingest import Heard
 from controller.reconcile.rolling import RolloutPlan
 from controller.testing import bundle, fingerprint
@@ -19,11 +21,12 @@ from fitment.core.deployment import (
     DeploymentState,
     Outcome,
     ReportedState,
+    SlotReport,
     StudyKind,
 )
 from fitment.core.fingerprint import Facet
 from fitment.core.link import Uplink
-from fitment.core.telemetry import Column, CommandKind, Presence, TelemetryBatch
+from fitment.core.telemetry import Ack, Column, CommandKind, Presence, TelemetryBatch
 
 
 def batch(values: tuple[float, ...]) -> TelemetryBatch:
@@ -305,3 +308,73 @@ def test_many_devices_are_taken_in_as_if_one_after_the_other(world: Any) -> None
     assert world.controller.on_heard([Heard(device=n, up=False) for n in ("a", "nobody")]) == ()
     assert world.store.telemetry.count("a") == 1
     assert not world.store.devices.get("a").online
+
+
+def test_samples_count_for_what_served_when_they_came(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a report of the switch comes in the same breath."""
+    world.join("a")
+    reported = twin_report(world)
+    slot = SlotReport(slot="m", variant="sha256:old", name="old", release="before", serving=True)
+    before = replace(reported, slots=(slot,))
+    world.controller.on_uplink("a", Uplink(reported=before))
+    after = replace(before, slots=(replace(slot, variant="sha256:new", release="after"),))
+    tags = {"slot": "m", "variant": "sha256:old"}
+    old = replace(batch((0.5,)), columns={"latency_p50_ms": Column(values=(0.5,))}, tags=tags)
+    heard = [Heard(device="a", uplink=u) for u in (Uplink(telemetry=old), Uplink(reported=after))]
+    stored: list[TelemetryBatch] = []
+
+    def ingest(batches: Sequence[tuple[str, TelemetryBatch]]) -> tuple[Ack, ...]:
+        stored.extend(batch for _, batch in batches)
+        return tuple(Ack(outbox=b.outbox, sequence=b.sequence) for _, b in batches)
+
+    monkeypatch.setattr(world.store.telemetry, "ingest_many", ingest)
+    world.controller.on_heard(heard)
+    assert [b.tags["release"] for b in stored] == ["before"]
+
+
+def test_what_a_tick_could_not_store_is_looked_at_again(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        world.join(name)
+    world.settle()
+    for name in "ab":
+        world.devices[name].change(fingerprint(runtime="1.32"))
+    real, failed = optimising.look, []
+
+    def look(context: Any, name: str) -> bool:
+        if name == "b" and not failed:
+            failed.append(name)
+            raise OSError("the disk is full")
+        return real(context, name)
+
+    monkeypatch.setattr(optimising, "look", look)
+    with pytest.raises(OSError, match="full"):
+        world.controller.tick()
+    seen: list[str] = []
+    monkeypatch.setattr(optimising, "look", lambda _context, name: seen.append(name))
+    world.controller.tick()
+    assert seen == ["a", "b"]
+
+
+def test_what_could_not_be_asked_for_is_asked_for_again(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.join("a")
+    release = world.released()
+    world.settle()
+    context = world.controller.context
+    world.controller.create_rollout(release.id, RolloutPlan(waves=(1.0,)))
+
+    def lost() -> None:
+        raise LeaseLost("not renewed in time")
+
+    refusing = replace(context, must_act=lost)
+    monkeypatch.setattr(world.controller, "context", refusing)
+    with pytest.raises(LeaseLost):
+        world.controller.tick()
+    monkeypatch.setattr(world.controller, "context", context)
+    world.settle()
+    assert world.runs("a") == "int8"

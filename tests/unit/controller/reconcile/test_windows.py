@@ -15,7 +15,7 @@ from controller.domain import fleet
 from controller.domain.fleet import RolloutState
 from controller.domain.rollout import View
 from controller.errors import UserError
-from controller.reconcile.rolling import RolloutPlan
+from controller.reconcile.rolling import REVERT, RolloutPlan
 from controller.testing import commit, fingerprint
 from fitment.core import plain
 from fitment.core.deployment import Assignment, DeploymentState, Outcome, Span
@@ -317,3 +317,26 @@ def test_the_deadline_ends_what_never_switched(world: Any) -> None:
     (deployment,) = world.store.deployments.find()
     assert deployment.outcome is Outcome.TIMED_OUT
     assert isinstance(deployment.windows[0], Span)
+
+
+def test_a_way_back_does_not_forget_the_windows(world: Any) -> None:
+    release = joined(world, "a")
+    world.controller.create_rollout(release.id, NIGHT)
+    world.settle()
+    world.store.releases.add(
+        replace(release, id="later", counter=release.counter + 1, approved_at=0.0)
+    )
+    world.controller.approve_release("later")
+    second = world.controller.create_rollout("later", NIGHT)
+    world.settle()
+    world.controller.revert(second.id)
+    world.settle()
+    twin = world.devices["a"]
+    twin.behave = hang
+    twin.times_ms = {"fp32": 1.0, "int8": 4.0, "tiny": 0.2}
+    twin.change(fingerprint(runtime="1.32"))
+    world.until(lambda: bool(world.store.triggers.find()))
+    world.settle()
+    made = world.store.rollouts.find()
+    again = [r for r in made if r.trigger and not r.trigger.startswith(REVERT)]
+    assert [r.windows for r in again] == [NIGHT.windows]

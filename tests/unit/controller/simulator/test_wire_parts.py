@@ -7,12 +7,13 @@ import resource
 
 import pytest
 
+from agent.domain.patience import RESEND_S, WINDOW
 from controller.errors import UserError
 from controller.simulator import mqtt311
 from controller.simulator.agents import Pace
 from controller.simulator.crowd import make_room
 from controller.simulator.mqtt311 import Connack, Puback, Publish, Reader, Suback
-from controller.simulator.outbox import RESEND_S, WINDOW, Outbox
+from controller.simulator.outbox import Outbox
 from fitment.core.telemetry import Ack
 
 # As the standard writes them (MQTT 3.1.1, 3.1 to 3.10), byte by byte.

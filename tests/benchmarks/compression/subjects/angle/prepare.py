@@ -35,7 +35,7 @@ def prepare(work: Path) -> Path:
     if (target / "data.npz").is_file():
         return target
     model = packages.wheel_file(work, "rapidocr==3.10.0", MODEL)
-    packages.library(work, "pillow==12.0.0")
+    packages.installed(work, "pillow==12.0.0")
     target.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
     for seed, (part, count) in enumerate(COUNTS.items()):

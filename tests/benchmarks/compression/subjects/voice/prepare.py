@@ -45,7 +45,7 @@ class Voice:
     """espeak-ng through its C interface: text in, sound out."""
 
     def __init__(self, work: Path) -> None:
-        packages.library(work, "espeakng-loader==0.2.4")
+        packages.installed(work, "espeakng-loader==0.2.4")
         import espeakng_loader
 
         self._library: Any = ctypes.CDLL(espeakng_loader.get_library_path())
