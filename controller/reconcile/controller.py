@@ -12,16 +12,20 @@ from pathlib import Path
 
 from controller.domain import fleet
 from controller.domain.judgement import Exposure, GateReport
+from controller.domain.preview import Preview
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
     desired,
+    drift,
     enrolment,
     fitting,
     ingest,
     keeping,
     optimising,
+    previewing,
     pulling,
     releasing,
+    retrying,
     rolling,
     strangers,
 )
@@ -197,6 +201,15 @@ class Controller:
     def create_rollout(self, release_id: str, plan: RolloutPlan) -> fleet.Rollout:
         return rolling.create(self.context, release_id, plan)
 
+    def left(self, rollout_id: str) -> Mapping[str, str]:
+        return rolling.left(self.context, rollout_id)
+
+    def preview_rollout(self, release_id: str, plan: RolloutPlan) -> Preview:
+        return previewing.of(self.context, release_id, plan)
+
+    def retry(self, rollout_id: str, devices: Sequence[str] = ()) -> fleet.Rollout:
+        return retrying.retry(self.context, rollout_id, devices)
+
     def judged(self, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
         return rolling.judged(self.context, rollout_id)
 
@@ -234,7 +247,7 @@ class Controller:
         now = self.context.clock()
         for name in sorted(name for name, due in self._look.items() if due <= now):
             moved = optimising.look(self.context, name)
-            settles_at = rolling.check_drift(self.context, name)
+            settles_at = drift.check_drift(self.context, name)
             if moved:
                 again[name] = 0.0
             else:

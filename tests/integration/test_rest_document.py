@@ -17,9 +17,11 @@ from controller.domain import fleet
 from controller.domain.roles import Role
 from controller.gateway.http import (
     devices,
+    groups,
     models,
     operators,
     releases,
+    rollouts,
     system,
     telemetry,
     variants,
@@ -32,7 +34,7 @@ from fitment.core.telemetry import Column, TelemetryBatch
 from tests.integration.gateway_stage import ADDRESSES, NOW, TOKEN, Stage, staged
 from tests.integration.json_schema import faults
 
-ROOMS = (devices, models, operators, releases, system, telemetry, variants)
+ROOMS = (devices, groups, models, operators, releases, rollouts, system, telemetry, variants)
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 EXAMPLES = 200
 STRANGE: tuple[Any, ...] = (
@@ -65,6 +67,7 @@ def _fill(stage: Stage) -> None:
     stage.engine.call(lambda: controller.store.telemetry.roll_up("", 9)).result(5)
     with Client(stage.url, TOKEN) as client:
         client.create_operator("ann", Role.VIEWER)
+        client.create_group("lab", "online")
         (job,) = client.start_fits("m")
         stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
         release = client.create_release("m")
@@ -94,7 +97,7 @@ def names(stage: Stage) -> Mapping[str, str]:
         return {
             "devices": "device-a", "operators": "ann", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
-            "variants": "int8",
+            "variants": "int8", "groups": "lab",
         }  # fmt: skip
 
 
@@ -113,6 +116,8 @@ def query_of(operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def example(schema: dict[str, Any]) -> str:
+    if "examples" in schema:
+        return str(schema["examples"][0])
     if "enum" in schema:
         return str(schema["enum"][0])
     return "x" if schema["type"] == "string" and "pattern" not in schema else "1"

@@ -14,7 +14,7 @@ from controller.dashboard.views.words import (
     job_state,
     rollout_state,
 )
-from controller.domain import fleet, rollout
+from controller.domain import eligible, fleet
 
 SHOWN_MOST = 200
 """Rows of one table; more are found by the filter, and said."""
@@ -188,7 +188,7 @@ def rollout_row(
     made: fleet.Rollout, devices: Sequence[fleet.Device], deployments: Sequence[fleet.Deployment]
 ) -> RolloutRow:
     """How far a rollout is: ended deployments against the devices it is for."""
-    wanted = set(made.devices) or {d.name for d in devices if rollout.selects(made.selector, d)}
+    wanted = set(made.devices) or {d.name for d in devices if eligible.takes(made, d)}
     newest = {d.device: d for d in deployments if d.rollout == made.id}
     ended = sum(d.outcome is not None for d in newest.values())
     whole = len(wanted | set(newest))

@@ -27,6 +27,11 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("POST", "/v1/devices/{name}/revoke"): _ADMIN,
     ("POST", "/v1/devices/{name}/readmit"): _ADMIN,
     ("POST", "/v1/tokens"): _OPERATOR,
+    ("GET", "/v1/groups"): _VIEWER,
+    ("GET", "/v1/groups/{name}"): _VIEWER,
+    ("POST", "/v1/groups"): _OPERATOR,
+    ("POST", "/v1/groups/{name}"): _OPERATOR,
+    ("DELETE", "/v1/groups/{name}"): _OPERATOR,
     ("GET", "/v1/models"): _VIEWER,
     ("GET", "/v1/models/{key}"): _VIEWER,
     ("POST", "/v1/models"): _ADMIN,  # a workload is code that runs on this machine
@@ -43,6 +48,8 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/rollouts/{key}"): _VIEWER,
     ("GET", "/v1/deployments"): _VIEWER,
     ("POST", "/v1/rollouts"): _OPERATOR,
+    ("POST", "/v1/rollouts/preview"): _VIEWER,  # it changes nothing
+    ("POST", "/v1/rollouts/{key}/retry"): _OPERATOR,
     ("POST", "/v1/rollouts/{key}/{act}"): _OPERATOR,
     ("GET", "/v1/operators"): _ADMIN,
     ("POST", "/v1/operators"): _ADMIN,
