@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from controller.domain import fleet
-from controller.domain.belonging import Group
+from controller.domain.belonging import Applicant, Group
 from controller.domain.comparison import Comparison
 from controller.domain.preview import Preview
 from controller.domain.roles import Identity, Role
@@ -123,6 +123,24 @@ class Client:
     def readmit(self, name: str) -> fleet.Device:
         """Put a device on record again that was enrolled after the backup."""
         return self._post(fleet.Device, f"/v1/devices/{_part(name)}/readmit")
+
+    def decommission(self, name: str) -> fleet.Device:
+        """Take a device out of service; its history stays, and its name is free."""
+        return self._post(fleet.Device, f"/v1/devices/{_part(name)}/decommission")
+
+    def applicants(self) -> tuple[Applicant, ...]:
+        """Devices that ask to be let in, and those that were answered in the last day."""
+        return self._all(Applicant, "/v1/applicants")
+
+    def approve_applicant(
+        self, name: str, code: str, labels: Mapping[str, str] | None = None
+    ) -> Applicant:
+        """Let in the device that shows ``code``."""
+        path = f"/v1/applicants/{_part(name)}/approve"
+        return self._post(Applicant, path, code=code, labels=dict(labels or {}))
+
+    def reject_applicant(self, name: str) -> Applicant:
+        return self._post(Applicant, f"/v1/applicants/{_part(name)}/reject")
 
     def whoami(self) -> Identity:
         return self._get(Identity, "/v1/whoami")

@@ -22,6 +22,11 @@ def complete_devices(incomplete: str) -> list[str]:
     return _asked(incomplete, lambda client: (device.name for device in client.devices()))
 
 
+def complete_applicants(incomplete: str) -> list[str]:
+    """Names of devices that ask to be let in."""
+    return _asked(incomplete, lambda client: (one.name for one in client.applicants() if one.waits))
+
+
 def complete_groups(incomplete: str) -> list[str]:
     """Names of groups."""
     return _asked(incomplete, lambda client: (group.name for group in client.groups()))

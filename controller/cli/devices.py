@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from controller.cli import applicants
 from controller.cli.common import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -26,12 +27,14 @@ from controller.cli.common import (
 from controller.cli.completing import complete_devices, complete_groups
 from controller.domain import fleet
 from controller.domain.telemetry import Period
+from controller.errors import UserError
 from controller.gateway.views import SeriesView
 from fitment.core.deployment import ReportedState, SlotReport
 
 Device = Annotated[str, typer.Argument(autocompletion=complete_devices)]
 
 devices = typer.Typer(no_args_is_help=True, help="Enrolled devices.")
+applicants.add_to(devices)
 tokens = typer.Typer(no_args_is_help=True, help="One-time admissions.")
 
 
@@ -44,13 +47,15 @@ def list_devices(
     group: Annotated[
         str, typer.Option(help="Only those of a group.", autocompletion=complete_groups)
     ] = "",
+    every: Annotated[bool, typer.Option("--all", help="Those out of service, too.")] = False,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
 ) -> None:
     """All devices, or those that match, with profile and what they run."""
     with connect(server, data_dir) as client:
-        found = client.devices(where, group)
+        listed = client.devices(where, group)
+    found = [device for device in listed if every or not device.decommissioned_at]
     if as_json:
         print_json(found)
         return
@@ -165,6 +170,30 @@ def revoke_device(
         print(f"{name} is revoked.")
 
 
+@devices.command("decommission")
+def decommission_device(
+    name: Device,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """Take a device out of service, for good: certificate revoked, nothing asked of it any more.
+
+    What is known of it stays. Its name is free at once; who takes it is another device, which no
+    rollout that names the old one is for.
+    """
+    if not yes and (as_json or not typer.confirm(f"Take {name} out of service for good?")):
+        raise UserError(f"{name} stays in service; say --yes to take it out without being asked")
+    with connect(server, data_dir) as client:
+        gone = client.decommission(name)
+    if as_json:
+        print_json(gone)
+    else:
+        print(f"{name} is out of service. Its history: fitment device history {name}")
+
+
 @devices.command("telemetry")
 def show_telemetry(
     name: Device,
@@ -239,6 +268,8 @@ def create_token(
 
 
 def _state(device: fleet.Device) -> str:
+    if device.decommissioned_at:
+        return "decommissioned"
     if device.revoked:
         return "revoked"
     return "online" if device.online else "offline"

@@ -5,7 +5,8 @@ Times are seconds since the epoch (UTC), given by the caller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +41,9 @@ class Applicant:
     seen_at: float  # when it last asked
     approved_at: float = 0.0
     rejected_at: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)  # given with the approval
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody has said anything yet."""
+        return not (self.approved_at or self.rejected_at)

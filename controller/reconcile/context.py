@@ -43,6 +43,7 @@ class ReconcileSettings:
     auto_approve: bool = False  # releases that a trigger made need no operator
     confirm: bool = True  # a device times the best few before one is chosen
     certificate_days: int = 30
+    enrolment_by_approval: bool = False  # devices without a token may ask for an operator's word
     study_timeout_s: float = 180.0
     effort: str = "quick"
     telemetry_interval_s: float = 5.0  # what devices are asked for

@@ -15,6 +15,7 @@ from controller.domain.judgement import Exposure, GateReport
 from controller.domain.preview import Preview
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
+    applying,
     desired,
     drift,
     enrolment,
@@ -29,6 +30,7 @@ from controller.reconcile import (
     rolling,
     strangers,
 )
+from controller.reconcile.applying import Applied
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
 from controller.reconcile.ingest import Heard
@@ -75,6 +77,9 @@ class Controller:
     def admit(self, token_text: str, wished_name: str, csr_pem: bytes) -> Admission:
         return enrolment.admit(self.context, token_text, wished_name, csr_pem)
 
+    def apply(self, wished_name: str, csr_pem: bytes) -> Applied:
+        return applying.apply(self.context, wished_name, csr_pem)
+
     def renew(self, device: str, csr_pem: bytes) -> bytes:
         return enrolment.renew(self.context, device, csr_pem)
 
@@ -83,6 +88,9 @@ class Controller:
 
     def revoke(self, device: str) -> None:
         enrolment.revoke(self.context, device)
+
+    def decommission(self, device: str) -> fleet.Device:
+        return enrolment.decommission(self.context, device)
 
     def readmit(self, device: str) -> None:
         strangers.readmit(self.context, device)

@@ -14,8 +14,10 @@ from fastapi.routing import APIRoute
 
 from controller.client import Client
 from controller.domain import fleet
+from controller.domain.belonging import Applicant
 from controller.domain.roles import Role
 from controller.gateway.http import (
+    applicants,
     devices,
     groups,
     models,
@@ -34,7 +36,18 @@ from fitment.core.telemetry import Column, TelemetryBatch
 from tests.integration.gateway_stage import ADDRESSES, NOW, TOKEN, Stage, staged
 from tests.integration.json_schema import faults
 
-ROOMS = (devices, groups, models, operators, releases, rollouts, system, telemetry, variants)
+ROOMS = (
+    applicants,
+    devices,
+    groups,
+    models,
+    operators,
+    releases,
+    rollouts,
+    system,
+    telemetry,
+    variants,
+)
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 EXAMPLES = 200
 STRANGE: tuple[Any, ...] = (
@@ -78,7 +91,9 @@ def _fill(stage: Stage) -> None:
             id="t", kind=fleet.TriggerKind.NEW_PROFILE, device="device-a", model="model-1",
             cohort=job.cohort, reason="r", created_at=1.0, closed_at=2.0,
         )  # fmt: skip
+    waiting = Applicant(name="new", key_hash="sha256:k", code="A-B", asked_at=NOW, seen_at=NOW)
     stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
+    stage.engine.call(lambda: controller.store.applicants.add(waiting)).result(5)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +112,7 @@ def names(stage: Stage) -> Mapping[str, str]:
         return {
             "devices": "device-a", "operators": "ann", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
-            "variants": "int8", "groups": "lab",
+            "variants": "int8", "groups": "lab", "applicants": "new",
         }  # fmt: skip
 
 

@@ -25,7 +25,11 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/devices/{name}/telemetry"): _VIEWER,
     ("GET", "/v1/devices/{name}/model"): _OPERATOR,  # the file itself is somebody's property
     ("POST", "/v1/devices/{name}/revoke"): _ADMIN,
+    ("POST", "/v1/devices/{name}/decommission"): _ADMIN,
     ("POST", "/v1/devices/{name}/readmit"): _ADMIN,
+    ("GET", "/v1/applicants"): _VIEWER,
+    ("POST", "/v1/applicants/{name}/approve"): _OPERATOR,
+    ("POST", "/v1/applicants/{name}/reject"): _OPERATOR,
     ("POST", "/v1/tokens"): _OPERATOR,
     ("GET", "/v1/groups"): _VIEWER,
     ("GET", "/v1/groups/{name}"): _VIEWER,

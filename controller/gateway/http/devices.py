@@ -73,6 +73,12 @@ def router(api: Api) -> APIRouter:
         await api.ask(lambda: controller.readmit(name))
         return reply(await api.ask(lambda: _device(api, name)))
 
+    @routes.post("/devices/{name}/decommission", response_model=fleet.Device)
+    async def decommission_device(name: str) -> JSONResponse:
+        gone = await api.ask(lambda: controller.decommission(name))
+        await asyncio.to_thread(api.shut_out)
+        return reply(gone)
+
     @routes.post(
         "/tokens", status_code=201, response_model=NewToken, openapi_extra=takes(TokenRequest)
     )
