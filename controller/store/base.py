@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
-from controller.domain.belonging import Applicant, Group, Note
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
 from controller.domain.telemetry import Held, Keep, Query, Rollup
 from fitment.core import plain
@@ -144,7 +144,7 @@ class Store(Protocol):
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
     @property
-    def groups(self) -> Collection[Group]: ...
+    def groups(self) -> Collection[DeviceGroup]: ...
     @property
     def notes(self) -> Collection[Note]: ...
     @property
@@ -171,7 +171,7 @@ KEYS: Mapping[type, str] = {
     fleet.Trigger: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
-    Group: "name",
+    DeviceGroup: "name",
     Note: "id",
     Applicant: "name",
 }
@@ -190,7 +190,7 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Trigger: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
-    Group: (),
+    DeviceGroup: (),
     Note: ("device",),
     Applicant: (),
 }

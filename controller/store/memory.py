@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from controller.domain import fleet
-from controller.domain.belonging import Applicant, Group, Note
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
 from controller.errors import Conflict
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
@@ -144,7 +144,7 @@ class MemoryStore:
         self.triggers = MemoryCollection(fleet.Trigger)
         self.audit = MemoryCollection(fleet.AuditEntry)
         self.answers = MemoryCollection(fleet.Answer)
-        self.groups = MemoryCollection(Group)
+        self.groups = MemoryCollection(DeviceGroup)
         self.notes = MemoryCollection(Note)
         self.applicants = MemoryCollection(Applicant)
         self.telemetry = MemoryTelemetry()

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
-from controller.domain.belonging import Applicant, Group, Note
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
 
 
@@ -153,7 +153,7 @@ class AnswerRow(Row, table=True):
 
 
 class GroupRow(Row, table=True):
-    """`belonging.Group`."""
+    """`belonging.DeviceGroup`."""
 
     __tablename__ = "group_"  # `group` is a keyword of SQL
     __table_args__ = _keyed("group_")
@@ -187,7 +187,7 @@ ROWS: Mapping[type, type[Row]] = {
     fleet.Trigger: TriggerRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
-    Group: GroupRow,
+    DeviceGroup: GroupRow,
     Note: NoteRow,
     Applicant: ApplicantRow,
 }

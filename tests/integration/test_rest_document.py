@@ -20,6 +20,7 @@ from controller.gateway.http import (
     applicants,
     devices,
     groups,
+    keepsakes,
     models,
     operators,
     releases,
@@ -40,6 +41,7 @@ ROOMS = (
     applicants,
     devices,
     groups,
+    keepsakes,
     models,
     operators,
     releases,
@@ -81,6 +83,7 @@ def _fill(stage: Stage) -> None:
     with Client(stage.url, TOKEN) as client:
         client.create_operator("ann", Role.VIEWER)
         client.create_group("lab", "online")
+        client.note("device-a", "its fan was replaced")
         (job,) = client.start_fits("m")
         stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
         release = client.create_release("m")
