@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from controller.domain import fleet
 from controller.domain.roles import Operator
+from controller.domain.tickets import Ticket
 from controller.errors import Conflict
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
 from controller.store.telemetry_memory import MemoryTelemetry
@@ -141,6 +142,7 @@ class MemoryStore:
         self.rollouts = MemoryCollection(fleet.Rollout)
         self.deployments = MemoryCollection(fleet.Deployment)
         self.triggers = MemoryCollection(fleet.Trigger)
+        self.tickets = MemoryCollection(Ticket)
         self.audit = MemoryCollection(fleet.AuditEntry)
         self.answers = MemoryCollection(fleet.Answer)
         self.telemetry = MemoryTelemetry()

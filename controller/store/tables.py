@@ -24,6 +24,7 @@ from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
 from controller.domain.roles import Operator
+from controller.domain.tickets import Ticket
 
 
 class Row(SQLModel):
@@ -135,6 +136,16 @@ class TriggerRow(Row, table=True):
     closed_at: str
 
 
+class TicketRow(Row, table=True):
+    """`tickets.Ticket`."""
+
+    __tablename__ = "ticket"
+    __table_args__ = _keyed("ticket", "device", "model", "closed_at")
+    device: str
+    model: str
+    closed_at: str
+
+
 class AuditRow(Row, table=True):
     """`fleet.AuditEntry`."""
 
@@ -162,6 +173,7 @@ ROWS: Mapping[type, type[Row]] = {
     fleet.Rollout: RolloutRow,
     fleet.Deployment: DeploymentRow,
     fleet.Trigger: TriggerRow,
+    Ticket: TicketRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
 }

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from controller.client import Client
 from controller.domain import fleet
 from controller.domain.roles import Role
+from controller.domain.tickets import Ticket
 from controller.gateway.http import (
     devices,
     models,
@@ -22,6 +23,7 @@ from controller.gateway.http import (
     releases,
     system,
     telemetry,
+    tickets,
     variants,
 )
 from controller.gateway.http.api import Api
@@ -32,7 +34,7 @@ from fitment.core.telemetry import Column, TelemetryBatch
 from tests.integration.gateway_stage import ADDRESSES, NOW, TOKEN, Stage, staged
 from tests.integration.json_schema import faults
 
-ROOMS = (devices, models, operators, releases, system, telemetry, variants)
+ROOMS = (devices, models, operators, releases, system, telemetry, tickets, variants)
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 EXAMPLES = 200
 STRANGE: tuple[Any, ...] = (
@@ -75,7 +77,12 @@ def _fill(stage: Stage) -> None:
             id="t", kind=fleet.TriggerKind.NEW_PROFILE, device="device-a", model="model-1",
             cohort=job.cohort, reason="r", created_at=1.0, closed_at=2.0,
         )  # fmt: skip
+    ticket = Ticket(
+        id="t", device="device-a", model="model-1", slot="m", variant="v", cohort=job.cohort,
+        opened_at=1.0,
+    )  # fmt: skip
     stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
+    stage.engine.call(lambda: controller.store.tickets.add(ticket)).result(5)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +101,7 @@ def names(stage: Stage) -> Mapping[str, str]:
         return {
             "devices": "device-a", "operators": "ann", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
-            "variants": "int8",
+            "variants": "int8", "tickets": "t",
         }  # fmt: skip
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from controller.dashboard.views import words
+from controller.dashboard.views.journal import TicketRow, ticket_rows
 from controller.dashboard.views.words import State, Value, none
 from controller.domain import fleet
+from controller.domain.tickets import Ticket
 from fitment.core import digest
 from fitment.core.deployment import CalibrationReport, RungReport, SlotReport
 from fitment.core.fingerprint import Facet
@@ -35,6 +37,7 @@ class DeviceRecords:
     names: Mapping[str, str] | None = None  # variant digest -> name
     series: Mapping[str, tuple[tuple[float, float], ...]] | None = None  # newest first
     samples: int = 0
+    tickets: Sequence[Ticket] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,7 @@ class Twin:
     older: int  # deployments beyond the shown ones
     series: tuple[Series, ...]
     samples: int
+    tickets: tuple[TicketRow, ...] = ()
 
 
 def twin(records: DeviceRecords) -> Twin:
@@ -131,6 +135,7 @@ def twin(records: DeviceRecords) -> Twin:
             for column, values in (records.series or {}).items()
         ),
         samples=records.samples,
+        tickets=ticket_rows(records.tickets),
     )
 
 
