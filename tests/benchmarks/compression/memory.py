@@ -43,7 +43,8 @@ def _onnx(path: str) -> Any:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     source = session.get_inputs()[0]
     shape = [n if isinstance(n, int) else 1 for n in source.shape]
-    feed = {source.name: np.zeros(shape, np.float32)}
+    kind = np.int64 if source.type == "tensor(int64)" else np.float32
+    feed = {source.name: np.zeros(shape, kind)}
     return lambda: session.run(None, feed)
 
 
