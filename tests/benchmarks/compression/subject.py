@@ -109,6 +109,7 @@ def _spam(work: Path) -> _Made:
     from tests.benchmarks.compression.subjects.spam import prepare as spam
 
     workload = catalog.load(spam.prepare(work))
+    parts = {split: _pair(workload.data(split)) for split in SPLITS}
     facts = {
         "network": "TextNet",
         "arguments": [],
@@ -116,12 +117,11 @@ def _spam(work: Path) -> _Made:
         "input": {
             "name": workload.input_name,
             "shape": list(workload.input_shape),
-            "dtype": "int64",
+            "dtype": parts["test"][0].dtype.name,
             "scale": 1.0,
         },
         "recover": dict(workload.recover),
     }
-    parts = {split: _pair(workload.data(split)) for split in SPLITS}
     file = TEMPLATES / "spam" / "network.py"
     return _Made(network=file, facts=facts, module=workload.source(), parts=parts)
 
