@@ -18,6 +18,7 @@ from controller.domain.comparison import Comparison
 from controller.domain.history import Event
 from controller.domain.preview import Preview
 from controller.domain.roles import Identity, Role
+from controller.domain.tickets import Ticket
 from controller.errors import (
     Conflict,
     DiskFull,
@@ -37,6 +38,7 @@ from controller.gateway.views import (
     NewOperator,
     NewToken,
     OperatorView,
+    PolicyView,
     RolloutView,
     SeriesView,
     Status,
@@ -289,6 +291,27 @@ class Client:
 
     def triggers(self) -> tuple[fleet.Trigger, ...]:
         return self._all(fleet.Trigger, "/v1/triggers")
+
+    def tickets(self, **filters: str) -> tuple[Ticket, ...]:
+        """``filters`` may be ``device``, ``model``, and ``state`` (``open`` or ``all``)."""
+        return self._all(Ticket, "/v1/tickets", **filters)
+
+    def ticket(self, key: str) -> Ticket:
+        return self._get(Ticket, f"/v1/tickets/{_part(key)}")
+
+    def change_ticket(self, key: str, act: str, *, result: str = "") -> Ticket:
+        """``act`` is ``acknowledge`` or ``close``; ``result`` says what was done about it."""
+        route = f"/v1/tickets/{_part(key)}/{_part(act)}"
+        body: dict[str, Any] = {"result": result} if result else {}
+        return self._post(Ticket, route, **body)
+
+    def policies(self) -> tuple[PolicyView, ...]:
+        return self._get(tuple[PolicyView, ...], "/v1/policies")
+
+    def set_policy(self, policy: str, model: str = "") -> tuple[PolicyView, ...]:
+        """``propose``, ``canary``, ``auto``; empty: as for all models."""
+        kind = tuple[PolicyView, ...]
+        return self._post(kind, "/v1/policies", policy=policy, model=model)
 
     def audit(self, limit: int = 200, **filters: str) -> tuple[fleet.AuditEntry, ...]:
         kind = tuple[fleet.AuditEntry, ...]

@@ -24,6 +24,7 @@ from controller.cli import (
     rollouts,
     serve,
     simulate,
+    tickets,
     trust,
     variants,
     watching,
@@ -57,6 +58,7 @@ def build_app() -> typer.Typer:
     app.add_typer(releases.app, name="release")
     app.add_typer(rollouts.app, name="rollout")
     app.add_typer(watching.triggers, name="trigger")
+    app.add_typer(tickets.app, name="ticket")
     app.command("simulate")(simulate.simulate)
     app.command("conformance")(conformance.conformance)
     app.command("audit")(watching.audit)

@@ -17,6 +17,7 @@ from controller.dashboard.views.waves import ACTS, RolloutRecords
 from controller.dashboard.views.workbench import ModelRecords
 from controller.domain import fleet
 from controller.domain.roles import Identity, Role, covers
+from controller.domain.tickets import Ticket
 from controller.errors import UserError
 from controller.gateway.http import access
 from controller.gateway.http.api import Api, found
@@ -52,9 +53,10 @@ class Visit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Journal:
-    """What the pages of triggers and audit are made from."""
+    """What the pages of triggers, tickets and audit are made from."""
 
     triggers: tuple[fleet.Trigger, ...] = ()
+    tickets: tuple[Ticket, ...] = ()
     audit: tuple[fleet.AuditEntry, ...] = ()
     names: Mapping[str, str] | None = None  # model id -> name and version
     pages: Mapping[str, tuple[str, ...]] | None = None  # subject -> its page
@@ -120,6 +122,7 @@ class Desk:
             rollouts=tuple(rollouts),
             deployments=tuple(d for r in rollouts for d in store.deployments.find(rollout=r.id)),
             triggers=store.triggers.find(closed_at=0.0),
+            tickets=store.tickets.find(closed_at=0.0),
         )
 
     async def rollouts(self) -> FleetRecords:
@@ -158,6 +161,7 @@ class Desk:
             series={c: store.telemetry.latest(name, c, SAMPLES_MOST) for c in COLUMNS},
             samples=store.telemetry.count(name),
             events=keepsakes.events(self._api.controller.context, name),
+            tickets=store.tickets.find(device=name),
         )
 
     async def model(self, key: str) -> ModelRecords:
@@ -262,7 +266,11 @@ class Desk:
         pages |= {d.name: ("devices", d.name) for d in store.devices.find()}
         pages |= {r.id: ("rollouts", r.id) for r in store.rollouts.find()}
         return Journal(
-            triggers=store.triggers.find(), audit=store.audit.find(), names=names, pages=pages
+            triggers=store.triggers.find(),
+            audit=store.audit.find(),
+            names=names,
+            pages=pages,
+            tickets=store.tickets.find(),
         )
 
     def _named(self, digests: set[str]) -> Mapping[str, str]:

@@ -200,6 +200,19 @@ async def show_triggers(request: Request) -> None:
         await Watch(visit, visit.desk.journal, show, page.show).begin()
 
 
+@ui.page("/tickets")
+async def show_tickets(request: Request) -> None:
+    """Devices that do worse than their kind."""
+    with frame(request, "Tickets", "/tickets") as visit:
+        page = Live()
+
+        def show(found: Journal) -> None:
+            rows = journal.ticket_rows(found.tickets)
+            page.show(Html(heading("Tickets") + draw.tickets(rows)))
+
+        await Watch(visit, visit.desk.journal, show, page.show).begin()
+
+
 @ui.page("/audit")
 async def show_audit(request: Request) -> None:
     """Decisions and acts."""

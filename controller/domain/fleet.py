@@ -106,6 +106,7 @@ class Budget:
     peak_memory_max_bytes: int | None = None
     energy_max_mj: float | None = None
     lesser_accuracy_drop_max: float | None = None  # of lesser variants; set: releases have a ladder
+    prefer: str | None = None  # of what keeps to all of it: the fastest, or "accuracy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +210,8 @@ class FitJob:
     scheme_reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these
     studies: tuple[str, ...] = ()  # put to devices for this job
     measured: Mapping[str, Measurement] = field(default_factory=dict)  # what the choice went by
+    fresh_since: float = 0.0  # what was measured before tells of another level; 0: all counts
+    climbs_from: str = ""  # variant above which accuracy needs time to spare
     choice: Choice | None = None
 
 
@@ -315,6 +318,7 @@ class Rollout:
     retried: tuple[str, ...] = ()  # deployments whose device has another turn
     asks: str = ""  # what an operator is asked; empty: nothing
     answered: int = -1  # the last wave that an operator let pass without statistics
+    asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,16 +356,18 @@ class TriggerKind(enum.Enum):
     HARDWARE_CHANGED = "hardware_changed"  # another hardware hash
     STACK_CHANGED = "stack_changed"  # another stack hash
     BUDGET_MISSED = "budget_missed"  # measured outside the budget
+    SHIFTED = "shifted"  # all of a cohort became slower or faster, at the same heat
+    AFFORDABLE = "affordable"  # a cohort has time to spare for a more accurate variant
     NEW_PROFILE = "new_profile"  # a cohort without a fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """A stated reason to fit again, and what came of it."""
+    """A stated reason to fit again for a cohort, and what came of it."""
 
     id: str
     kind: TriggerKind
-    device: str
+    device: str  # the first that raised it
     model: str
     cohort: Cohort
     reason: str
@@ -372,6 +378,15 @@ class Trigger:
     rollout: str = ""
     closed_at: float = 0.0
     result: str = ""
+    devices: Mapping[str, float] = field(default_factory=dict)  # all it is for -> when they joined
+    by_level: bool = False  # what its devices' telemetry showed raised it, over days
+    shift: float = 0.0  # of the cohort when it was raised; a later level is compared with it
+    waits: str = ""  # what it waits for, and how to go on; empty: nothing
+
+    @property
+    def joined(self) -> Mapping[str, float]:
+        """Devices and when they joined; an old record has the first one only."""
+        return self.devices or {self.device: self.created_at}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -259,11 +259,11 @@ def _advance(view: View) -> tuple[Step, ...]:
     failed = gates.failed(found)
     if failed:
         return (Halt(reason=failed),)
-    unsure = gates.unsure(found)
-    if unsure and rollout.gate.too_few is TooFew.ASK and rollout.answered < rollout.wave:
-        return (Ask(reason=f"wave {rollout.wave + 1} is over; no statistics say go on: {unsure}"),)
     words = gates.summary([d for d in view.judged() if not gates.is_void(d)], rollout, found)
     words += _again(view)
+    asks = _asks(rollout, gates.unsure(found), words)
+    if asks:
+        return (Ask(reason=asks),)
     if rollout.wave < len(rollout.waves) - 1:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
     if away:
@@ -276,6 +276,17 @@ def _advance(view: View) -> tuple[Step, ...]:
         if old:
             words += f"; too old an agent for maintenance windows: {', '.join(old)}"
     return (Complete(reason=words, pending=away),)
+
+
+def _asks(rollout: Rollout, unsure: str, words: str) -> str:
+    """What an operator must say before the next wave, once; empty: nothing."""
+    if rollout.answered >= rollout.wave:
+        return ""
+    if unsure and rollout.gate.too_few is TooFew.ASK:
+        return f"wave {rollout.wave + 1} is over; no statistics say go on: {unsure}"
+    if rollout.asks_after == rollout.wave < len(rollout.waves) - 1:
+        return f"the canary is done, and the policy asks before the rest: {words}"
+    return ""
 
 
 def _again(view: View) -> str:

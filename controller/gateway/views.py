@@ -9,6 +9,7 @@ from controller.domain import fleet
 from controller.domain.belonging import DeviceGroup
 from controller.domain.judgement import Exposure, GateReport
 from controller.domain.lease import Lease
+from controller.domain.policy import Policy
 from controller.domain.roles import Role
 from controller.domain.telemetry import Rollup
 
@@ -43,8 +44,18 @@ class Status:
     jobs_active: int = 0
     rollouts_active: int = 0
     triggers_open: int = 0
+    tickets_open: int = 0
     lease: Lease | None = None  # by which this controller acts; None: it has no database
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyView:
+    """How far the loop goes by itself."""
+
+    model: str  # name; empty: all models that have none of their own
+    policy: Policy  # what holds
+    own: str = ""  # what was said for just this; empty: nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from controller.domain import fleet
 from controller.domain.judgement import Exposure, GateReport
+from controller.domain.policy import Policy
 from controller.domain.preview import Preview
+from controller.domain.tickets import Ticket
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
     applying,
@@ -22,12 +24,15 @@ from controller.reconcile import (
     fitting,
     ingest,
     keeping,
+    levels,
     optimising,
+    policies,
     previewing,
     pulling,
     releasing,
     retrying,
     rolling,
+    servicing,
     strangers,
 )
 from controller.reconcile.applying import Applied
@@ -57,6 +62,7 @@ class Controller:
         self._look: dict[str, float] = {}
         self._looks = Looks.of(self.store)
         self._keeping = keeping.Round()
+        self._levels = levels.Look()
         self._resume()
 
     def _resume(self) -> None:
@@ -233,6 +239,24 @@ class Controller:
     def revert(self, rollout_id: str) -> fleet.Rollout:
         return rolling.revert(self.context, rollout_id)
 
+    def policy(self, model: str = "") -> Policy:
+        return policies.of(self.context, model)
+
+    def policy_said(self, model: str) -> str:
+        return policies.said(self.context, model)
+
+    def set_policy(self, model: str, text: str) -> Policy:
+        return policies.say(self.context, model, text)
+
+    def ticket(self, key: str) -> Ticket:
+        return servicing.get(self.context, key)
+
+    def acknowledge_ticket(self, key: str) -> Ticket:
+        return servicing.acknowledge(self.context, key)
+
+    def close_ticket(self, key: str, result: str) -> Ticket:
+        return servicing.close(self.context, key, result)
+
     # the loop
 
     def tick(self) -> float:
@@ -247,6 +271,7 @@ class Controller:
         rolling.advance(self.context, self._looks)
         desired.publish_all(self.context, self._looks)
         self._keeping = keeping.advance(self.context, self._keeping)
+        levels.advance(self.context, self._levels)
         return 0.2 if unfinished else 0.5
 
     def _look_at_devices(self) -> dict[str, float | None]:

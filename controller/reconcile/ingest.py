@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import profiles
 from controller.domain import fleet
 from controller.domain.history import FINGERPRINT_CHANGED
+from controller.domain.levels import binned
 from controller.domain.telemetry import placed
 from controller.domain.triggers import differences
 from controller.errors import NotFound
@@ -134,7 +135,8 @@ def _batches(
             log.warning("action=batch_refused device=%s reason=ragged_columns", device.name)
             continue
         placed_now = placed(batch, context.clock())
-        found.append((device.name, replace(placed_now, tags=_tags(device, batch.tags))))
+        tagged = replace(placed_now, tags=_tags(device, batch.tags))
+        found.append((device.name, binned(tagged)))
     return found
 
 

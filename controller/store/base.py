@@ -23,6 +23,7 @@ from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
 from controller.domain.telemetry import Held, Keep, Query, Rollup
+from controller.domain.tickets import Ticket
 from fitment.core import plain
 from fitment.core.telemetry import Ack, TelemetryBatch
 
@@ -140,6 +141,8 @@ class Store(Protocol):
     @property
     def triggers(self) -> Collection[fleet.Trigger]: ...
     @property
+    def tickets(self) -> Collection[Ticket]: ...
+    @property
     def audit(self) -> Collection[fleet.AuditEntry]: ...
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
@@ -169,6 +172,7 @@ KEYS: Mapping[type, str] = {
     fleet.Rollout: "id",
     fleet.Deployment: "id",
     fleet.Trigger: "id",
+    Ticket: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
     DeviceGroup: "name",
@@ -188,6 +192,7 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Rollout: ("release", "state"),
     fleet.Deployment: ("rollout", "device", "release", "outcome"),
     fleet.Trigger: ("device", "model", "closed_at"),
+    Ticket: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
     DeviceGroup: (),

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
+from controller.domain.tickets import Ticket
 from controller.errors import Conflict
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
 from controller.store.telemetry_memory import MemoryTelemetry
@@ -142,6 +143,7 @@ class MemoryStore:
         self.rollouts = MemoryCollection(fleet.Rollout)
         self.deployments = MemoryCollection(fleet.Deployment)
         self.triggers = MemoryCollection(fleet.Trigger)
+        self.tickets = MemoryCollection(Ticket)
         self.audit = MemoryCollection(fleet.AuditEntry)
         self.answers = MemoryCollection(fleet.Answer)
         self.groups = MemoryCollection(DeviceGroup)

@@ -25,6 +25,7 @@ from sqlmodel import Field, SQLModel
 from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
+from controller.domain.tickets import Ticket
 
 
 class Row(SQLModel):
@@ -136,6 +137,16 @@ class TriggerRow(Row, table=True):
     closed_at: str
 
 
+class TicketRow(Row, table=True):
+    """`tickets.Ticket`."""
+
+    __tablename__ = "ticket"
+    __table_args__ = _keyed("ticket", "device", "model", "closed_at")
+    device: str
+    model: str
+    closed_at: str
+
+
 class AuditRow(Row, table=True):
     """`fleet.AuditEntry`."""
 
@@ -185,6 +196,7 @@ ROWS: Mapping[type, type[Row]] = {
     fleet.Rollout: RolloutRow,
     fleet.Deployment: DeploymentRow,
     fleet.Trigger: TriggerRow,
+    Ticket: TicketRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
     DeviceGroup: GroupRow,

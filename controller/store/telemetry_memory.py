@@ -55,6 +55,8 @@ class MemoryTelemetry:
     def __init__(self) -> None:
         self._outboxes: dict[tuple[str, str], _Outbox] = {}
         self._rollups: dict[Period, dict[object, Rollup]] = {period: {} for period in Period}
+        # Keys of rollups; one that is not there any more does no harm.
+        self._by_device: dict[Period, dict[str, dict[object, None]]] = {p: {} for p in Period}
         self._rows_ever = 0
         self._armed = False
         self._before: _Before | None = None
@@ -120,6 +122,7 @@ class MemoryTelemetry:
                     more = rolled(quantity, start, origin, [value])
                     key = (quantity, start, origin)
                     rollups[key] = added(rollups[key], more) if key in rollups else more
+                    self._by_device[period].setdefault(origin.device, {})[key] = None
 
     def forget(self, what: Keep, before_s: float, keep: int, limit: int) -> int:
         self._change()
@@ -134,7 +137,8 @@ class MemoryTelemetry:
             if rollups[key].start_s < before_s or place < excess
         ]
         for key in gone:
-            del rollups[key]
+            device = rollups.pop(key).origin.device
+            self._by_device[_PERIODS[what]].get(device, {}).pop(key, None)
         return len(gone)
 
     def _forget_raw(self, before_s: float, keep: int, limit: int) -> int:
@@ -153,12 +157,20 @@ class MemoryTelemetry:
     def rollups(self, query: Query) -> tuple[Rollup, ...]:
         found = [
             rollup
-            for rollup in self._rollups[query.period].values()
-            if rollup.quantity == query.quantity
+            for rollup in self._of(query)
+            if (rollup.quantity == query.quantity or query.prefix)
+            and rollup.quantity.startswith(query.quantity)
             and query.since_s <= rollup.start_s < query.until_s
             and all(getattr(rollup.origin, k) == value for k, value in query.wanted.items())
         ]
         return tuple(sorted(found, key=lambda rollup: rollup.start_s)[: query.limit])
+
+    def _of(self, query: Query) -> Iterable[Rollup]:
+        """Those of its device, or all; the look at one device must not be one at the fleet."""
+        kept, by_device = self._rollups[query.period], self._by_device[query.period]
+        if not query.device:
+            return kept.values()
+        return [kept[key] for key in by_device.get(query.device, ()) if key in kept]
 
     def held(self) -> Held:
         return Held(
@@ -181,6 +193,9 @@ class MemoryTelemetry:
         """Put everything back as it was at `begin`."""
         if self._before is not None:
             self._outboxes, self._rollups, self._rows_ever = self._before
+            for period, kept in self._rollups.items():
+                for key, rollup in kept.items():
+                    self._by_device[period].setdefault(rollup.origin.device, {})[key] = None
         self.end()
 
     def _change(self) -> None:

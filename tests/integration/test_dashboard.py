@@ -22,7 +22,7 @@ from tests.integration.test_serve import Running, start
 pytest.importorskip("nicegui", reason="no dashboard: pip install 'fitment[dashboard]'")
 
 BROWSER = {"accept": "text/html,application/xhtml+xml"}
-PAGES = ("/", "/models", "/rollouts", "/triggers", "/audit")
+PAGES = ("/", "/models", "/rollouts", "/triggers", "/tickets", "/audit")
 
 
 @dataclass
@@ -162,6 +162,7 @@ def test_every_page_tells_its_part(console: Console) -> None:
         f"/rollouts/{made.done}": ("wave 2", "2 of 2 committed", "edge-1", "the whole fleet"),
         f"/rollouts/{made.waiting}": ("No device was admitted yet", "fitment-agent run"),
         "/triggers": ("fitment status",),
+        "/tickets": ("No device does worse than its kind",),
         "/audit": ("rollout completed", "release approved"),
         "/devices/nobody": ("no device", "fitment device list"),
         "/rollouts/none": ("no rollout",),

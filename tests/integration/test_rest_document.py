@@ -16,6 +16,7 @@ from controller.client import Client
 from controller.domain import fleet
 from controller.domain.belonging import Applicant
 from controller.domain.roles import Role
+from controller.domain.tickets import Ticket
 from controller.gateway.http import (
     applicants,
     devices,
@@ -27,6 +28,7 @@ from controller.gateway.http import (
     rollouts,
     system,
     telemetry,
+    tickets,
     variants,
 )
 from controller.gateway.http.api import Api
@@ -48,6 +50,7 @@ ROOMS = (
     rollouts,
     system,
     telemetry,
+    tickets,
     variants,
 )
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
@@ -94,8 +97,13 @@ def _fill(stage: Stage) -> None:
             id="t", kind=fleet.TriggerKind.NEW_PROFILE, device="device-a", model="model-1",
             cohort=job.cohort, reason="r", created_at=1.0, closed_at=2.0,
         )  # fmt: skip
-    waiting = Applicant(name="new", key_hash="sha256:k", code="A-B", asked_at=NOW, seen_at=NOW)
+    ticket = Ticket(
+        id="t", device="device-a", model="model-1", slot="m", variant="v", cohort=job.cohort,
+        opened_at=1.0,
+    )  # fmt: skip
     stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
+    stage.engine.call(lambda: controller.store.tickets.add(ticket)).result(5)
+    waiting = Applicant(name="new", key_hash="sha256:k", code="A-B", asked_at=NOW, seen_at=NOW)
     stage.engine.call(lambda: controller.store.applicants.add(waiting)).result(5)
 
 
@@ -115,7 +123,7 @@ def names(stage: Stage) -> Mapping[str, str]:
         return {
             "devices": "device-a", "operators": "ann", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
-            "variants": "int8", "groups": "lab", "applicants": "new",
+            "variants": "int8", "tickets": "t", "groups": "lab", "applicants": "new",
         }  # fmt: skip
 
 

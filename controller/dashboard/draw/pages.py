@@ -149,6 +149,7 @@ def device(view: Twin) -> Html:
     return join(
         heading(view.name, " ", badge(view.state), " ", emulated(view.emulated)),
         head,
+        section("Service tickets", tickets(view.tickets)) if view.tickets else Html(""),
         section("Slots", _slots(view)),
         section("Notes", reasons(view.notes) or empty("The device has nothing to note.")),
         section("Telemetry", tag("div", charts, class_="sparks") if view.samples else empty(
@@ -390,7 +391,7 @@ def triggers(rows: tuple[journal.TriggerRow, ...]) -> Html:
         return empty("Nothing has asked for another fit. What runs and how it fares:",
                      "fitment status")  # fmt: skip
     lines = [
-        (t.kind, badge(t.state), link(t.device, "devices", t.device),
+        (t.kind, badge(t.state), join(link(t.device, "devices", t.device), _more(t.more)),
          link(t.model_name, "models", t.model), t.reason,
          join(t.result or "–", " ", link("rollout", "rollouts", t.rollout) if t.rollout else ""),
          moment(t.at))
@@ -398,6 +399,25 @@ def triggers(rows: tuple[journal.TriggerRow, ...]) -> Html:
     ]  # fmt: skip
     columns = ("kind", "state", "device", "model", "because", "what came of it", "since")
     return table("Triggers", columns, lines)
+
+
+def _more(devices: int) -> str:
+    return f" and {devices} more" if devices > 0 else ""
+
+
+def tickets(rows: tuple[journal.TicketRow, ...]) -> Html:
+    """Devices that do worse than their kind."""
+    if not rows:
+        return empty("No device does worse than its kind. Closed tickets:",
+                     "fitment ticket list --all")  # fmt: skip
+    lines = [
+        (link(t.device, "devices", t.device), badge(t.state),
+         join(t.summary, tag("div", t.numbers, class_="note")), reasons(t.causes),
+         t.result or join("close it: ", tag("code", f"fitment ticket close {t.id}")), moment(t.at))
+        for t in rows
+    ]  # fmt: skip
+    columns = ("device", "state", "what", "probable cause", "what came of it", "since")
+    return table("Service tickets", columns, lines)
 
 
 def audit(view: journal.Audit) -> Html:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from controller.dashboard.views import words
+from controller.dashboard.views.journal import TicketRow, ticket_rows
 from controller.dashboard.views.words import State, Value, none
 from controller.domain import fleet
 from controller.domain.history import Event
+from controller.domain.tickets import Ticket
 from fitment.core import digest
 from fitment.core.deployment import CalibrationReport, RungReport, SlotReport
 from fitment.core.fingerprint import Facet
@@ -38,6 +40,7 @@ class DeviceRecords:
     series: Mapping[str, tuple[tuple[float, float], ...]] | None = None  # newest first
     samples: int = 0
     events: Sequence[Event] = ()  # all that is on record, oldest first
+    tickets: Sequence[Ticket] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,7 @@ class Twin:
     series: tuple[Series, ...]
     samples: int
     timeline: tuple[EventRow, ...]  # newest first
+    tickets: tuple[TicketRow, ...] = ()
 
 
 def twin(records: DeviceRecords) -> Twin:
@@ -146,6 +150,7 @@ def twin(records: DeviceRecords) -> Twin:
         ),
         samples=records.samples,
         timeline=tuple(event_row(e) for e in [*records.events][: -TIMELINE_MOST - 1 : -1]),
+        tickets=ticket_rows(records.tickets),
     )
 
 

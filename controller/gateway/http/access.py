@@ -18,6 +18,11 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/status"): _VIEWER,
     ("GET", "/v1/whoami"): _VIEWER,
     ("GET", "/v1/triggers"): _VIEWER,
+    ("GET", "/v1/tickets"): _VIEWER,
+    ("GET", "/v1/tickets/{key}"): _VIEWER,
+    ("POST", "/v1/tickets/{key}/{act}"): _OPERATOR,
+    ("GET", "/v1/policies"): _VIEWER,
+    ("POST", "/v1/policies"): _ADMIN,  # what it allows signs with the offline key
     ("GET", "/v1/audit"): _VIEWER,
     ("GET", "/v1/telemetry"): _VIEWER,
     ("GET", "/v1/devices"): _VIEWER,

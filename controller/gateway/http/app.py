@@ -26,6 +26,7 @@ from controller.gateway.http import (
     rollouts,
     system,
     telemetry,
+    tickets,
     variants,
 )
 from controller.gateway.http.api import Api
@@ -105,6 +106,7 @@ def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
         rollouts,
         system,
         telemetry,
+        tickets,
         variants,
     )
     included = [("/v1", room.router(api)) for room in rooms] + [("", system.metrics_route(api))]
