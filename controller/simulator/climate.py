@@ -65,9 +65,9 @@ SHARED = (
            says="firmware raises the clocks: `exact` becomes affordable"),
 )  # fmt: skip
 ALONE = (
-    Alone(profile="raspberry-pi-5", number=0, day=4, dust=1.7, says="a clogged fan"),
-    Alone(profile="jetson-orin-nano", number=0, day=8, slower=1.6, says="a dying accelerator"),
-    Alone(profile="rk3588", number=0, day=12, slower=1.5, memory_pressure=60.0,
+    Alone(profile="raspberry-pi-5", number=2, day=4, dust=1.8, says="a clogged fan"),
+    Alone(profile="jetson-orin-nano", number=2, day=8, slower=1.6, says="a dying accelerator"),
+    Alone(profile="rk3588", number=2, day=12, slower=1.5, memory_pressure=60.0,
           says="something else fills its memory"),
 )  # fmt: skip
 DUST_A_DAY = 0.002
