@@ -6,14 +6,16 @@ become the same errors that the controller raised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, Group
 from controller.domain.comparison import Comparison
+from controller.domain.preview import Preview
 from controller.domain.roles import Identity, Role
 from controller.domain.tickets import Ticket
 from controller.errors import (
@@ -31,6 +33,7 @@ from controller.errors import (
 )
 from controller.gateway.views import (
     FACT_HEADER,
+    GroupView,
     NewOperator,
     NewToken,
     OperatorView,
@@ -94,8 +97,24 @@ class Client:
     def status(self) -> Status:
         return self._get(Status, "/v1/status")
 
-    def devices(self) -> tuple[fleet.Device, ...]:
-        return self._all(fleet.Device, "/v1/devices")
+    def devices(self, where: str = "", group: str = "") -> tuple[fleet.Device, ...]:
+        """All of them, or those that an expression or a group takes."""
+        return self._all(fleet.Device, "/v1/devices", where=where, group=group)
+
+    def groups(self) -> tuple[Group, ...]:
+        return self._all(Group, "/v1/groups")
+
+    def group(self, name: str) -> GroupView:
+        return self._get(GroupView, f"/v1/groups/{_part(name)}")
+
+    def create_group(self, name: str, where: str) -> GroupView:
+        return self._post(GroupView, "/v1/groups", name=name, where=where)
+
+    def change_group(self, name: str, where: str) -> GroupView:
+        return self._post(GroupView, f"/v1/groups/{_part(name)}", where=where)
+
+    def delete_group(self, name: str) -> Group:
+        return self._ask(Group, "DELETE", f"/v1/groups/{_part(name)}")
 
     def device(self, name: str) -> fleet.Device:
         return self._get(fleet.Device, f"/v1/devices/{_part(name)}")
@@ -106,6 +125,24 @@ class Client:
     def readmit(self, name: str) -> fleet.Device:
         """Put a device on record again that was enrolled after the backup."""
         return self._post(fleet.Device, f"/v1/devices/{_part(name)}/readmit")
+
+    def decommission(self, name: str) -> fleet.Device:
+        """Take a device out of service; its history stays, and its name is free."""
+        return self._post(fleet.Device, f"/v1/devices/{_part(name)}/decommission")
+
+    def applicants(self) -> tuple[Applicant, ...]:
+        """Devices that ask to be let in, and those that were answered in the last day."""
+        return self._all(Applicant, "/v1/applicants")
+
+    def approve_applicant(
+        self, name: str, code: str, labels: Mapping[str, str] | None = None
+    ) -> Applicant:
+        """Let in the device that shows ``code``."""
+        path = f"/v1/applicants/{_part(name)}/approve"
+        return self._post(Applicant, path, code=code, labels=dict(labels or {}))
+
+    def reject_applicant(self, name: str) -> Applicant:
+        return self._post(Applicant, f"/v1/applicants/{_part(name)}/reject")
 
     def whoami(self) -> Identity:
         return self._get(Identity, "/v1/whoami")
@@ -205,6 +242,14 @@ class Client:
     def create_rollout(self, release: str, **plan: Any) -> RolloutView:
         """``plan`` holds the fields of `controller.reconcile.rolling.RolloutPlan`."""
         return self._post(RolloutView, "/v1/rollouts", release=release, **plan)
+
+    def preview_rollout(self, release: str, **plan: Any) -> Preview:
+        """What `create_rollout` would begin; nothing is kept."""
+        return self._post(Preview, "/v1/rollouts/preview", release=release, **plan)
+
+    def retry_rollout(self, key: str, devices: Sequence[str] = ()) -> RolloutView:
+        """Another turn for devices that failed; without names for all of them."""
+        return self._post(RolloutView, f"/v1/rollouts/{_part(key)}/retry", devices=list(devices))
 
     def change_rollout(self, key: str, act: str) -> RolloutView:
         """``act`` is ``pause``, ``resume``, ``cancel`` or ``revert``."""

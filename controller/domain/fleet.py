@@ -55,6 +55,8 @@ class Device:
     serials: tuple[str, ...] = ()  # of all its certificates that may still be valid
     enrolled_at: float = 0.0
     revoked: bool = False
+    decommissioned_at: float = 0.0  # taken out of service; revoked, and its name is free
+    renamed_at: float = 0.0  # when it took the name of one that was decommissioned
     labels: Mapping[str, str] = field(default_factory=dict)
     profile: str = ""
     profile_reason: str = ""
@@ -298,6 +300,8 @@ class Rollout:
     state: RolloutState
     created_at: float
     selector: Mapping[str, str] = field(default_factory=dict)  # labels/profile/name; empty: all
+    where: str = ""  # an expression (`selection`) beside it, as it was when the rollout was made
+    group: str = ""  # whose expression that is; empty: it was given as it is
     devices: tuple[str, ...] = ()  # explicit list, in admission order; empty: by selector
     waves: tuple[float, ...] = (0.1, 0.5, 1.0)  # cumulative shares; at least one device each
     wave: int = 0
@@ -312,6 +316,7 @@ class Rollout:
     trigger: str = ""
     pending: tuple[str, ...] = ()  # offline when it completed; admitted when they come back
     acknowledged: tuple[str, ...] = ()  # deployments whose failure an operator has accepted
+    retried: tuple[str, ...] = ()  # deployments whose device has another turn
     asks: str = ""  # what an operator is asked; empty: nothing
     answered: int = -1  # the last wave that an operator let pass without statistics
     asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
@@ -343,6 +348,7 @@ class Deployment:
     energy_before_mj: float | None = None  # of one inference of what ran there, if it was measured
     fetched_bytes: int = 0  # that came over the wire, as the device says
     delta_base: str = ""  # variant that the device rebuilt it from; empty: it came whole
+    attempt: int = 1  # of this device in its rollout; an operator asked for those after the first
 
 
 class TriggerKind(enum.Enum):

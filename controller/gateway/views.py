@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain import fleet
+from controller.domain.belonging import Group
 from controller.domain.judgement import Exposure, GateReport
 from controller.domain.lease import Lease
 from controller.domain.policy import Policy
@@ -94,6 +95,17 @@ class RolloutView:
     deployments: tuple[fleet.Deployment, ...] = ()
     gates: tuple[GateReport, ...] = ()  # of each cohort, as they stand now
     exposure: Exposure = field(default_factory=Exposure)
+    left: Mapping[str, str] = field(default_factory=dict)  # no longer selected -> why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    """A group, and how many devices it takes at this moment."""
+
+    group: Group
+    members: int
+    online: int
+    note: str = ""  # why it takes nobody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

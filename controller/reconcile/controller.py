@@ -12,24 +12,36 @@ from pathlib import Path
 
 from controller.domain import fleet
 from controller.domain.judgement import Exposure, GateReport
+<<<<<<< HEAD
 from controller.domain.policy import Policy
 from controller.domain.tickets import Ticket
+=======
+from controller.domain.preview import Preview
+>>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
+    applying,
     desired,
+    drift,
     enrolment,
     fitting,
     ingest,
     keeping,
     levels,
     optimising,
+<<<<<<< HEAD
     policies,
+=======
+    previewing,
+>>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
     pulling,
     releasing,
+    retrying,
     rolling,
     servicing,
     strangers,
 )
+from controller.reconcile.applying import Applied
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
 from controller.reconcile.ingest import Heard
@@ -77,6 +89,9 @@ class Controller:
     def admit(self, token_text: str, wished_name: str, csr_pem: bytes) -> Admission:
         return enrolment.admit(self.context, token_text, wished_name, csr_pem)
 
+    def apply(self, wished_name: str, csr_pem: bytes) -> Applied:
+        return applying.apply(self.context, wished_name, csr_pem)
+
     def renew(self, device: str, csr_pem: bytes) -> bytes:
         return enrolment.renew(self.context, device, csr_pem)
 
@@ -85,6 +100,9 @@ class Controller:
 
     def revoke(self, device: str) -> None:
         enrolment.revoke(self.context, device)
+
+    def decommission(self, device: str) -> fleet.Device:
+        return enrolment.decommission(self.context, device)
 
     def readmit(self, device: str) -> None:
         strangers.readmit(self.context, device)
@@ -203,6 +221,15 @@ class Controller:
     def create_rollout(self, release_id: str, plan: RolloutPlan) -> fleet.Rollout:
         return rolling.create(self.context, release_id, plan)
 
+    def left(self, rollout_id: str) -> Mapping[str, str]:
+        return rolling.left(self.context, rollout_id)
+
+    def preview_rollout(self, release_id: str, plan: RolloutPlan) -> Preview:
+        return previewing.of(self.context, release_id, plan)
+
+    def retry(self, rollout_id: str, devices: Sequence[str] = ()) -> fleet.Rollout:
+        return retrying.retry(self.context, rollout_id, devices)
+
     def judged(self, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
         return rolling.judged(self.context, rollout_id)
 
@@ -264,7 +291,7 @@ class Controller:
         now = self.context.clock()
         for name in sorted(name for name, due in self._look.items() if due <= now):
             moved = optimising.look(self.context, name)
-            settles_at = rolling.check_drift(self.context, name)
+            settles_at = drift.check_drift(self.context, name)
             if moved:
                 again[name] = 0.0
             else:

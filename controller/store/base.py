@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, Group, Note
 from controller.domain.roles import Operator
 from controller.domain.telemetry import Held, Keep, Query, Rollup
 from controller.domain.tickets import Ticket
@@ -146,6 +147,12 @@ class Store(Protocol):
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
     @property
+    def groups(self) -> Collection[Group]: ...
+    @property
+    def notes(self) -> Collection[Note]: ...
+    @property
+    def applicants(self) -> Collection[Applicant]: ...
+    @property
     def telemetry(self) -> Telemetry: ...
 
     def transaction(self) -> AbstractContextManager[None]: ...
@@ -168,6 +175,9 @@ KEYS: Mapping[type, str] = {
     Ticket: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
+    Group: "name",
+    Note: "id",
+    Applicant: "name",
 }
 """Field that is a record's key."""
 
@@ -185,6 +195,9 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     Ticket: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
+    Group: (),
+    Note: ("device",),
+    Applicant: (),
 }
 """Fields that ``find`` may filter on."""
 

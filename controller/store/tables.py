@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, Group, Note
 from controller.domain.roles import Operator
 from controller.domain.tickets import Ticket
 
@@ -162,6 +163,28 @@ class AnswerRow(Row, table=True):
     __table_args__ = _keyed("answer")
 
 
+class GroupRow(Row, table=True):
+    """`belonging.Group`."""
+
+    __tablename__ = "group_"  # `group` is a keyword of SQL
+    __table_args__ = _keyed("group_")
+
+
+class NoteRow(Row, table=True):
+    """`belonging.Note`."""
+
+    __tablename__ = "note"
+    __table_args__ = _keyed("note", "device")
+    device: str
+
+
+class ApplicantRow(Row, table=True):
+    """`belonging.Applicant`."""
+
+    __tablename__ = "applicant"
+    __table_args__ = _keyed("applicant")
+
+
 ROWS: Mapping[type, type[Row]] = {
     fleet.Device: DeviceRow,
     fleet.Token: TokenRow,
@@ -176,6 +199,9 @@ ROWS: Mapping[type, type[Row]] = {
     Ticket: TicketRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
+    Group: GroupRow,
+    Note: NoteRow,
+    Applicant: ApplicantRow,
 }
 """Record type to row type."""
 

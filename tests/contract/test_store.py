@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, Group, Note
 from controller.domain.roles import Operator, Role
 from controller.domain.telemetry import Held, Keep, Origin, Period, Query, Rollup, pooled
 from controller.domain.tickets import Ticket
@@ -66,6 +67,9 @@ RECORDS = {
         id="k", at=1.0, actor="controller", action="a", subject="s", details={"n": "1"}
     ),
     "answers": fleet.Answer(key="k", request="sha", at=1.0, body="{}"),
+    "groups": Group(name="k", where="online", created_at=1.0),
+    "notes": Note(id="k", device="d", at=1.0, author="operator:ann", text="t"),
+    "applicants": Applicant(name="k", key_hash="sha256:k", code="A-B", asked_at=1.0, seen_at=1.0),
 }  # fmt: skip
 
 

@@ -14,8 +14,12 @@ from controller.dashboard.views.words import (
     job_state,
     rollout_state,
 )
+<<<<<<< HEAD
 from controller.domain import fleet, rollout
 from controller.domain.tickets import Ticket
+=======
+from controller.domain import eligible, fleet
+>>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
 
 SHOWN_MOST = 200
 """Rows of one table; more are found by the filter, and said."""
@@ -190,7 +194,7 @@ def rollout_row(
     made: fleet.Rollout, devices: Sequence[fleet.Device], deployments: Sequence[fleet.Deployment]
 ) -> RolloutRow:
     """How far a rollout is: ended deployments against the devices it is for."""
-    wanted = set(made.devices) or {d.name for d in devices if rollout.selects(made.selector, d)}
+    wanted = set(made.devices) or {d.name for d in devices if eligible.takes(made, d)}
     newest = {d.device: d for d in deployments if d.rollout == made.id}
     ended = sum(d.outcome is not None for d in newest.values())
     whole = len(wanted | set(newest))

@@ -61,6 +61,10 @@ def one_of(names: Sequence[str]) -> Mapping[str, Any]:
 
 
 MOMENT: Mapping[str, Any] = {"type": "number", "description": "seconds since 1970"}
+WHERE: Mapping[str, Any] = {
+    "type": "string", "maxLength": 1000, "examples": ["online"],
+    "description": "an expression over what devices are and report",
+}  # fmt: skip
 _TAG_ASKED = {"type": "string", "description": "an ETag that is known: 304 where it still holds"}
 _KEY_ASKED = {
     "type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$",

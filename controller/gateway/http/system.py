@@ -96,4 +96,11 @@ def _notes(api: Api) -> tuple[str, ...]:
         " enrolled after the backup: fitment device readmit NAME"
     )
     repository = api.controller.context.trust.repository
-    return (*api.addresses.notes, *repository.notes(), *([told] if unknown else []))
+    waiting = sum(one.waits for one in api.controller.store.applicants.find())
+    asks = f"{waiting} devices ask to be let in: fitment device pending"
+    return (
+        *api.addresses.notes,
+        *repository.notes(),
+        *([told] if unknown else []),
+        *([asks] if waiting else []),
+    )
