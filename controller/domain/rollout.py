@@ -259,18 +259,11 @@ def _advance(view: View) -> tuple[Step, ...]:
     failed = gates.failed(found)
     if failed:
         return (Halt(reason=failed),)
-<<<<<<< HEAD
-    words = gates.summary(real, rollout, found)
+    words = gates.summary([d for d in view.judged() if not gates.is_void(d)], rollout, found)
+    words += _again(view)
     asks = _asks(rollout, gates.unsure(found), words)
     if asks:
         return (Ask(reason=asks),)
-=======
-    unsure = gates.unsure(found)
-    if unsure and rollout.gate.too_few is TooFew.ASK and rollout.answered < rollout.wave:
-        return (Ask(reason=f"wave {rollout.wave + 1} is over; no statistics say go on: {unsure}"),)
-    words = gates.summary([d for d in view.judged() if not gates.is_void(d)], rollout, found)
-    words += _again(view)
->>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
     if rollout.wave < len(rollout.waves) - 1:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
     if away:
@@ -285,7 +278,6 @@ def _advance(view: View) -> tuple[Step, ...]:
     return (Complete(reason=words, pending=away),)
 
 
-<<<<<<< HEAD
 def _asks(rollout: Rollout, unsure: str, words: str) -> str:
     """What an operator must say before the next wave, once; empty: nothing."""
     if rollout.answered >= rollout.wave:
@@ -295,7 +287,8 @@ def _asks(rollout: Rollout, unsure: str, words: str) -> str:
     if rollout.asks_after == rollout.wave < len(rollout.waves) - 1:
         return f"the canary is done, and the policy asks before the rest: {words}"
     return ""
-=======
+
+
 def _again(view: View) -> str:
     """How those fared that were tried again; gates go by their first attempt."""
     again = [view.deployments[name] for name in view.earlier]
@@ -303,7 +296,6 @@ def _again(view: View) -> str:
         return ""
     good = sum(d.outcome is Outcome.COMMITTED for d in again)
     return f"; {len(again)} tried again, {good} of them committed"
->>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
 
 
 def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:

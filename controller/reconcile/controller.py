@@ -12,12 +12,9 @@ from pathlib import Path
 
 from controller.domain import fleet
 from controller.domain.judgement import Exposure, GateReport
-<<<<<<< HEAD
 from controller.domain.policy import Policy
-from controller.domain.tickets import Ticket
-=======
 from controller.domain.preview import Preview
->>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
+from controller.domain.tickets import Ticket
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
     applying,
@@ -29,11 +26,8 @@ from controller.reconcile import (
     keeping,
     levels,
     optimising,
-<<<<<<< HEAD
     policies,
-=======
     previewing,
->>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
     pulling,
     releasing,
     retrying,

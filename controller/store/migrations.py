@@ -74,7 +74,6 @@ def _keep_operators(connection: Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX operator_hash ON operator (tenant, hash)")
 
 
-<<<<<<< HEAD
 def _keep_tickets(connection: Connection) -> None:
     """Service tickets."""
     connection.exec_driver_sql(
@@ -87,8 +86,6 @@ def _keep_tickets(connection: Connection) -> None:
         connection.exec_driver_sql(f"CREATE INDEX ticket_{name} ON ticket (tenant, {name})")
 
 
-STEPS: tuple[Step, ...] = (_keep_rollups, _keep_answers, _keep_operators, _keep_tickets)
-=======
 def _keep_groups(connection: Connection) -> None:
     """Groups of devices, notes on them, and devices that wait to be let in."""
     for table, more in (("group_", ""), ("note", " device VARCHAR NOT NULL,"), ("applicant", "")):
@@ -100,8 +97,13 @@ def _keep_groups(connection: Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX note_device ON note (tenant, device)")
 
 
-STEPS: tuple[Step, ...] = (_keep_rollups, _keep_answers, _keep_operators, _keep_groups)
->>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
+STEPS: tuple[Step, ...] = (
+    _keep_rollups,
+    _keep_answers,
+    _keep_operators,
+    _keep_tickets,
+    _keep_groups,
+)
 """Step ``i`` leads from version ``i + 1`` to ``i + 2``; none is ever changed or removed."""
 
 _KEY = "schema_version"

@@ -94,18 +94,14 @@ def _fill(stage: Stage) -> None:
             id="t", kind=fleet.TriggerKind.NEW_PROFILE, device="device-a", model="model-1",
             cohort=job.cohort, reason="r", created_at=1.0, closed_at=2.0,
         )  # fmt: skip
-<<<<<<< HEAD
     ticket = Ticket(
         id="t", device="device-a", model="model-1", slot="m", variant="v", cohort=job.cohort,
         opened_at=1.0,
     )  # fmt: skip
-    stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
-    stage.engine.call(lambda: controller.store.tickets.add(ticket)).result(5)
-=======
     waiting = Applicant(name="new", key_hash="sha256:k", code="A-B", asked_at=NOW, seen_at=NOW)
     stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
+    stage.engine.call(lambda: controller.store.tickets.add(ticket)).result(5)
     stage.engine.call(lambda: controller.store.applicants.add(waiting)).result(5)
->>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +120,7 @@ def names(stage: Stage) -> Mapping[str, str]:
         return {
             "devices": "device-a", "operators": "ann", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
-<<<<<<< HEAD
-            "variants": "int8", "tickets": "t",
-=======
-            "variants": "int8", "groups": "lab", "applicants": "new",
->>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
+            "variants": "int8", "tickets": "t", "groups": "lab", "applicants": "new",
         }  # fmt: skip
 
 

@@ -14,12 +14,8 @@ from controller.dashboard.views.words import (
     job_state,
     rollout_state,
 )
-<<<<<<< HEAD
-from controller.domain import fleet, rollout
-from controller.domain.tickets import Ticket
-=======
 from controller.domain import eligible, fleet
->>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
+from controller.domain.tickets import Ticket
 
 SHOWN_MOST = 200
 """Rows of one table; more are found by the filter, and said."""

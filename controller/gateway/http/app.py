@@ -94,9 +94,6 @@ def _unknown() -> JSONResponse:
 def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
     """The application; it holds no state of its own."""
     app = FastAPI(title="Fitment", docs_url=None, redoc_url=None, openapi_url=None)
-<<<<<<< HEAD
-    rooms = (devices, models, operators, releases, system, telemetry, tickets, variants)
-=======
     rooms = (
         applicants,
         devices,
@@ -107,9 +104,9 @@ def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
         rollouts,
         system,
         telemetry,
+        tickets,
         variants,
     )
->>>>>>> b79a6cd3dcf1be17f8bb5ac9830aabe9e57fa0d1
     included = [("/v1", room.router(api)) for room in rooms] + [("", system.metrics_route(api))]
     for prefix, routes in included:
         access.cover_all(routes.routes, prefix)
