@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator, Role
 from controller.domain.telemetry import Held, Keep, Origin, Period, Query, Rollup, pooled
+from controller.domain.tickets import Ticket
 from controller.errors import Conflict
 from controller.store import open_store
 from controller.store.base import INDEXED, KEYS, Store
@@ -58,10 +60,16 @@ RECORDS = {
         id="k", kind=fleet.TriggerKind.STACK_CHANGED, device="d", model="m", cohort=COHORT,
         reason="r", created_at=1.0,
     ),
+    "tickets": Ticket(
+        id="k", device="d", model="m", slot="s", variant="v", cohort=COHORT, opened_at=1.0
+    ),
     "audit": fleet.AuditEntry(
         id="k", at=1.0, actor="controller", action="a", subject="s", details={"n": "1"}
     ),
     "answers": fleet.Answer(key="k", request="sha", at=1.0, body="{}"),
+    "groups": DeviceGroup(name="k", where="online", created_at=1.0),
+    "notes": Note(id="k", device="d", at=1.0, author="operator:ann", text="t"),
+    "applicants": Applicant(name="k", key_hash="sha256:k", code="A-B", asked_at=1.0, seen_at=1.0),
 }  # fmt: skip
 
 
@@ -324,6 +332,7 @@ def test_rollups_are_asked_for_by_whose_they_are_and_when(store: Store) -> None:
     assert asked(until_s=7200.0) == asked(limit=2) == both[:2]
     assert asked(profile="jetson") == asked(device="b", release="r1") == []
     assert store.telemetry.rollups(Query(quantity="y_ms")) == ()
+    assert len(store.telemetry.rollups(Query(quantity="x_", prefix=True, device="b"))) == 2
 
 
 def test_percentiles_are_right_within_two_percent(store: Store) -> None:

@@ -118,6 +118,8 @@ def against(taken: Measurement | None) -> Value:
 
 def device_state(device: fleet.Device) -> State:
     """Where a device stands."""
+    if device.decommissioned_at:
+        return State(word="decommissioned", tone=Tone.QUIET)
     if device.revoked:
         return State(word="revoked", tone=Tone.QUIET)
     if device.reported is None:
