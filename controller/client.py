@@ -13,8 +13,9 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from controller.domain import fleet
-from controller.domain.belonging import Applicant, Group
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.comparison import Comparison
+from controller.domain.history import Event
 from controller.domain.preview import Preview
 from controller.domain.roles import Identity, Role
 from controller.domain.tickets import Ticket
@@ -43,6 +44,7 @@ from controller.gateway.views import (
     Status,
     TelemetryView,
 )
+from controller.reconcile.keepsakes import DeviceLine, GroupLine, Imported
 from fitment.core import plain
 
 T = TypeVar("T")
@@ -101,8 +103,8 @@ class Client:
         """All of them, or those that an expression or a group takes."""
         return self._all(fleet.Device, "/v1/devices", where=where, group=group)
 
-    def groups(self) -> tuple[Group, ...]:
-        return self._all(Group, "/v1/groups")
+    def groups(self) -> tuple[DeviceGroup, ...]:
+        return self._all(DeviceGroup, "/v1/groups")
 
     def group(self, name: str) -> GroupView:
         return self._get(GroupView, f"/v1/groups/{_part(name)}")
@@ -113,8 +115,8 @@ class Client:
     def change_group(self, name: str, where: str) -> GroupView:
         return self._post(GroupView, f"/v1/groups/{_part(name)}", where=where)
 
-    def delete_group(self, name: str) -> Group:
-        return self._ask(Group, "DELETE", f"/v1/groups/{_part(name)}")
+    def delete_group(self, name: str) -> DeviceGroup:
+        return self._ask(DeviceGroup, "DELETE", f"/v1/groups/{_part(name)}")
 
     def device(self, name: str) -> fleet.Device:
         return self._get(fleet.Device, f"/v1/devices/{_part(name)}")
@@ -143,6 +145,34 @@ class Client:
 
     def reject_applicant(self, name: str) -> Applicant:
         return self._post(Applicant, f"/v1/applicants/{_part(name)}/reject")
+
+    def history(self, name: str, limit: int = 200) -> tuple[Event, ...]:
+        """The newest of what is on record of a device, newest first."""
+        path = f"/v1/devices/{_part(name)}/history"
+        return self._get(tuple[Event, ...], path, limit=str(limit))
+
+    def note(self, name: str, text: str) -> Note:
+        return self._post(Note, f"/v1/devices/{_part(name)}/notes", text=text)
+
+    def notes(self, device: str = "") -> tuple[Note, ...]:
+        return self._all(Note, "/v1/notes", device=device)
+
+    def label(self, name: str, give: Mapping[str, str], take: Sequence[str] = ()) -> fleet.Device:
+        """Give a device labels, and take those with these keys from it."""
+        path = f"/v1/devices/{_part(name)}/labels"
+        return self._post(fleet.Device, path, give=dict(give), take=list(take))
+
+    def take_in(
+        self,
+        devices: Sequence[DeviceLine],
+        groups: Sequence[GroupLine] = (),
+        *,
+        dry_run: bool = False,
+    ) -> Imported:
+        """Import labels, notes and groups."""
+        return self._post(
+            Imported, "/v1/import", devices=list(devices), groups=list(groups), dry_run=dry_run
+        )
 
     def whoami(self) -> Identity:
         return self._get(Identity, "/v1/whoami")

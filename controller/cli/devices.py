@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import applicants
+from controller.cli import applicants, keepsakes
 from controller.cli.common import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -35,6 +35,7 @@ Device = Annotated[str, typer.Argument(autocompletion=complete_devices)]
 
 devices = typer.Typer(no_args_is_help=True, help="Enrolled devices.")
 applicants.add_to(devices)
+keepsakes.add_to(devices)
 tokens = typer.Typer(no_args_is_help=True, help="One-time admissions.")
 
 

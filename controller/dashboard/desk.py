@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from controller.dashboard.views.beside import Asked
 from controller.dashboard.views.beside import names_of as variant_names
 from controller.dashboard.views.overview import JOB_ENDED, ROLLOUT_ENDED, FleetRecords
+from controller.dashboard.views.planned import Wish
 from controller.dashboard.views.twin import COLUMNS, SAMPLES_MOST, DeviceRecords, names_of
 from controller.dashboard.views.waves import ACTS, RolloutRecords
 from controller.dashboard.views.workbench import ModelRecords
@@ -21,7 +22,9 @@ from controller.errors import UserError
 from controller.gateway.http import access
 from controller.gateway.http.api import Api, found
 from controller.gateway.http.variants import compared
+from controller.reconcile import keepsakes
 from controller.reconcile.context import ACTING
+from controller.reconcile.rolling import RolloutPlan
 
 T = TypeVar("T")
 
@@ -157,6 +160,7 @@ class Desk:
             names=self._named({d.variant for d in deployments}),
             series={c: store.telemetry.latest(name, c, SAMPLES_MOST) for c in COLUMNS},
             samples=store.telemetry.count(name),
+            events=keepsakes.events(self._api.controller.context, name),
             tickets=store.tickets.find(device=name),
         )
 
@@ -226,6 +230,25 @@ class Desk:
             except UserError as error:
                 asked = replace(asked, trouble=str(error))
         return asked, time.monotonic() - began
+
+    async def preview(self, release: str, where: str, group: str) -> Wish:
+        """For the page that says what a rollout would do; what is wrong is in it."""
+        return await self._look(
+            ("preview", release, where, group), lambda: self._preview(release, where, group)
+        )
+
+    def _preview(self, release: str, where: str, group: str) -> Wish:
+        controller = self._api.controller
+        names = tuple(found.name for found in controller.store.groups.find())
+        wish = Wish(release=release, where=where, group=group, groups=names)
+        if not release:
+            return wish
+        try:
+            found_ = controller.preview_rollout(release, RolloutPlan(where=where, group=group))
+        except UserError as error:
+            return replace(wish, trouble=str(error))
+        variants = {plan.variant for plan in found_.cohorts}
+        return replace(wish, found=found_, names=self._named(variants))
 
     def _variants(self, model: str) -> tuple[str, ...]:
         store = self._api.controller.store

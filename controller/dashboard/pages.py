@@ -10,11 +10,13 @@ from nicegui import ui
 from controller.dashboard.desk import CHANGES_ROLLOUTS, Journal, Visit
 from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
+from controller.dashboard.draw import planned as draw_planned
 from controller.dashboard.draw.markup import Html, heading, section
 from controller.dashboard.frame import Live, Watch, filtering, frame
 from controller.dashboard.views import journal
 from controller.dashboard.views.beside import Asked, beside
 from controller.dashboard.views.overview import FleetRecords, overview
+from controller.dashboard.views.planned import Wish, planned
 from controller.dashboard.views.twin import DeviceRecords, twin
 from controller.dashboard.views.waves import ACTS, RolloutRecords, waves
 from controller.dashboard.views.workbench import ModelRecords, workbench
@@ -98,6 +100,19 @@ async def show_comparison(request: Request) -> None:
             page.show(draw_beside.page(beside(asked)))
 
         await Watch(visit, lambda: visit.desk.compare(a, b, model), show, page.show).begin()
+
+
+@ui.page("/preview")
+async def show_preview(request: Request) -> None:
+    """What a rollout would do."""
+    with frame(request, "Preview", "/rollouts") as visit:
+        page = Live()
+        asked = [request.query_params.get(key, "") for key in ("release", "where", "group")]
+
+        def show(wish: Wish) -> None:
+            page.show(draw_planned.page(planned(wish)))
+
+        await Watch(visit, lambda: visit.desk.preview(*asked), show, page.show).begin()
 
 
 @ui.page("/rollouts")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain import fleet
-from controller.domain.belonging import Group
+from controller.domain.belonging import DeviceGroup
 from controller.domain.judgement import Exposure, GateReport
 from controller.domain.lease import Lease
 from controller.domain.policy import Policy
@@ -102,7 +102,7 @@ class RolloutView:
 class GroupView:
     """A group, and how many devices it takes at this moment."""
 
-    group: Group
+    group: DeviceGroup
     members: int
     online: int
     note: str = ""  # why it takes nobody

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from controller.domain import contradiction, fleet, selection
-from controller.domain.belonging import Group
+from controller.domain.belonging import DeviceGroup
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile.context import Context
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 
-def create(context: Context, name: str, where: str) -> Group:
+def create(context: Context, name: str, where: str) -> DeviceGroup:
     """Keep an expression under a name.
 
     Raises:
@@ -27,14 +27,14 @@ def create(context: Context, name: str, where: str) -> Group:
         raise Conflict(
             f"there is a group '{name}'; change it: fitment group change {name} EXPRESSION"
         )
-    made = Group(name=name, where=checked(where), created_at=context.clock())
+    made = DeviceGroup(name=name, where=checked(where), created_at=context.clock())
     with context.store.transaction():
         context.store.groups.add(made)
         context.record("operator", "group_created", name, {"where": made.where})
     return made
 
 
-def change(context: Context, name: str, where: str) -> Group:
+def change(context: Context, name: str, where: str) -> DeviceGroup:
     """Give a group another expression; rollouts that were made for it keep the one they have.
 
     Raises:
@@ -50,7 +50,7 @@ def change(context: Context, name: str, where: str) -> Group:
     return changed
 
 
-def delete(context: Context, name: str) -> Group:
+def delete(context: Context, name: str) -> DeviceGroup:
     """Forget a group; its devices and rollouts are as they were.
 
     Raises:
@@ -63,7 +63,7 @@ def delete(context: Context, name: str) -> Group:
     return known
 
 
-def get(context: Context, name: str) -> Group:
+def get(context: Context, name: str) -> DeviceGroup:
     """A group by name.
 
     Raises:

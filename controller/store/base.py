@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
-from controller.domain.belonging import Applicant, Group, Note
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
 from controller.domain.telemetry import Held, Keep, Query, Rollup
 from controller.domain.tickets import Ticket
@@ -147,7 +147,7 @@ class Store(Protocol):
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
     @property
-    def groups(self) -> Collection[Group]: ...
+    def groups(self) -> Collection[DeviceGroup]: ...
     @property
     def notes(self) -> Collection[Note]: ...
     @property
@@ -175,7 +175,7 @@ KEYS: Mapping[type, str] = {
     Ticket: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
-    Group: "name",
+    DeviceGroup: "name",
     Note: "id",
     Applicant: "name",
 }
@@ -195,7 +195,7 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     Ticket: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
-    Group: (),
+    DeviceGroup: (),
     Note: ("device",),
     Applicant: (),
 }

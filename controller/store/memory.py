@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from controller.domain import fleet
-from controller.domain.belonging import Applicant, Group, Note
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
 from controller.domain.tickets import Ticket
 from controller.errors import Conflict
@@ -146,7 +146,7 @@ class MemoryStore:
         self.tickets = MemoryCollection(Ticket)
         self.audit = MemoryCollection(fleet.AuditEntry)
         self.answers = MemoryCollection(fleet.Answer)
-        self.groups = MemoryCollection(Group)
+        self.groups = MemoryCollection(DeviceGroup)
         self.notes = MemoryCollection(Note)
         self.applicants = MemoryCollection(Applicant)
         self.telemetry = MemoryTelemetry()

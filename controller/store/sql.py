@@ -19,7 +19,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
 from controller.domain import fleet
-from controller.domain.belonging import Applicant, Group, Note
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.lease import Lease
 from controller.domain.roles import Operator
 from controller.domain.tickets import Ticket
@@ -190,7 +190,7 @@ class SqlStore:
         self.tickets = SqlCollection(session, tenant, Ticket)
         self.audit = SqlCollection(session, tenant, fleet.AuditEntry)
         self.answers = SqlCollection(session, tenant, fleet.Answer)
-        self.groups = SqlCollection(session, tenant, Group)
+        self.groups = SqlCollection(session, tenant, DeviceGroup)
         self.notes = SqlCollection(session, tenant, Note)
         self.applicants = SqlCollection(session, tenant, Applicant)
         self.telemetry = SqlTelemetry(session, tenant)

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
-from controller.domain.belonging import Applicant, Group, Note
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
 from controller.domain.tickets import Ticket
 
@@ -164,7 +164,7 @@ class AnswerRow(Row, table=True):
 
 
 class GroupRow(Row, table=True):
-    """`belonging.Group`."""
+    """`belonging.DeviceGroup`."""
 
     __tablename__ = "group_"  # `group` is a keyword of SQL
     __table_args__ = _keyed("group_")
@@ -199,7 +199,7 @@ ROWS: Mapping[type, type[Row]] = {
     Ticket: TicketRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
-    Group: GroupRow,
+    DeviceGroup: GroupRow,
     Note: NoteRow,
     Applicant: ApplicantRow,
 }

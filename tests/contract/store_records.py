@@ -1,9 +1,9 @@
-"""A record of each kind that a store keeps; those of one have the key ``k``."""
+"""One record of every kind that a store keeps."""
 
 from __future__ import annotations
 
 from controller.domain import fleet
-from controller.domain.belonging import Applicant, Group, Note
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator, Role
 from controller.domain.tickets import Ticket
 from fitment.core.deployment import BundleRef, DeploymentState, StudyKind
@@ -54,7 +54,7 @@ RECORDS = {
         id="k", at=1.0, actor="controller", action="a", subject="s", details={"n": "1"}
     ),
     "answers": fleet.Answer(key="k", request="sha", at=1.0, body="{}"),
-    "groups": Group(name="k", where="online", created_at=1.0),
+    "groups": DeviceGroup(name="k", where="online", created_at=1.0),
     "notes": Note(id="k", device="d", at=1.0, author="operator:ann", text="t"),
     "applicants": Applicant(name="k", key_hash="sha256:k", code="A-B", asked_at=1.0, seen_at=1.0),
 }  # fmt: skip

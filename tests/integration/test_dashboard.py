@@ -138,7 +138,24 @@ def test_every_page_tells_its_part(console: Console) -> None:
     expected = {
         "/": ("edge-1", "stand-in", "emulated", "offline", "m: int8"),
         "/devices/stand-in": ("emulated", "committed", "valid", "not asked", "runtime.onnx"),
-        "/devices/edge-1": ("temperature", "40 to 42.5", "no sensor says it"),
+        "/devices/edge-1": (
+            "temperature",
+            "40 to 42.5",
+            "no sensor says it",
+            "m: int8 committed",
+            "matched a profile",
+            "measured int8",
+        ),
+        f"/preview?release={made.release}": (
+            "up to wave 1 (10%)",
+            "edge-1",
+            "2 of them are offline",
+            "rollout create",
+        ),
+        f"/preview?release={made.release}&where=label.site%20%3D%20%22x%22": (
+            "cannot read the expression",
+            "compare with '=='",
+        ),
         "/models": ("m 1",),
         f"/models/{made.model}": ("chosen", "interpolated", "accuracy", "bubble", "approved"),
         "/rollouts": ("completed", "running"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from controller.dashboard.draw.beside import form
 from controller.dashboard.draw.charts import pareto, sparkline
+from controller.dashboard.draw.life import timeline
 from controller.dashboard.draw.markup import (
     Html,
     Part,
@@ -153,6 +156,7 @@ def device(view: Twin) -> Html:
             "It has sent no sample yet; agents sample every few seconds while they run.")),
         section("History", history if view.history else empty(
             "Nothing was deployed to it yet. Start a rollout:", "fitment rollout create RELEASE")),
+        section("Timeline", timeline(view), note="what is on record of it, newest first"),
         section("Twin", tag("div", twins, class_="twin") if twins else silent,
                 note="what the device says of itself"),
     )  # fmt: skip
@@ -293,8 +297,9 @@ def _release(view: ReleaseRow) -> Html:
     way = tag("p", "Rollouts: ", [join(part, " ") for part in gone]) if gone else (
         empty("Not rolled out:", command)
     )  # fmt: skip
+    plan = tag("a", "What a rollout would do", href=f"/preview?release={quote(view.id, safe='')}")
     return tag(
-        "article", title, tag("p", tag("code", view.id), " ", moment(view.created_at)),
+        "article", title, tag("p", tag("code", view.id), " ", moment(view.created_at), " ", plan),
         table(f"Release {view.counter}", ("cohort", "variant", "because"), rows), way,
         class_="fit",
     )  # fmt: skip

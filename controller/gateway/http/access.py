@@ -28,6 +28,11 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/devices"): _VIEWER,
     ("GET", "/v1/devices/{name}"): _VIEWER,
     ("GET", "/v1/devices/{name}/telemetry"): _VIEWER,
+    ("GET", "/v1/devices/{name}/history"): _VIEWER,
+    ("POST", "/v1/devices/{name}/notes"): _OPERATOR,
+    ("POST", "/v1/devices/{name}/labels"): _OPERATOR,
+    ("GET", "/v1/notes"): _VIEWER,
+    ("POST", "/v1/import"): _ADMIN,  # it says who wrote a note
     ("GET", "/v1/devices/{name}/model"): _OPERATOR,  # the file itself is somebody's property
     ("POST", "/v1/devices/{name}/revoke"): _ADMIN,
     ("POST", "/v1/devices/{name}/decommission"): _ADMIN,

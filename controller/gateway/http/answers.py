@@ -73,6 +73,20 @@ async def picked(
     return _linked(request, await api.ask(read), limit, lambda some: some, lambda record: record)
 
 
+async def computed(
+    api: Api, request: Request, read: Callable[[], Sequence[R]], *, usual: int = PAGE_MAX
+) -> JSONResponse:
+    """`page` for what is put together anew each time, newest first; ``read`` gives oldest first.
+
+    Places count from the oldest, so what comes meanwhile moves no page.
+    """
+    limit, before = number(request, "limit", usual, most=PAGE_MAX), _cursor(request)
+    placed = list(enumerate(await api.ask(read), 1))
+    newest_first = [pair for pair in reversed(placed) if not before or pair[0] < before]
+    found = newest_first[: limit + 1]
+    return _linked(request, found, limit, lambda some: some, lambda record: record)
+
+
 def _linked(
     request: Request,
     found: Sequence[tuple[int, R]],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from controller.domain.belonging import Group
+from controller.domain.belonging import DeviceGroup
 from controller.gateway.http.answers import once, page, tagged
 from controller.gateway.http.api import Api, body, filters, reply
 from controller.gateway.http.document import lists, shows, takes
@@ -35,7 +35,7 @@ def router(api: Api) -> APIRouter:
     routes = APIRouter()
     context = api.controller.context
 
-    @routes.get("/groups", response_model=tuple[Group, ...], openapi_extra=lists())
+    @routes.get("/groups", response_model=tuple[DeviceGroup, ...], openapi_extra=lists())
     async def list_groups(request: Request) -> JSONResponse:
         return await page(api, request, context.store.groups, filters(request))
 
@@ -63,14 +63,14 @@ def router(api: Api) -> APIRouter:
         changed = await api.ask(lambda: view(api, grouping.change(context, name, asked.where)))
         return reply(changed)
 
-    @routes.delete("/groups/{name}", response_model=Group)
+    @routes.delete("/groups/{name}", response_model=DeviceGroup)
     async def delete_group(name: str) -> JSONResponse:
         return reply(await api.ask(lambda: grouping.delete(context, name)))
 
     return routes
 
 
-def view(api: Api, group: Group) -> GroupView:
+def view(api: Api, group: DeviceGroup) -> GroupView:
     """A group with whom it takes now."""
     context = api.controller.context
     found = grouping.members(context, group.where)

@@ -63,8 +63,8 @@ def test_kinds_of_layers_are_told_apart_where_variants_differ_in_them() -> None:
         measured = (2.0 * conv + 0.5 * gemm) * chance.lognormvariate(0.0, 0.04)
         pairs.append(pair(measured, f"d{number}", conv=conv, gemm=gemm))
     known = learn(pairs)
-    assert corrected({"conv": 1.0}, known, "onnx")[0] == pytest.approx(2.0, rel=0.15)
-    assert corrected({"gemm": 1.0}, known, "onnx")[0] == pytest.approx(0.5, rel=0.3)
+    assert 1.6 < corrected({"conv": 1.0}, known, "onnx")[0] < 2.1
+    assert 0.45 < corrected({"gemm": 1.0}, known, "onnx")[0] < 0.65
 
 
 def recorded() -> list[Pair]:
