@@ -39,9 +39,7 @@ STUDY = fleet.StudyRecord(
 RECORDS = {
     "devices": DEVICE,
     "tokens": fleet.Token(hash="k", created_at=1.0, expires_at=2.0),
-    "operators": Operator(
-        name="k", role=Role.VIEWER, hash="sha256:h", created_at=1.0, expires_at=2.0
-    ),
+    "operators": Operator(name="k", role=Role.VIEWER, hash="sha256:h", created_at=1.0),
     "models": fleet.ModelVersion(
         id="k", name="m", version="1", digest="d", snapshot="/s", registered_at=1.0,
         budget=fleet.Budget(accuracy_drop_max=0.01), profile_budgets={"pi5": fleet.Budget()},
@@ -52,9 +50,7 @@ RECORDS = {
     ),
     "studies": STUDY,
     "releases": fleet.Release(id="k", model="m", slot="s", counter=3, created_at=1.0),
-    "rollouts": fleet.Rollout(
-        id="k", release="r", state=fleet.RolloutState.RUNNING, created_at=1.0
-    ),
+    "rollouts": fleet.Rollout(id="k", release="r", state=fleet.RolloutState.DRAFT, created_at=1.0),
     "deployments": DEPLOYMENT,
     "triggers": fleet.Trigger(
         id="k", kind=fleet.TriggerKind.STACK_CHANGED, device="d", model="m", cohort=COHORT,
