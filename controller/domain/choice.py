@@ -144,6 +144,30 @@ def scaled(measurement: Measurement, shift: float) -> Measurement:
     return replace(measurement, latency=replace(measurement.latency, **times))
 
 
+def at_level(
+    measured: Mapping[str, Measurement], runs: Variant, level_ms: float
+) -> Mapping[str, Measurement]:
+    """What one device timed in a moment, at the level that its cohort has over days.
+
+    How variants compare is the device's word; how slow the running one is, the field's: the
+    moment may have been a cool one.
+    """
+    own = tail_ms(runs, measured.get(runs.bundle.variant))
+    if not own or not level_ms or runs.bundle.variant not in measured:
+        return measured
+    shift = math.log(level_ms / own)
+    return {key: scaled(taken, shift) for key, taken in measured.items()}
+
+
+def middle(taken: Sequence[Measurement]) -> Measurement:
+    """The one in the middle by its median latency, of at least one; without latency, the last."""
+    timed = [m for m in taken if m.latency is not None]
+    if not timed:
+        return taken[-1]
+    ordered = sorted(timed, key=lambda m: m.latency.p50_ms if m.latency else 0.0)
+    return ordered[(len(ordered) - 1) // 2]
+
+
 def measured_ms(measurement: Measurement | None) -> float | None:
     """Measured median latency, or None; an emulator's is none."""
     if measurement is None or measurement.latency is None or not measurement.tells_costs:

@@ -212,6 +212,7 @@ class FitJob:
     measured: Mapping[str, Measurement] = field(default_factory=dict)  # what the choice went by
     fresh_since: float = 0.0  # what was measured before tells of another level; 0: all counts
     climbs_from: str = ""  # variant above which accuracy needs time to spare
+    level_ms: float = 0.0  # tail of that variant as the field has it; 0: not known
     choice: Choice | None = None
 
 
@@ -381,6 +382,7 @@ class Trigger:
     devices: Mapping[str, float] = field(default_factory=dict)  # all it is for -> when they joined
     by_level: bool = False  # what its devices' telemetry showed raised it, over days
     shift: float = 0.0  # of the cohort when it was raised; a later level is compared with it
+    level_ms: float = 0.0  # tail of `before` in the field then; 0: not known
     waits: str = ""  # what it waits for, and how to go on; empty: nothing
 
     @property

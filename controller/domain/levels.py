@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from controller.domain.telemetry import Rollup, added
 from fitment.core.telemetry import Column, TelemetryBatch
@@ -61,6 +61,7 @@ class Standing:
     device: str
     base_ms: float
     windows: tuple[Window, ...]
+    since: float = 0.0  # when its baseline began
 
     @property
     def shift(self) -> float | None:
@@ -145,8 +146,9 @@ def heat_bin(celsius: float) -> str:
 
 
 def standing(
-    device: str, baseline: Iterable[Rollup], recent: Iterable[Rollup], *, now: float, rules: Rules
-) -> Standing | None:
+    device: str, baseline: Iterable[Rollup], recent: Iterable[Rollup], *, now: float,
+    rules: Rules, since: float = 0.0,
+) -> Standing | None:  # fmt: skip
     """How a device does, from rollups of one variant; None while its baseline is being learnt.
 
     Args:
@@ -155,6 +157,7 @@ def standing(
         recent: by hour, of at least the last ``rules.windows`` windows.
         now: the time.
         rules: when a difference is one.
+        since: when it committed the variant.
     """
     before = _by_heat(baseline)
     base = _median(before.values())
@@ -166,7 +169,7 @@ def standing(
         if 0 <= place < rules.windows:
             spans[place].append(rollup)
     windows = tuple(_window(before, base, span, rules) for span in spans)
-    return Standing(device=device, base_ms=base, windows=windows)
+    return Standing(device=device, base_ms=base, windows=windows, since=since)
 
 
 def _window(
@@ -258,6 +261,16 @@ def alone(one: Standing, shared: Shift, rules: Rules) -> Alone | None:
     )  # fmt: skip
 
 
+def is_like(one: Standing, others: Sequence[Standing], rules: Rules) -> bool:
+    """Whether a device is as fast as others that run the same; False where none is known."""
+    known = [s.windows[0].level_ms for s in others if s.device != one.device and s.windows]
+    levels = [level for level in known if level]
+    own = one.windows[0].level_ms if one.windows else None
+    if own is None or len(levels) < rules.peers - 1:
+        return False
+    return math.log(own / statistics.median(levels)) < math.log1p(rules.alone)
+
+
 def is_back(one: Standing, shared: Shift, rules: Rules) -> bool:
     """Whether a device does again as its cohort does, in every window."""
     excess = _excess(one, shared, rules)
@@ -281,16 +294,17 @@ class Steady:
 
     whole: float | None = None
     same_heat: float | None = None
+    middle: float = 0.0  # of the windows, in whole: the best guess at the level itself
     devices: int = 0
     moved: float = 0.0
-    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 def steady(shared: Shift) -> Steady:
     """What of a cohort's shift held in every window; None where its direction changed."""
+    known = [value for value in shared.whole if value is not None]
     return Steady(
         whole=_least(shared.whole), same_heat=_least(shared.same_heat), devices=shared.devices,
-        moved=shared.moved,
+        moved=shared.moved, middle=statistics.median(known) if known else 0.0,
     )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ class Finding:
 
     kind: TriggerKind
     reason: str
+    level_ms: float = 0.0  # tail of what runs, as the field has it; 0: not known
 
 
 class Answer(enum.Enum):
@@ -182,14 +183,14 @@ def over_budget(
         return None
     if reference is not None and shift.whole < reference + math.log1p(rules.together):
         return None
-    now_ms = tail_ms * math.exp(shift.whole)
-    if now_ms <= limit_ms * (1.0 + rules.over):
+    if tail_ms * math.exp(shift.whole) <= limit_ms * (1.0 + rules.over):
         return None
+    now_ms = tail_ms * math.exp(shift.middle)
     reason = (
         f"budget missed: p95 latency of {shift.devices} devices is about {now_ms:.4g} ms, above"
-        f" {limit_ms:.4g} ms ({tail_ms:.4g} ms measured, {percent(shift.whole)} since)"
+        f" {limit_ms:.4g} ms ({tail_ms:.4g} ms measured, {percent(shift.middle)} since)"
     )
-    return Finding(kind=TriggerKind.BUDGET_MISSED, reason=reason)
+    return Finding(kind=TriggerKind.BUDGET_MISSED, reason=reason, level_ms=now_ms)
 
 
 def has_room(shift: Steady, reference: float | None, rules: Rules) -> bool:

@@ -274,6 +274,11 @@ class Controller:
         levels.advance(self.context, self._levels)
         return 0.2 if unfinished else 0.5
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether a look at the fleet's levels has begun and is not over."""
+        return self._levels.under_way
+
     def _look_at_devices(self) -> dict[str, float | None]:
         """Look at those that said something; gives when to look again, None for not at all."""
         again: dict[str, float | None] = {}

@@ -31,13 +31,13 @@ tries to connect, so nobody being there yet says nothing."""
 
 def start(
     context: Context, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = "",
-    fresh: bool = False, climbs_from: str = "",
+    fresh: bool = False, climbs_from: str = "", level_ms: float = 0.0,
 ) -> fleet.FitJob:  # fmt: skip
     """Begin a fit, or hand over the one that this cohort had already.
 
     What was fitted once is not fitted again: its variants are chosen among anew, with all that
     was measured since. ``fresh``: the cohort is not as it was, so only what a device measures from
-    now on counts; ``climbs_from`` is what it runs.
+    now on counts; ``climbs_from`` is what it runs, and ``level_ms`` its tail in the field.
 
     Raises:
         NotFound: no such model version.
@@ -62,7 +62,7 @@ def start(
         job = replace(
             earlier, id=job.id, created_at=now, trigger=trigger, cached=True, finished_at=0.0,
             status=JobStatus.RUNNING if fresh else JobStatus.CONFIRMING, choice=None,
-            climbs_from=climbs_from, fresh_since=now if fresh else 0.0,
+            climbs_from=climbs_from, level_ms=level_ms, fresh_since=now if fresh else 0.0,
             studies=() if fresh else earlier.studies,
         )  # fmt: skip
     with context.store.transaction():
@@ -199,9 +199,9 @@ def _confirming(context: Context, job: fleet.FitJob) -> None:
 def _choose(context: Context, job: fleet.FitJob) -> None:
     known = measured(context, job)
     budget, failed = _budget(context, job), unusable(context, job)
-    chosen = choice.choose(
-        job.variants, budget, known, unusable=failed, climbs_from=job.climbs_from
-    )
+    runs = next((v for v in job.variants if v.bundle.variant == job.climbs_from), None)
+    seen = choice.at_level(known, runs, job.level_ms) if runs is not None else known
+    chosen = choice.choose(job.variants, budget, seen, unusable=failed, climbs_from=job.climbs_from)
     with context.store.transaction():
         _move(context, job, JobStatus.DONE, step="done", fraction=1.0, choice=chosen,
               measured=known, finished_at=context.clock())  # fmt: skip
@@ -222,23 +222,24 @@ STEPS: Mapping[JobStatus, Callable[[Context, fleet.FitJob], None]] = {
 def measured(context: Context, job: fleet.FitJob) -> dict[str, Measurement]:
     """What devices of the cohort measured, by variant digest: for the job, and in the field.
 
-    A later measurement replaces an earlier one, but a disturbed one never an undisturbed one.
+    Of one device the latest counts, but a disturbed measurement never replaces an undisturbed one;
+    of several devices the one in the middle, without those that are a case for service.
     """
-    taken = [s.measurement for s in _studies(context, job) if s.measurement is not None]
+    taken = [(s.device, s.measurement) for s in _studies(context, job)]
     for release in context.store.releases.find(model=job.model):
-        in_field = context.store.deployments.find(release=release.id)
         taken += [
-            d.measurement
-            for d in in_field
-            if d.cohort == job.cohort and d.measurement and d.ended_at >= job.fresh_since
+            (d.device, d.measurement)
+            for d in context.store.deployments.find(release=release.id)
+            if d.cohort == job.cohort and d.ended_at >= job.fresh_since
         ]
-    found: dict[str, Measurement] = {}
-    for measurement in taken:
-        known = found.get(measurement.bundle)
-        undisturbed = measurement.verdict is Verdict.VALID
-        if known is None or undisturbed or known.verdict is not Verdict.VALID:
-            found[measurement.bundle] = measurement
-    return found
+    ill = {ticket.device for ticket in context.store.tickets.find(closed_at=0.0)}
+    found: dict[str, dict[tuple[bool, bool], dict[str, Measurement]]] = {}
+    for device, measurement in taken:
+        if measurement is not None:
+            rank = (measurement.verdict is Verdict.VALID, device not in ill)
+            found.setdefault(measurement.bundle, {}).setdefault(rank, {})[device] = measurement
+    best = {bundle: ranked[max(ranked)] for bundle, ranked in found.items()}
+    return {bundle: choice.middle(list(some.values())) for bundle, some in best.items()}
 
 
 def unusable(context: Context, job: fleet.FitJob) -> dict[str, str]:

@@ -6,6 +6,7 @@ remembered here but how far the look has come.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -98,7 +99,9 @@ def _standing(context: Context, group: Group, member: Member, now: float) -> Sta
     recent = context.store.telemetry.rollups(
         Query(quantity=named, prefix=True, device=member.device, since_s=since)
     )
-    return levels.standing(member.device, baseline, recent, now=now, rules=rules)
+    return levels.standing(
+        member.device, baseline, recent, now=now, rules=rules, since=member.since
+    )
 
 
 def _since(context: Context, group: Group, member: Member, now: float) -> float | None:
@@ -130,17 +133,25 @@ def _decide(context: Context, look: Look, group: Group) -> None:
     ill = {s.device for s in own if _ticket(context, look, group, s, shared)}
     sound = [s for s in own if s.device not in ill]
     if sound:
-        _level(context, look, group, sound)
+        _level(context, look, group, sound, ill)
 
 
 def _of_profile(look: Look, group: Group) -> list[Standing]:
-    """Who a device is compared with where its cohort is too small: its profile, in that slot."""
+    """Who a device is compared with where its cohort is too small: its profile, in that slot.
+
+    Only those whose baselines are of about the same days: shifts since other days are others.
+    """
+    own = [standing.since for standing in look.standings.get(group, [])]
     return [
         standing
         for other, some in look.standings.items()
         if (other.cohort.profile, other.slot) == (group.cohort.profile, group.slot)
         for standing in some
+        if own and min(own) - ALIKE_S <= standing.since <= max(own) + ALIKE_S
     ]
+
+
+ALIKE_S = 2 * 86_400.0
 
 
 def _ticket(context: Context, look: Look, group: Group, standing: Standing, shared: Shift) -> bool:
@@ -150,7 +161,8 @@ def _ticket(context: Context, look: Look, group: Group, standing: Standing, shar
     found = levels.alone(standing, shared, rules)
     if found is None:
         for ticket in known:
-            if levels.is_back(standing, shared, rules):
+            own = look.standings.get(group, [])
+            if _is_well(ticket, group, standing, own, shared, rules):
                 words = "it does as its peers do again"
                 servicing.close(context, ticket.id, words, actor="controller")
                 known = []
@@ -170,6 +182,20 @@ def _ticket(context: Context, look: Look, group: Group, standing: Standing, shar
         },
     ))  # fmt: skip
     return True
+
+
+def _is_well(
+    ticket: Ticket, group: Group, standing: Standing, own: list[Standing], shared: Shift,
+    rules: Rules,
+) -> bool:  # fmt: skip
+    """Whether a device does as its peers again, or as it did where it never had any."""
+    had_peers = ticket.numbers.get("peers", 0.0) + 1 >= rules.peers
+    if not levels.is_back(standing, shared, rules):
+        return False
+    if had_peers and shared.devices < rules.peers:
+        return False  # nobody is left to tell by
+    # With another variant than then, its baseline is that of an ill device.
+    return ticket.variant == group.variant or levels.is_like(standing, own, rules)
 
 
 def _member(look: Look, group: Group, device: str) -> Member:
@@ -221,8 +247,14 @@ def _middle(some: list[Sensors]) -> Sensors:
     return Sensors(**found)
 
 
-def _level(context: Context, look: Look, group: Group, sound: list[Standing]) -> None:
-    """A trigger for the cohort, where all of it is at another level than its variant was for."""
+def _level(
+    context: Context, look: Look, group: Group, sound: list[Standing], ill: set[str]
+) -> None:
+    """A trigger for the cohort, where all of it is at another level than its variant was for.
+
+    Devices that are a case for service are left out: what they do says nothing of the others, and
+    what the others need is not what ails them.
+    """
     rules = context.settings.rules
     members = {m.device: m for m in look.members[group]}
     since = min(members[s.device].since for s in sound)
@@ -243,8 +275,8 @@ def _level(context: Context, look: Look, group: Group, sound: list[Standing]) ->
     optimising.raise_(context, fleet.Trigger(
         id=context.new_id(), kind=finding.kind, device=middle, model=release.model,
         cohort=group.cohort, created_at=now, before=group.variant, by_level=True,
-        devices=dict.fromkeys((middle, *(m for m in members if m != middle)), now),
-        shift=steady.whole or 0.0, reason=finding.reason,
+        devices=dict.fromkeys((middle, *(m for m in members if m not in {middle, *ill})), now),
+        shift=steady.whole or 0.0, reason=finding.reason, level_ms=finding.level_ms,
     ))  # fmt: skip
 
 
@@ -272,8 +304,8 @@ def _finding(
         return over
     if runs is not None and limit is not None and triggers.has_room(steady, seen, rules):
         room = _affords(job, budget, known, runs, steady)
-        if room is not None:
-            return room
+        if room is not None and tail is not None:
+            return replace(room, level_ms=tail * math.exp(steady.middle))
     return triggers.level(steady, seen or 0.0, rules)
 
 

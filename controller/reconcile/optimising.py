@@ -210,6 +210,7 @@ def _step(context: Context, trigger: fleet.Trigger) -> None:
             job = fitting.start(
                 context, trigger.model, trigger.cohort, trigger=trigger.id,
                 fresh=trigger.by_level, climbs_from=trigger.before if trigger.by_level else "",
+                level_ms=trigger.level_ms,
             )  # fmt: skip
             context.store.triggers.put(replace(trigger, job=job.id))
     elif not trigger.rollout and not trigger.release:
@@ -269,16 +270,20 @@ _GATHER_MOST = 20
 
 
 def _others(context: Context, trigger: fleet.Trigger, chosen: str) -> tuple[str, ...]:
-    """Its devices that do not run what was chosen, in the order in which they asked."""
+    """Its devices that do not run what was chosen, in the order in which they asked.
+
+    Those that are a case for service come last: the first one is the canary.
+    """
     model = context.store.models.get(trigger.model)
     found = []
-    for name in sorted(trigger.joined, key=lambda n: (trigger.joined[n], n)):
+    for name in trigger.joined:
         ran = plan.running(context.store.deployments.find(device=name))
         runs = ran.get(model.name) if model is not None else None
         before = runs.variant if runs is not None else ""
         if (before or trigger.before) != chosen:
             found.append(name)
-    return tuple(found)
+    ill = {ticket.device for ticket in context.store.tickets.find(closed_at=0.0)}
+    return tuple(sorted(found, key=lambda name: name in ill))
 
 
 def _roll_out(context: Context, trigger: fleet.Trigger) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -129,12 +130,16 @@ class MemoryTelemetry:
         if what is Keep.RAW:
             return self._forget_raw(before_s, keep, limit)
         rollups = self._rollups[_PERIODS[what]]
-        oldest = sorted(rollups, key=lambda key: rollups[key].start_s)
         excess = len(rollups) - keep
+        if excess > 0:
+            oldest = heapq.nsmallest(limit, rollups.items(), key=lambda item: item[1].start_s)
+        else:
+            oldest = [item for item in rollups.items() if item[1].start_s < before_s]
+            oldest = sorted(oldest, key=lambda item: item[1].start_s)[:limit]
         gone = [
             key
-            for place, key in enumerate(oldest[:limit])
-            if rollups[key].start_s < before_s or place < excess
+            for place, (key, rollup) in enumerate(oldest)
+            if rollup.start_s < before_s or place < excess
         ]
         for key in gone:
             device = rollups.pop(key).origin.device

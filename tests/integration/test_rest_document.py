@@ -21,7 +21,6 @@ from controller.gateway.http import (
     applicants,
     devices,
     groups,
-    keepsakes,
     models,
     operators,
     releases,
@@ -43,7 +42,6 @@ ROOMS = (
     applicants,
     devices,
     groups,
-    keepsakes,
     models,
     operators,
     releases,
@@ -86,7 +84,6 @@ def _fill(stage: Stage) -> None:
     with Client(stage.url, TOKEN) as client:
         client.create_operator("ann", Role.VIEWER)
         client.create_group("lab", "online")
-        client.note("device-a", "its fan was replaced")
         (job,) = client.start_fits("m")
         stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
         release = client.create_release("m")
@@ -101,9 +98,9 @@ def _fill(stage: Stage) -> None:
         id="t", device="device-a", model="model-1", slot="m", variant="v", cohort=job.cohort,
         opened_at=1.0,
     )  # fmt: skip
+    waiting = Applicant(name="new", key_hash="sha256:k", code="A-B", asked_at=NOW, seen_at=NOW)
     stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
     stage.engine.call(lambda: controller.store.tickets.add(ticket)).result(5)
-    waiting = Applicant(name="new", key_hash="sha256:k", code="A-B", asked_at=NOW, seen_at=NOW)
     stage.engine.call(lambda: controller.store.applicants.add(waiting)).result(5)
 
 
