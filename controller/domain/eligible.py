@@ -66,11 +66,17 @@ def barred(
     if is_ahead(device, release):
         reason = f"it runs a later release of '{release.slot}' than counter {release.counter}"
         return Barred(bar=Bar.AHEAD, reason=reason)
+    return None if begun else _there_already(device, release, variant)
+
+
+def _there_already(device: Device, release: Release, variant: str) -> Barred | None:
+    """Whether it runs what it would get, or has found out that it cannot."""
     slot = _slot(device, release)
-    if begun or slot is None:
-        return None
-    if slot.release == release.id and slot.variant == variant:
+    if slot is not None and slot.release == release.id and slot.variant == variant:
         return Barred(bar=Bar.RUNS_IT, reason=f"it runs {slot.name or digest.short(variant)} of it")
+    if device.reported is not None and f"{release.slot}/{variant}" in device.reported.quarantined:
+        reason = f"{digest.short(variant)} is in quarantine there: it failed again and again"
+        return Barred(bar=Bar.QUARANTINED, reason=reason)
     return None
 
 

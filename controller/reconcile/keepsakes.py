@@ -154,10 +154,15 @@ def events(context: Context, name: str) -> tuple[history.Event, ...]:
     names = {v.bundle.variant: v.name for v in every if v.bundle.variant in wanted}
     return history.of(
         history.Records(
-            deployments=deployments, studies=studies, triggers=store.triggers.find(device=name),
-            notes=store.notes.find(device=name), audit=store.audit.find(subject=name), names=names,
+            deployments=deployments,
+            studies=studies,
+            triggers=store.triggers.find(device=name),
+            tickets=store.tickets.find(device=name),
+            notes=store.notes.find(device=name),
+            audit=store.audit.find(subject=name),
+            names=names,
         )
-    )  # fmt: skip
+    )
 
 
 def take_in(

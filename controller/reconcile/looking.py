@@ -200,8 +200,8 @@ def _differs(before: fleet.Device, after: fleet.Device) -> bool:
         return True
     then, now = before.reported, after.reported
     told = then is not None and now is not None and (
-        then.slots, then.fingerprint, then.understands, then.time_zone,
-    ) != (now.slots, now.fingerprint, now.understands, now.time_zone)  # fmt: skip
+        then.slots, then.fingerprint, then.understands, then.time_zone, then.quarantined,
+    ) != (now.slots, now.fingerprint, now.understands, now.time_zone, now.quarantined)  # fmt: skip
     still = replace(
         before, last_seen=after.last_seen, generation=after.generation, reported=after.reported,
         desired_key=after.desired_key,
