@@ -18,7 +18,13 @@ from agent.sensors import process_memory
 from agent.telemetry import Serves
 from fitment import __version__
 from fitment.core import digest
-from fitment.core.deployment import UNDERSTANDS_WINDOWS, ReportedState, RungReport, SlotReport
+from fitment.core.deployment import (
+    UNDERSTANDS_INPUT,
+    UNDERSTANDS_WINDOWS,
+    ReportedState,
+    RungReport,
+    SlotReport,
+)
 from fitment.core.fingerprint import Fingerprint
 
 STUDIES_REPORTED: Final = 32
@@ -64,7 +70,7 @@ def build(
         studies_done=tuple(studies)[-STUDIES_REPORTED:],
         notes=tuple(said)[-_NOTES:],
         time_zone=time_zone,
-        understands=(UNDERSTANDS_WINDOWS,),
+        understands=(UNDERSTANDS_WINDOWS, UNDERSTANDS_INPUT),
         quarantined=_held(journal.quarantine(), desk.stack),
         metadata_versions=trusted.versions(desk.folders.metadata),
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agent.jobs import RuntimeOptions
-from agent.workers import installed
+from agent.workers import inputs, installed
 from agent.workers.installed import Bundle, Goldens, Loaded
 from agent.workers.runtimes.base import Array, Float, Session
 
@@ -59,13 +59,24 @@ def evaluate_pristine(loaded: Loaded, goldens: Goldens, options: RuntimeOptions)
 
     A calibrated model is *meant* to answer the controller's inputs differently. So its pristine
     file shows that this stack computes rightly, and the patched one must still give finite values.
+    Where only the inputs are corrected, the golden ones as the shifted sensor would have shown
+    them must be answered as the goldens are: that asks the whole way that a request takes.
     """
     if not loaded.overlay:
         return evaluate(loaded.session, goldens)
-    patched = installed.answers(loaded.session, goldens.inputs)
+    known = goldens
+    if loaded.correction is not None:
+        known = replace(goldens, inputs=inputs.seen(loaded.correction, goldens.inputs))
+    patched = installed.answers(loaded.session, known.inputs)
     if not np.isfinite(patched).all():
         return _wrong("with its overlay the model gives outputs that are not finite")
-    return evaluate_bundle(loaded.bundle, goldens, options)
+    pristine = evaluate_bundle(loaded.bundle, goldens, options)
+    if loaded.correction is None or loaded.patched or not pristine.golden_ok:
+        return pristine
+    undone = evaluate(loaded.session, known)
+    if undone.golden_ok:
+        return pristine
+    return _wrong(f"as its sensor shows them, its correction does not undo: {undone.reason}")
 
 
 def evaluate_bundle(bundle: Bundle, goldens: Goldens, options: RuntimeOptions) -> Answer:

@@ -12,12 +12,13 @@ import numpy as np
 from agent.jobs import RuntimeOptions
 from agent.workers import overlay as overlays
 from agent.workers.child import JobError
+from agent.workers.inputs import Corrected
 from agent.workers.runtimes import registry
 from agent.workers.runtimes.base import Array, Float, Model, Session
 from fitment.core import digest, plain
 from fitment.core.bundle import MANIFEST_NAME, BundleManifest, GoldenSpec
 from fitment.core.histogram import Histogram
-from fitment.core.patch import PatchManifest
+from fitment.core.patch import InputCorrection, Overlay, PatchManifest
 
 _READ_BYTES = 256 * 1024
 
@@ -44,6 +45,8 @@ class Loaded:
     session: Session
     overlay: str  # id, empty when pristine
     load_ms: float
+    correction: InputCorrection | None = None  # that `session` does to what it is fed
+    patched: bool = False  # whether the overlay changed the file's bytes
 
     @property
     def runtime(self) -> str:
@@ -105,17 +108,29 @@ def verify(bundle: Bundle, variant: str = "") -> None:
 
 
 def load(bundle: Bundle, options: RuntimeOptions, *, overlay: str = "") -> Loaded:
-    """Load the bundle's model, patched by the overlay file where one is named."""
+    """Load the bundle's model, with the overlay of the file where one is named."""
+    return opened(bundle, options, overlays.load(Path(overlay)) if overlay else None)
+
+
+def opened(bundle: Bundle, options: RuntimeOptions, patch: Overlay | None) -> Loaded:
+    """Load the bundle's model, with an overlay where there is one."""
     runtime = registry.get(bundle.manifest.runtime)  # imports are not load time
     started = time.perf_counter_ns()
     model: Model = bundle.artifact
-    overlay_id = ""
-    if overlay:
-        patch = overlays.load(Path(overlay))
-        model, overlay_id = overlays.apply(bundle.artifact.read_bytes(), patch), patch.id
-    session = runtime.load(model, options, io=bundle.manifest.io)
+    if patch is not None:
+        model = overlays.apply(bundle.artifact.read_bytes(), patch)
+    session: Session = runtime.load(model, options, io=bundle.manifest.io)
+    if patch is not None and patch.input is not None:
+        session = Corrected(session, patch.input)
     load_ms = (time.perf_counter_ns() - started) / 1e6
-    return Loaded(bundle=bundle, session=session, overlay=overlay_id, load_ms=load_ms)
+    return Loaded(
+        bundle=bundle,
+        session=session,
+        overlay=patch.id if patch is not None else "",
+        load_ms=load_ms,
+        correction=patch.input if patch is not None else None,
+        patched=patch is not None and bool(patch.writes),
+    )
 
 
 def goldens(bundle: Bundle) -> Goldens:

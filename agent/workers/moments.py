@@ -58,18 +58,6 @@ def measure(probe: Session, samples: Array) -> Moments:
     return Moments(mean=mean, variance=np.maximum(np.asarray(squares) / count - mean**2, 0.0))
 
 
-def pads(probe: Session) -> bool:
-    """Whether the first layer pads its input with zeros, told from its answer to a constant.
-
-    Padding stays zero whatever the sensor's black is: no correction reaches it.
-    """
-    shape = [max(size, 1) for size in probe.inputs[0].shape]
-    values = probe.run([np.ones(shape, dtype=np.float32)])[0]
-    flat = values.reshape(values.shape[0], values.shape[1], -1)
-    spread = float(np.max(flat.max(axis=2) - flat.min(axis=2), initial=0.0))
-    return spread > _SILENT * float(np.max(np.abs(flat), initial=0.0))
-
-
 def correct(
     reference: Moments, local: Moments, *, samples: int, max_gain: float, shared: bool
 ) -> Correction:

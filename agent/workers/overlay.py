@@ -1,6 +1,7 @@
 """Overlays: what calibration changed, kept apart from the pristine file.
 
-What runs is pristine plus overlay, put together in memory. The pristine file is never written.
+What runs is pristine plus overlay, put together in memory; what is done to the inputs is done
+before every run (`agent.workers.inputs`). The pristine file is never written.
 """
 
 from __future__ import annotations
@@ -11,14 +12,26 @@ from pathlib import Path
 from agent import durable
 from agent.workers.child import JobError
 from fitment.core import digest
-from fitment.core.patch import Overlay, Write, parse_overlay, patched
+from fitment.core.patch import (
+    InputCorrection,
+    Overlay,
+    Write,
+    overlay_id,
+    parse_overlay,
+    patched,
+)
 
 
-def make(artifact_sha256: str, writes: Iterable[Write]) -> Overlay:
-    """An overlay in order of offset; its id is the digest of its writes."""
+def make(
+    artifact_sha256: str, writes: Iterable[Write] = (), *, correction: InputCorrection | None = None
+) -> Overlay:
+    """An overlay in order of offset; its id is the digest of what it changes."""
     ordered = tuple(sorted(writes, key=lambda write: write.offset))
     return Overlay(
-        id=digest.digest_of(list(ordered)), artifact_sha256=artifact_sha256, writes=ordered
+        id=overlay_id(ordered, correction),
+        artifact_sha256=artifact_sha256,
+        writes=ordered,
+        input=correction,
     )
 
 
@@ -40,7 +53,7 @@ def load(path: Path) -> Overlay:
 
 
 def apply(artifact: bytes, overlay: Overlay) -> bytes:
-    """The patched file's bytes.
+    """The patched file's bytes; the pristine ones where only the inputs are corrected.
 
     Raises:
         JobError: ``overlay_invalid``; it was made for another file, or writes outside this one.

@@ -29,6 +29,8 @@ _PAIRS = 128
 def read(folder: Path, tensor: Tensor, golden: GoldenSpec | None, *, seed: int) -> Float:
     """All ``.npy`` files of a folder as real values ``[N, …]`` in the model's input layout.
 
+    In the order in which the files were written last, so that what changed meanwhile can be told.
+
     Integers are scaled like the bundle's golden inputs. Above `MAX_SAMPLES` a random choice.
 
     Raises:
@@ -36,7 +38,8 @@ def read(folder: Path, tensor: Tensor, golden: GoldenSpec | None, *, seed: int) 
     """
     if not folder.is_dir():
         raise _invalid(f"there is no folder {folder}: set the slot's sample folder")
-    parts = [_read_one(path, tensor, golden) for path in sorted(folder.glob("*.npy"))]
+    paths = sorted(folder.glob("*.npy"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    parts = [_read_one(path, tensor, golden) for path in paths]
     if not parts:
         return np.zeros((0, *_sample_shape(tensor)), dtype=np.float32)
     samples = np.concatenate(parts)

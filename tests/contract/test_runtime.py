@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agent.jobs import RuntimeOptions
-from agent.workers import installed
+from agent.workers import goldens, inputs, installed, overlay
 from agent.workers.child import JobError
 from agent.workers.runtimes import registry
 from agent.workers.runtimes.base import Session
+from fitment.core import digest
 from fitment.core.bundle import IoSpec, TensorSpec
+from fitment.core.patch import InputCorrection
 from tests.integration import worker_models as models
 from tests.integration.worker_models import Affine
 
@@ -129,3 +132,54 @@ def test_onnx_honours_disabled_optimizers() -> None:
     options = RuntimeOptions(disabled_optimizers=("QDQSelectorActionTransformer",))
     crippled = registry.get("onnx").load(data, options)
     assert crippled.integer_coverage() == 0.0
+
+
+# --- behind a correction of the inputs -----------------------------------------------------------
+
+_UNDO = InputCorrection(tensor="x", gain=0.25, offset=0.5)
+
+
+@pytest.fixture
+def shifted(model: Affine, session: Session, tmp_path: Path) -> installed.Loaded:
+    """A bundle of each runtime, with an overlay that undoes a shift of its sensor."""
+    models.affine_bundle(tmp_path / "bundle", model, tolerance=model.tolerance)
+    undo = replace(_UNDO, tensor=session.inputs[0].name)
+    made = overlay.make(digest.digest_bytes(model.data), correction=undo)
+    overlay.save(tmp_path / "overlay.json", made)
+    bundle = installed.read(tmp_path / "bundle")
+    return installed.load(bundle, _OPTIONS, overlay=str(tmp_path / "overlay.json"))
+
+
+def test_what_the_sensor_did_is_undone_in_every_runtime(
+    model: Affine, shifted: installed.Loaded
+) -> None:
+    usual = models.affine_inputs()
+    outputs = installed.answers(shifted.session, inputs.seen(_UNDO, usual))
+    assert np.abs(outputs - models.affine(usual)).max() < model.tolerance
+    as_shipped = installed.answers(
+        registry.get(model.runtime).load(model.data, _OPTIONS), inputs.seen(_UNDO, usual)
+    )
+    assert np.abs(as_shipped - models.affine(usual)).max() > 2 * model.tolerance
+
+
+def test_the_correction_is_within_what_is_timed(shifted: installed.Loaded) -> None:
+    session = shifted.session
+    batch = session.inputs[0].batch
+    (feed,) = session.prepare([models.affine_inputs(batch)])
+    before = feed.copy()
+    (raw,) = session.raw([feed])
+    tensor = session.outputs[0]
+    real = raw if tensor.scale is None else (raw.astype(float) - tensor.zero_point) * tensor.scale
+    assert np.allclose(session.run([models.affine_inputs(batch)])[0], real, atol=1e-6)
+    assert np.array_equal(feed, before)
+
+
+def test_goldens_hold_behind_a_correction_and_fail_where_it_is_not_undone(
+    shifted: installed.Loaded,
+) -> None:
+    known = installed.goldens(shifted.bundle)
+    assert goldens.evaluate_pristine(shifted, known, _OPTIONS).golden_ok
+    lying = replace(shifted, correction=replace(_UNDO, tensor="x", gain=0.5))
+    answer = goldens.evaluate_pristine(lying, known, _OPTIONS)
+    assert not answer.golden_ok
+    assert "does not undo" in answer.reason

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from agent.jobs import RuntimeOptions
 from agent.workers.runtimes import registry
 from agent.workers.shift import histogram
+from agent.workers.texture import texture
 from fitment.core import digest
 from fitment.core.bundle import BundleManifest, FileEntry, GoldenSpec, ProbeGraph
 from fitment.core.patch import PatchManifest, Place, RangePlace, StemPatch
@@ -254,12 +255,14 @@ def pictures(count: int, seed: int) -> np.ndarray:
     return made
 
 
-def _network() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _network(*, level: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """``level`` of the biases; with none, a gain of the input changes no order of the outputs."""
     rng = np.random.default_rng(5)
     kernel = rng.normal(size=(CHANNELS, 1, 3, 3)).astype(np.float32) * 0.4
     bias = rng.normal(size=CHANNELS).astype(np.float32) * 0.1
     head = rng.normal(size=(CLASSES, CHANNELS * 7 * 7)).astype(np.float32) * 0.1
-    return kernel, bias, head, rng.normal(size=CLASSES).astype(np.float32) * 0.1
+    head_bias = rng.normal(size=CLASSES).astype(np.float32) * 0.1
+    return kernel, bias * np.float32(level), head, head_bias * np.float32(level)
 
 
 def _tail(name: str) -> list[onnx.NodeProto]:
@@ -270,17 +273,17 @@ def _tail(name: str) -> list[onnx.NodeProto]:
     ]
 
 
-def stem_fp32() -> bytes:
+def stem_fp32(*, level: float = 1.0) -> bytes:
     """From the input to the pre-activations of the first layer."""
-    kernel, bias, _, _ = _network()
+    kernel, bias, _, _ = _network(level=level)
     nodes = [helper.make_node("Conv", ["x", "kernel", "bias"], ["y"])]
     size = SIZE - 2
     weights = {"kernel": kernel, "bias": bias}
     return _onnx(nodes, weights, inputs=["n", 1, SIZE, SIZE], outputs=["n", CHANNELS, size, size])
 
 
-def network_fp32() -> bytes:
-    kernel, bias, head, head_bias = _network()
+def network_fp32(*, level: float = 1.0) -> bytes:
+    kernel, bias, head, head_bias = _network(level=level)
     nodes = [
         helper.make_node("Conv", ["x", "kernel", "bias"], ["c"]),
         helper.make_node("Relu", ["c"], ["r"]),
@@ -290,13 +293,18 @@ def network_fp32() -> bytes:
     return _onnx(nodes, weights, inputs=["n", 1, SIZE, SIZE], outputs=["n", CLASSES])
 
 
-def network_u8s8(reference: np.ndarray) -> tuple[bytes, dict[str, Place]]:
-    """The network in Q/DQ form, and where its first layer's numbers lie in the file."""
-    kernel, bias, head, head_bias = _network()
+def network_u8s8(
+    reference: np.ndarray, *, level: float = 1.0, headroom: float = 1.0
+) -> tuple[bytes, dict[str, Place]]:
+    """The network in Q/DQ form, and where its first layer's numbers lie in the file.
+
+    ``headroom``: of the hidden layer's range over what the reference needs.
+    """
+    kernel, bias, head, head_bias = _network(level=level)
     input_scale = np.float32(reference.max() / 255)
     weight_scale = (np.abs(kernel).reshape(CHANNELS, -1).max(axis=1) / 127).astype(np.float32)
     bias_scale = (input_scale * weight_scale).astype(np.float32)
-    hidden = run(stem_fp32(), reference)
+    hidden = run(stem_fp32(level=level), reference)
     weights = {
         "x_scale": input_scale,
         "x_zero": np.uint8(0),
@@ -306,7 +314,7 @@ def network_u8s8(reference: np.ndarray) -> tuple[bytes, dict[str, Place]]:
         "bias_q": np.rint(bias / bias_scale).astype(np.int32),
         "bias_scale": bias_scale,
         "bias_zero": np.zeros(CHANNELS, dtype=np.int32),
-        "r_scale": np.float32(hidden.max() / 255),
+        "r_scale": np.float32(headroom * hidden.max() / 255),
         "r_zero": np.uint8(0),
         "head": head,
         "head_bias": head_bias,
@@ -338,11 +346,14 @@ def place(data: bytes, name: str) -> Place:
     return Place(offset=end - array.nbytes, dtype=array.dtype.name, count=array.size)
 
 
-def network_bundle(folder: Path, *, calibration: bool = True, ranges: bool = False) -> str:
+def network_bundle(
+    folder: Path, *, calibration: bool = True, ranges: bool = False, level: float = 1.0,
+    headroom: float = 1.0,
+) -> str:  # fmt: skip
     """The quantized network as a bundle with a patch manifest."""
     reference = pictures(256, seed=11)
-    data, places = network_u8s8(reference)
-    hidden = run(stem_fp32(), reference)
+    data, places = network_u8s8(reference, level=level, headroom=headroom)
+    hidden = run(stem_fp32(level=level), reference)
     stem = StemPatch(
         probe="stem.onnx",
         input_scale=places["x_scale"],
@@ -363,6 +374,7 @@ def network_bundle(folder: Path, *, calibration: bool = True, ranges: bool = Fal
     patch = PatchManifest(
         artifact_sha256=digest.digest_bytes(data),
         input_reference=histogram(reference),
+        texture=texture(reference),
         stem=stem,
         ranges=(own_range,) if ranges else (),
     )
@@ -374,8 +386,8 @@ def network_bundle(folder: Path, *, calibration: bool = True, ranges: bool = Fal
         calibration="calibration.json" if calibration else "",
     )
     golden = reference[:24]
-    goldens = (golden, run(data, golden), run(network_fp32(), golden))
-    files = {"stem.onnx": stem_fp32(), "calibration.json": digest.canonical(patch)}
+    goldens = (golden, run(data, golden), run(network_fp32(level=level), golden))
+    files = {"stem.onnx": stem_fp32(level=level), "calibration.json": digest.canonical(patch)}
     return write_bundle(folder, manifest, data, goldens=goldens, tolerance=0.05, files=files)
 
 

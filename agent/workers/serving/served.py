@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agent.domain.rungs import parted
-from agent.workers import installed
+from agent.workers import inputs, installed
 from agent.workers.child import JobError, is_out_of_memory
 from agent.workers.installed import Goldens, Loaded
 from agent.workers.runtimes import base
@@ -170,6 +170,8 @@ def examine(
     session = loaded.session
     cut, portion, why = _cut(session, known)
     reference = installed.input_reference(loaded.bundle)
+    if reference is not None and loaded.correction is not None:
+        reference = inputs.seen_histogram(loaded.correction, reference)  # drift from now on
     watch = InputWatch(shown.session.inputs, every=watch_every, reference=reference)
     return Served(loaded=shown, own=loaded, cut=cut, portion=portion, why=why, watch=watch)
 

@@ -49,6 +49,7 @@ class CalibrationMode(enum.Enum):
     NONE = "none"  # nothing
     RANGE = "range"  # activation ranges
     MOMENTS = "moments"  # first-layer moments, folded into scales and biases
+    INPUT = "input"  # the inputs before they are fed; the file stays as it is
 
 
 class StudyKind(enum.Enum):
@@ -119,6 +120,10 @@ class Span:
 
 UNDERSTANDS_WINDOWS = "windows"
 """What an agent says that heeds `Assignment.windows`; an older one would switch at once."""
+
+
+UNDERSTANDS_INPUT = "calibrate-input"
+"""What an agent says that knows `CalibrationMode.INPUT`; an older one is asked for moments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,11 +236,12 @@ class CalibrationReport:
     reason: str
     samples: int = 0
     drift: float | None = None  # distance of the input histogram from the reference, 0..1
-    gain: float | None = None  # affine model that explains the drift: local = gain*ref + offset
+    gain: float | None = None  # what explains the drift: local = gain * tone(ref) + offset
     offset: float | None = None
-    unexplained: float | None = None  # what the affine model leaves, 0..1
+    unexplained: float | None = None  # what that leaves, 0..1
     agreement_before: float | None = None
     agreement_after: float | None = None
+    exponent: float | None = None  # of the tone; 1: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,14 +41,29 @@ class StemPatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Texture:
+    """How neighbouring values differ: what noise and blur change, and no gain or offset does.
+
+    Neighbours are those in rows and in columns of images, else those along the last axis.
+    """
+
+    roughness: float  # mean squared difference over twice the variance (von Neumann's ratio)
+    quiet: float  # a quarter of the absolute differences are at most this, in the input's units
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PatchManifest:
-    """``calibration.json`` of a bundle."""
+    """``calibration.json`` of a bundle.
+
+    Without a ``stem`` nothing in the file may be changed; the inputs may be corrected all the same.
+    """
 
     artifact_sha256: str
     input_reference: Histogram
     stem: StemPatch | None = None
     drift_band: float = 0.02  # largest drift seen between halves of the reference inputs
     ranges: tuple[RangePlace, ...] = field(default=())
+    texture: Texture | None = None  # of the reference inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +78,54 @@ class RangePlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputCorrection:
+    """What is done to the values of one input before the model sees them.
+
+    It undoes a sensor ``x = offset + gain * tone(r)`` with ``tone(r) = low + span *
+    ((r - low) / span) ** exponent``, ``span = high - low`` of the reference inputs:
+
+        r = (x - offset) / gain                                            exponent 1
+        r = low + span * max(0, ((x - offset) / gain - low) / span) ** (1 / exponent)
+
+    Computed in float32 as ``a x + b``, then the power, then ``span r + low``, with ``a`` and
+    ``b`` taken in float64 and rounded once.
+    """
+
+    tensor: str  # the input's name in the runtime file
+    gain: float  # positive
+    offset: float
+    exponent: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def slope(self) -> float:
+        """``a``: of the straight part."""
+        return 1.0 / (self.gain * self._unit)
+
+    @property
+    def intercept(self) -> float:
+        """``b``: of the straight part."""
+        black = self.low if self.exponent != 1.0 else 0.0
+        return (-self.offset / self.gain - black) / self._unit
+
+    @property
+    def _unit(self) -> float:
+        return self.high - self.low if self.exponent != 1.0 else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Overlay:
-    """Bytes to write over the pristine file; ``id`` is the digest of the writes."""
+    """What calibration changed, under an ``id`` that is the digest of just that.
+
+    ``writes`` go over the pristine file's bytes; ``input`` is done to what is fed, and leaves the
+    file as it is.
+    """
 
     id: str
     artifact_sha256: str
     writes: tuple[Write, ...]
+    input: InputCorrection | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +136,17 @@ class Write:
     data: bytes
 
 
+def overlay_id(writes: tuple[Write, ...], correction: InputCorrection | None = None) -> str:
+    """The digest that names what calibration changed.
+
+    Of the writes alone where nothing is done to the input, as it was before that could be: an
+    agent that knows nothing of it refuses such an overlay, and does not run it half.
+    """
+    if correction is None:
+        return digest.digest_of(list(writes))
+    return digest.digest_of({"input": correction, "writes": list(writes)})
+
+
 def parse_overlay(data: bytes) -> Overlay:
     """The overlay of its canonical JSON.
 
@@ -86,8 +154,8 @@ def parse_overlay(data: bytes) -> Overlay:
         ValueError: damaged, or its writes are not what its id says.
     """
     overlay = plain.from_plain(Overlay, json.loads(data))
-    if digest.digest_of(list(overlay.writes)) != overlay.id:
-        raise ValueError("the writes do not have the digest that its id names")
+    if overlay_id(overlay.writes, overlay.input) != overlay.id:
+        raise ValueError("its changes do not have the digest that its id names")
     return overlay
 
 

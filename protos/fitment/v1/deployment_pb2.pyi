@@ -99,6 +99,7 @@ class _CalibrationModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     CALIBRATION_MODE_NONE: _CalibrationMode.ValueType  # 1
     CALIBRATION_MODE_RANGE: _CalibrationMode.ValueType  # 2
     CALIBRATION_MODE_MOMENTS: _CalibrationMode.ValueType  # 3
+    CALIBRATION_MODE_INPUT: _CalibrationMode.ValueType  # 4
 
 class CalibrationMode(_CalibrationMode, metaclass=_CalibrationModeEnumTypeWrapper): ...
 
@@ -106,6 +107,7 @@ CALIBRATION_MODE_UNSPECIFIED: CalibrationMode.ValueType  # 0
 CALIBRATION_MODE_NONE: CalibrationMode.ValueType  # 1
 CALIBRATION_MODE_RANGE: CalibrationMode.ValueType  # 2
 CALIBRATION_MODE_MOMENTS: CalibrationMode.ValueType  # 3
+CALIBRATION_MODE_INPUT: CalibrationMode.ValueType  # 4
 global___CalibrationMode = CalibrationMode
 
 class _CommandKind:
@@ -203,6 +205,7 @@ class CalibrationReport(google.protobuf.message.Message):
     UNEXPLAINED_FIELD_NUMBER: builtins.int
     AGREEMENT_BEFORE_FIELD_NUMBER: builtins.int
     AGREEMENT_AFTER_FIELD_NUMBER: builtins.int
+    EXPONENT_FIELD_NUMBER: builtins.int
     id: builtins.str
     mode: global___CalibrationMode.ValueType
     applied: builtins.bool
@@ -214,6 +217,7 @@ class CalibrationReport(google.protobuf.message.Message):
     unexplained: builtins.float
     agreement_before: builtins.float
     agreement_after: builtins.float
+    exponent: builtins.float
     def __init__(
         self,
         *,
@@ -228,15 +232,18 @@ class CalibrationReport(google.protobuf.message.Message):
         unexplained: builtins.float | None = ...,
         agreement_before: builtins.float | None = ...,
         agreement_after: builtins.float | None = ...,
+        exponent: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_agreement_after", b"_agreement_after", "_agreement_before", b"_agreement_before", "_drift", b"_drift", "_gain", b"_gain", "_offset", b"_offset", "_unexplained", b"_unexplained", "agreement_after", b"agreement_after", "agreement_before", b"agreement_before", "drift", b"drift", "gain", b"gain", "offset", b"offset", "unexplained", b"unexplained"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_agreement_after", b"_agreement_after", "_agreement_before", b"_agreement_before", "_drift", b"_drift", "_gain", b"_gain", "_offset", b"_offset", "_unexplained", b"_unexplained", "agreement_after", b"agreement_after", "agreement_before", b"agreement_before", "applied", b"applied", "drift", b"drift", "gain", b"gain", "id", b"id", "mode", b"mode", "offset", b"offset", "reason", b"reason", "samples", b"samples", "unexplained", b"unexplained"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_agreement_after", b"_agreement_after", "_agreement_before", b"_agreement_before", "_drift", b"_drift", "_exponent", b"_exponent", "_gain", b"_gain", "_offset", b"_offset", "_unexplained", b"_unexplained", "agreement_after", b"agreement_after", "agreement_before", b"agreement_before", "drift", b"drift", "exponent", b"exponent", "gain", b"gain", "offset", b"offset", "unexplained", b"unexplained"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_agreement_after", b"_agreement_after", "_agreement_before", b"_agreement_before", "_drift", b"_drift", "_exponent", b"_exponent", "_gain", b"_gain", "_offset", b"_offset", "_unexplained", b"_unexplained", "agreement_after", b"agreement_after", "agreement_before", b"agreement_before", "applied", b"applied", "drift", b"drift", "exponent", b"exponent", "gain", b"gain", "id", b"id", "mode", b"mode", "offset", b"offset", "reason", b"reason", "samples", b"samples", "unexplained", b"unexplained"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_agreement_after", b"_agreement_after"]) -> typing.Literal["agreement_after"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_agreement_before", b"_agreement_before"]) -> typing.Literal["agreement_before"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_drift", b"_drift"]) -> typing.Literal["drift"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_exponent", b"_exponent"]) -> typing.Literal["exponent"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_gain", b"_gain"]) -> typing.Literal["gain"] | None: ...
     @typing.overload

@@ -10,10 +10,11 @@ import pytest
 from agent.workers import overlay
 from agent.workers.child import JobError
 from fitment.core import digest
-from fitment.core.patch import Write
+from fitment.core.patch import InputCorrection, Write
 
 FILE = b"0123456789"
 SHA = digest.digest_bytes(FILE)
+UNDO = InputCorrection(tensor="x", gain=0.1, offset=0.02)
 MADE = overlay.make(SHA, [Write(offset=8, data=b"XY"), Write(offset=0, data=b"A")])
 
 
@@ -26,6 +27,25 @@ def test_the_id_depends_on_the_writes_alone() -> None:
     reordered = overlay.make("sha256:other", reversed(MADE.writes))
     assert reordered.id == MADE.id
     assert overlay.make(SHA, MADE.writes[:1]).id != MADE.id
+
+
+def test_a_correction_of_the_inputs_is_part_of_what_the_id_names(tmp_path: Path) -> None:
+    made = overlay.make(SHA, correction=UNDO)
+    assert made.id != overlay.make(SHA).id
+    assert made.id != overlay.make(SHA, MADE.writes, correction=UNDO).id
+    assert overlay.make(SHA, MADE.writes).id == digest.digest_of(list(MADE.writes))  # as ever
+    overlay.save(tmp_path / "o.json", made)
+    assert overlay.load(tmp_path / "o.json") == made
+    assert overlay.apply(FILE, made) == FILE
+    overlay.save(tmp_path / "o.json", replace(made, input=replace(UNDO, gain=0.2)))
+    with pytest.raises(JobError, match="digest that its id names"):
+        overlay.load(tmp_path / "o.json")
+
+
+def test_an_older_agent_refuses_a_correction_that_it_does_not_know() -> None:
+    """It would read the writes alone, and compare their digest with the id."""
+    made = overlay.make(SHA, correction=UNDO)
+    assert digest.digest_of(list(made.writes)) != made.id
 
 
 def test_it_survives_the_disk(tmp_path: Path) -> None:

@@ -42,6 +42,48 @@ def test_inversion_is_not_explained_and_recognised() -> None:
     assert found.inverted
 
 
+@pytest.mark.parametrize("exponent", [0.4, 0.7, 1.6, 3.0])
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.0), (0.5, 0.2)])
+def test_a_tone_is_found_where_it_is_asked_for(exponent: float, gain: float, offset: float) -> None:
+    local = shift.histogram(gain * SKEWED**exponent + offset)
+    found = shift.compare(REFERENCE, local, toned=True)
+    assert found.exponent == pytest.approx(exponent, rel=0.1)
+    assert found.gain == pytest.approx(gain, rel=0.1)
+    assert found.offset == pytest.approx(offset, abs=0.02)
+    assert found.unexplained < shift.TONED_MAX
+    assert shift.compare(REFERENCE, local).exponent == 1.0
+
+
+def test_a_line_that_is_good_needs_no_tone() -> None:
+    found = shift.compare(REFERENCE, shift.histogram(0.3 * SKEWED + 0.6), toned=True)
+    assert found.exponent == 1.0
+
+
+def test_other_contents_do_not_move_black() -> None:
+    """Half of the values at black hold the line there, whatever the others show."""
+    usual = np.concatenate([np.zeros(5000), RNG.beta(2, 2, 5000)])
+    others = np.concatenate([np.zeros(6500), RNG.beta(4, 2, 3500)])
+    reference = shift.histogram(usual)
+    found = shift.compare(reference, shift.histogram(0.2 * others + 0.5))
+    assert found.offset == pytest.approx(0.5, abs=0.005)
+    assert found.gain == pytest.approx(0.2, rel=0.3)
+
+
+def test_a_refit_for_a_known_tone_is_the_fit() -> None:
+    local = shift.histogram(0.5 * SKEWED**2 + 0.2)
+    gain, offset = shift.refit(REFERENCE, local, 2.0)
+    assert (gain, offset) == (pytest.approx(0.5, rel=0.05), pytest.approx(0.2, abs=0.01))
+
+
+def test_ends_are_shares_of_the_outermost_values() -> None:
+    values = np.concatenate([np.zeros(30), np.linspace(0.1, 0.9, 60), np.ones(10)])
+    assert shift.ends(shift.histogram(values)) == (pytest.approx(0.3), pytest.approx(0.1))
+    seen = shift.ends(shift.histogram(np.linspace(0, 1, 100_000) ** 2))
+    assert seen == pytest.approx(
+        shift.ends(shift.histogram(np.linspace(0, 1, 100_000)), 2.0), abs=0.002
+    )
+
+
 def test_hitting_the_level_alone_explains_nothing() -> None:
     """A constant 0.9 with a little noise: a constant fit leaves all of the local shape."""
     noise = RNG.choice([0.0, 0.001], SKEWED.shape)
