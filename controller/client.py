@@ -6,6 +6,7 @@ become the same errors that the controller raised.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -46,6 +47,7 @@ from controller.gateway.views import (
 )
 from controller.reconcile.keepsakes import DeviceLine, GroupLine, Imported
 from fitment.core import plain
+from fitment.core.patch import InputCorrection
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
@@ -214,6 +216,8 @@ class Client:
         return fleet.RunningModel(
             device=name, slot=fact("slot"), variant=fact("variant"), data=answer.content,
             file_name=fact("file-name"), calibration=fact("calibration"),
+            input=plain.from_plain(InputCorrection, json.loads(fact("input")))
+            if fact("input") else None,
         )  # fmt: skip
 
     def create_token(

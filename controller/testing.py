@@ -17,6 +17,7 @@ from controller.reconcile.controller import Controller
 from controller.reconcile.fitrunner import BuiltProbe, FitProgress
 from fitment.core import digest, plain
 from fitment.core.deployment import (
+    UNDERSTANDS_INPUT,
     UNDERSTANDS_WINDOWS,
     Assignment,
     BundleRef,
@@ -170,7 +171,7 @@ class TwinDevice:
     rechecks: bool = True  # it answers its golden inputs on a new stack before it reports that
     online: bool = False
     time_zone: str = ""
-    understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS,)
+    understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS, UNDERSTANDS_INPUT)
     desired: DesiredState | None = None
     generations: list[int] = field(default_factory=list)  # of all that it received
     slots: dict[str, SlotReport] = field(default_factory=dict)

@@ -29,6 +29,7 @@ from controller.domain import fleet
 from controller.domain.telemetry import Period
 from controller.errors import UserError
 from controller.gateway.views import SeriesView
+from fitment.core import digest
 from fitment.core.deployment import ReportedState, SlotReport
 
 Device = Annotated[str, typer.Argument(autocompletion=complete_devices)]
@@ -117,7 +118,11 @@ def pull_model(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
 ) -> None:
-    """Get the model file that a device runs, byte for byte, with its calibration in it."""
+    """Get the model file that a device runs, byte for byte, with its calibration in it.
+
+    Where the calibration corrects what is fed, the file is as it was shipped, and what is done to
+    its input before it is written beside it, as FILE.input.json.
+    """
     with connect(server, data_dir) as client:
         running = client.pull(name, slot)
     out.mkdir(parents=True, exist_ok=True)
@@ -131,6 +136,10 @@ def pull_model(
         "variant": running.variant,
         "calibration": running.calibration,
     }
+    if running.input is not None:
+        beside = path.with_name(f"{path.name}.input.json")
+        beside.write_bytes(digest.canonical(running.input) + b"\n")
+        facts["input"] = str(beside)
     if as_json:
         print_json({"device": name, **facts})
     else:

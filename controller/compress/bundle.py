@@ -89,7 +89,8 @@ def build(request: BundleRequest, out_dir: Path) -> BuiltBundle:
     files |= {name: _npy(values) for name, values in arrays}
     if request.patch is not None:
         files[CALIBRATION_NAME] = digest.canonical(request.patch.manifest)
-        files[PROBE_NAME] = request.patch.probe_graph
+        if request.patch.probe_graph:
+            files[PROBE_NAME] = request.patch.probe_graph
     manifest = BundleManifest(
         name=request.name,
         model=request.model,

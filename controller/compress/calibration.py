@@ -1,14 +1,15 @@
-"""What a device needs to calibrate a quantized model without onnx or torch.
+"""What a device needs to calibrate a model without onnx or torch.
 
-A patch manifest says where the first layer's scales, zero point and bias lie in the runtime file
-(bytes, so the device only writes there), which moments its pre-activations have over reference
-inputs, how these inputs are distributed, and how far a sample of them strays by chance. A small
-float graph computes the same pre-activations on the device.
+A patch manifest says how the reference inputs are distributed, how far a sample of them strays by
+chance, and how neighbouring values differ: that is enough to correct what is fed, whatever the
+runtime. For a quantized ONNX file it also says where the first layer's scales, zero point and
+bias lie in it (bytes, so the device only writes there) and which moments its pre-activations have
+over reference inputs; a small float graph computes the same pre-activations on the device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from controller.catalog import samples
 from controller.compress.graph import offsets
 from controller.compress.graph.model import (
     Array,
@@ -29,21 +31,52 @@ from controller.compress.graph.normalize import normalized, replace_nodes
 from controller.errors import FitError
 from fitment.core import digest
 from fitment.core.histogram import BINS, Histogram
-from fitment.core.patch import PatchManifest, Place, RangePlace, StemPatch
+from fitment.core.patch import PatchManifest, Place, RangePlace, StemPatch, Texture
 
 PROBE_NAME = "stem_probe.onnx"
 _SUBSET = 64  # inputs that a device calibrates from at the least
 _DRAWS = 32
 _BAND_FACTOR = 1.25
 _SEED = 20261124
+_IMAGE = 4  # axes of a batch of images
+_QUIET = 0.25  # quantile of the differences, see `fitment.core.patch.Texture`
+_PAIRS_MAX = 2**20  # that it is taken of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchFiles:
-    """Both files that calibration adds to a bundle."""
+    """The files that calibration adds to a bundle."""
 
     manifest: PatchManifest
-    probe_graph: bytes
+    probe_graph: bytes = b""  # where there is a stem
+
+
+def input_patch(artifact: bytes, reference_inputs: Inputs) -> PatchFiles | None:
+    """What correcting the inputs of any runtime file needs.
+
+    Args:
+        artifact: the runtime file as it is shipped.
+        reference_inputs: real inputs float32 [N, …] in the source's layout (NCHW), such as the
+            calibration set.
+
+    Returns:
+        None where the inputs are several, or are no measured quantity (tokens).
+
+    Raises:
+        FitError: there are no reference inputs.
+    """
+    if not len(reference_inputs):
+        raise FitError("a patch manifest needs reference inputs")
+    if samples.names(reference_inputs) or reference_inputs.dtype.kind != "f":
+        return None
+    reference = histogram(reference_inputs)
+    manifest = PatchManifest(
+        artifact_sha256=digest.digest_bytes(artifact),
+        input_reference=reference,
+        drift_band=drift_band(reference_inputs, reference),
+        texture=texture(reference_inputs),
+    )
+    return PatchFiles(manifest=manifest)
 
 
 def stem_patch(
@@ -63,8 +96,9 @@ def stem_patch(
     Raises:
         FitError: ``quantized_model`` is no ONNX file, or there are no reference inputs.
     """
-    if not len(reference_inputs):
-        raise FitError("a patch manifest needs reference inputs")
+    files = input_patch(quantized_model, reference_inputs)
+    if files is None:
+        return None
     try:
         quantized = onnx.load_from_string(quantized_model)
     except DecodeError as error:
@@ -77,7 +111,7 @@ def stem_patch(
     if places is None:
         return None
     mean, variance = _moments(probe, reference_inputs)
-    reference = histogram(reference_inputs)
+    reference = files.manifest.input_reference
     stem = StemPatch(
         probe=PROBE_NAME,
         input_scale=places["input_scale"],
@@ -95,13 +129,7 @@ def stem_patch(
         low=min(reference.low, 0.0),
         high=max(reference.high, 0.0),
     )
-    manifest = PatchManifest(
-        artifact_sha256=digest.digest_bytes(quantized_model),
-        input_reference=reference,
-        stem=stem,
-        drift_band=drift_band(reference_inputs, reference),
-        ranges=(own_range,),
-    )
+    manifest = replace(files.manifest, stem=stem, ranges=(own_range,))
     return PatchFiles(manifest=manifest, probe_graph=probe.SerializeToString(deterministic=True))
 
 
@@ -115,6 +143,29 @@ def histogram(values: Array) -> Histogram:
     if high <= low:
         high = low + 1e-12 + abs(low) * 1e-6
     return _counted(values, low, high)
+
+
+def texture(inputs: Inputs) -> Texture | None:
+    """How neighbouring values of inputs [N, …] differ; None where there are no neighbours.
+
+    A device computes the same of its own samples (`agent.workers.texture`, which says more).
+    """
+    axes = [axis for axis in range(1, inputs.ndim)[-2:] if inputs.shape[axis] > 1]
+    if inputs.ndim != _IMAGE:
+        axes = [axis for axis in axes if axis == inputs.ndim - 1]
+    variance = float(inputs.var(dtype=np.float64))
+    if not axes or variance <= 0.0:
+        return None
+    stride = 1 + len(axes) * inputs.size // _PAIRS_MAX
+    squares, count, kept = 0.0, 0, []
+    for sample in inputs:
+        for axis in axes:
+            steps = np.diff(sample, axis=axis - 1).ravel().astype(np.float64)
+            squares += float(steps @ steps)
+            count += steps.size
+            kept.append(np.abs(steps[::stride]).astype(np.float32))
+    quiet = float(np.quantile(np.concatenate(kept), _QUIET))
+    return Texture(roughness=squares / count / (2.0 * variance), quiet=quiet)
 
 
 def drift(reference: Histogram, other: Histogram) -> float:

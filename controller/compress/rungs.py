@@ -51,7 +51,7 @@ class Settings:
     seed: int = 0
     threads: int = 1
     model_id: str = ""
-    calibratable: bool = False  # the target's runtime can be patched on the device
+    calibratable: bool = False  # its devices may calibrate it on their own data
 
 
 class RungMaker:
@@ -212,7 +212,7 @@ class RungMaker:
                 "source": self._source_digest,
                 "recipe": rung.recipe.digest,
                 "target": [rung.name, rung.runtime, rung.format, rung.scheme],
-                "calibratable": self._patched(rung),
+                "calibratable": "inputs" if self._settings.calibratable else "",
                 "data": self._digests,
                 "seed": self._settings.seed,
                 "tools": self._tools,
@@ -233,20 +233,23 @@ class RungMaker:
         }
 
     def _write(self, into: Path, rung: Rung, made: _Finished) -> None:
-        patch = None
-        if self._patched(rung):
-            inputs = self._context().calibration
-            patch = calibration.stem_patch(made.fp32, made.content, inputs)
+        patch = self._patch(rung, made) if self._settings.calibratable else None
         built = bundle.build(self._bundle(rung, made, patch), into / BUNDLE)
-        variant = replace(self._variant(rung, made, built), calibratable=patch is not None)
+        variant = replace(
+            self._variant(rung, made, built),
+            calibratable=patch is not None,
+            patchable=patch is not None and patch.manifest.stem is not None,
+        )
         write_json(into / "places.json", _places(built, into))
         write_json(into / "steps.json", {"steps": plain.to_plain(made.candidate.evidence)})
         write_json(into / VARIANT, variant)
 
-    def _patched(self, rung: Rung) -> bool:
-        """Whether its bundle gets what a device needs for calibrating it."""
+    def _patch(self, rung: Rung, made: _Finished) -> calibration.PatchFiles | None:
+        """What a device needs for calibrating it: places in the file, or the inputs' reference."""
+        inputs = self._context().calibration
         static = rung.runtime == "onnx" and rung.scheme in STATIC
-        return self._settings.calibratable and static
+        found = calibration.stem_patch(made.fp32, made.content, inputs) if static else None
+        return found or calibration.input_patch(made.content, inputs)
 
     def _bundle(
         self, rung: Rung, made: _Finished, patch: calibration.PatchFiles | None

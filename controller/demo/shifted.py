@@ -14,18 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.catalog import process
+from controller.compress import execute
 from controller.examples.fashion_mnist import sensor, workload
+from fitment.core.patch import InputCorrection
 
+Images = NDArray[np.float32]
 _BATCH = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShiftedJob:
-    """Two ONNX files of the same variant, and the gain of the sensor."""
+    """Two files of the same variant, and the gain of the sensor."""
 
     gain: float
     shipped: str  # path of the pristine file
     calibrated: str  # path of the file as the device runs it
+    runtime: str = "onnx"
+    input: InputCorrection | None = None  # that the device does to what it feeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,29 +48,32 @@ def handle(job: ShiftedJob, _folder: Path, report: process.Progress) -> ShiftedA
     """Measure the three accuracies."""
     images, answers = workload.data("test")
     darker = sensor.sensor_gain(images, job.gain)
+    scale = np.float32(workload.input_scale)
+    seen = darker * scale
     report("as shipped", 0.1)
-    usual = _accuracy(job.shipped, images, answers)
-    shipped = _accuracy(job.shipped, darker, answers)
+    usual = _accuracy(job, job.shipped, images * scale, answers)
+    shipped = _accuracy(job, job.shipped, seen, answers)
     report("calibrated", 0.7)
+    undone = seen if job.input is None else _undone(job.input, seen)
     return ShiftedAccuracy(
         gain=job.gain, images=len(images), usual_sensor=usual, as_shipped=shipped,
-        calibrated=_accuracy(job.calibrated, darker, answers),
+        calibrated=_accuracy(job, job.calibrated, undone, answers),
     )  # fmt: skip
 
 
-def _accuracy(path: str, images: NDArray[np.uint8], answers: NDArray[np.int64]) -> float:
-    import onnxruntime
+def _undone(correction: InputCorrection, seen: Images) -> Images:
+    """What the agent does before every run: the formula of the type, in float32."""
+    made = seen * np.float32(correction.slope) + np.float32(correction.intercept)
+    if correction.exponent == 1.0:
+        return made
+    bent = np.power(np.maximum(made, np.float32(0)), np.float32(1.0 / correction.exponent))
+    span, low = np.float32(correction.high - correction.low), np.float32(correction.low)
+    return np.asarray(bent * span + low, dtype=np.float32)
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name, fixed = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
-    step = fixed if isinstance(fixed, int) else _BATCH
-    outputs = [
-        session.run(None, {name: images[i : i + step] * np.float32(workload.input_scale)})[0]
-        for i in range(0, len(images), step)
-    ]
-    return workload.metric(np.concatenate(outputs), answers)
+
+def _accuracy(job: ShiftedJob, path: str, seen: Images, answers: NDArray[np.int64]) -> float:
+    outputs = execute.outputs(Path(path).read_bytes(), job.runtime, seen, batch=_BATCH)
+    return workload.metric(outputs, answers)
 
 
 if __name__ == "__main__":

@@ -211,12 +211,13 @@ def _shifted_job(
     folder.mkdir(parents=True)
     bundle = chosen(stage.jobs[spec.name]).bundle
     with FolderBlobs(stage.folders.controller / "blobs").open(bundle.archive) as archive:
-        _, pristine = read_artifact(archive)
-    (folder / "shipped.onnx").write_bytes(pristine)
-    (folder / "calibrated.onnx").write_bytes(running.data)
+        manifest, pristine = read_artifact(archive)
+    shipped, calibrated = folder / "shipped", folder / "calibrated"
+    shipped.write_bytes(pristine)
+    calibrated.write_bytes(running.data)
     return shifted.ShiftedJob(
-        gain=spec.gain or 1.0, shipped=str(folder / "shipped.onnx"),
-        calibrated=str(folder / "calibrated.onnx"),
+        gain=spec.gain or 1.0, shipped=str(shipped), calibrated=str(calibrated),
+        runtime=manifest.runtime, input=running.input,
     )  # fmt: skip
 
 

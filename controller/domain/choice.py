@@ -203,15 +203,16 @@ def _all_measured(variants: Sequence[Variant], case: _Case) -> bool:
 def _by(variants: Sequence[Variant], latency: Latency) -> list[Variant]:
     """By latency; ties (within `TIE` of the fastest left) by bytes on the wire.
 
-    Among those that tie, the ones that a device can calibrate come first: they are so only where
-    the model asks for calibration. Where nothing was timed all tie, as on emulated boards.
+    Among those that tie, the ones that a device can calibrate come first, and of these the ones
+    whose file can hold the correction: they are so only where the model asks for calibration. Where
+    nothing was timed all tie, as on emulated boards.
     """
     left = sorted(variants, key=lambda v: _or_infinite(latency(v)))
     ranked: list[Variant] = []
     while left:
         limit = _or_infinite(latency(left[0])) * (1 + TIE)
         tied = [v for v in left if _or_infinite(latency(v)) <= limit]
-        first = min(tied, key=lambda v: (not v.calibratable, v.wire_bytes))
+        first = min(tied, key=lambda v: (not v.calibratable, not v.patchable, v.wire_bytes))
         ranked.append(first)
         left.remove(first)
     return ranked

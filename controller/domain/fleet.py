@@ -28,6 +28,7 @@ from fitment.core.deployment import (
 from fitment.core.fingerprint import Fingerprint
 from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Cost, Measurement
+from fitment.core.patch import InputCorrection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +160,7 @@ class Variant:
     predicted_parts: Mapping[str, float] = field(default_factory=dict)  # uncorrected, ms by kind
     host_latency: Cost | None = None  # timed on the controller's machine; never a device's
     calibratable: bool = False
+    patchable: bool = False  # calibration may change the file, too, for who loads it by itself
     slices: tuple[SliceEvidence, ...] = ()
     flips: float | None = None  # of test inputs; None where the outputs are no class scores
     guard_flips: float | None = None
@@ -426,6 +428,7 @@ class RunningModel:
     file_name: str  # of the variant and its format, "int8-u8s8.onnx"
     calibration: str  # overlay id, empty when pristine
     data: bytes
+    input: InputCorrection | None = None  # done to what is fed, before the file
 
     @property
     def sha256(self) -> str:

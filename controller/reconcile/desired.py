@@ -15,9 +15,11 @@ from controller.reconcile import releasing
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import (
+    UNDERSTANDS_INPUT,
     Assignment,
     BenchmarkPlan,
     BundleRef,
+    CalibrationMode,
     CalibrationPlan,
     DesiredState,
     DeviceGates,
@@ -124,10 +126,19 @@ def _assignment(
         device=device.name, deployment=deployment.id, rollout=rollout.id, release=release.id,
         release_target=f"releases/{release.id}.json", slot=release.slot, counter=release.counter,
         bundle=bundle, gates=gates, benchmark=DEPLOY_PLAN, deadline_s=rollout.deadline_s,
-        calibration=calibration or CalibrationPlan(), windows=deployment.windows,
+        calibration=_understood(device, calibration or CalibrationPlan()),
+        windows=deployment.windows,
         ladder=_ladder(context, release, releasing.ladder_of(release, device, deployment)),
         throttle_c=profile.throttle_c if profile else None,
     )  # fmt: skip
+
+
+def _understood(device: fleet.Device, plan: CalibrationPlan) -> CalibrationPlan:
+    """The plan, or moments where the agent is older than the correction of inputs."""
+    said = device.reported.understands if device.reported is not None else ()
+    if plan.mode is not CalibrationMode.INPUT or UNDERSTANDS_INPUT in said:
+        return plan
+    return replace(plan, mode=CalibrationMode.MOMENTS)
 
 
 def _ladder(

@@ -1,4 +1,7 @@
-"""What runs on a device, byte for byte: the pristine file with the overlay of its calibration."""
+"""What runs on a device, byte for byte: the pristine file with the overlay of its calibration.
+
+Where that corrects what is fed, the file is the pristine one and the correction stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from controller.reconcile import desired
 from controller.reconcile.context import Context
 from fitment.core import digest
 from fitment.core.deployment import SlotReport
-from fitment.core.patch import parse_overlay, patched
+from fitment.core.patch import Overlay, parse_overlay, patched
 
 
 def pull(context: Context, name: str, slot: str = "") -> fleet.RunningModel:
@@ -37,12 +40,13 @@ def pull(context: Context, name: str, slot: str = "") -> fleet.RunningModel:
         )
     with context.blobs.open(bundle.archive) as archive:
         manifest, data = packing.read_artifact(archive)
-    if report.calibration:
-        data = _calibrated(context, report, data, device=name)
+    overlay = _overlay(context, report, device=name) if report.calibration else None
     suffix = PurePosixPath(manifest.artifact).suffix
     return fleet.RunningModel(
         device=name, slot=report.slot, variant=report.variant,
-        file_name=f"{manifest.name}{suffix}", calibration=report.calibration, data=data,
+        file_name=f"{manifest.name}{suffix}", calibration=report.calibration,
+        data=data if overlay is None else patched(data, overlay),
+        input=overlay.input if overlay is not None else None,
     )  # fmt: skip
 
 
@@ -64,12 +68,12 @@ def _serving(report: SlotReport) -> SlotReport:
     return report if rung is None else replace(report, variant=rung.variant, calibration="")
 
 
-def _calibrated(context: Context, report: SlotReport, pristine: bytes, *, device: str) -> bytes:
+def _overlay(context: Context, report: SlotReport, *, device: str) -> Overlay:
     for deployment in context.store.deployments.find(device=device):
         calibration = deployment.calibration
         if deployment.overlay and calibration is not None and calibration.id == report.calibration:
             with context.blobs.open(deployment.overlay) as stream:
-                return patched(pristine, parse_overlay(stream.read()))
+                return parse_overlay(stream.read())
     raise Conflict(
         f"{device} calibrated its variant, and has not handed over yet what it changed;"
         " try again when it was online for a while"

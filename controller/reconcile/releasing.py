@@ -80,7 +80,7 @@ def _assemble(
             budget = cohorts.budget_of(context, model, profile)
             gates[name] = _gates(budget, variant, trigger=trigger)
             if variant.calibratable and profile in model.calibrate_profiles:
-                calibration[name] = CalibrationPlan(mode=CalibrationMode.MOMENTS)
+                calibration[name] = CalibrationPlan(mode=CalibrationMode.INPUT)
     return replace(
         release, variants=variants, reasons=reasons, gates=gates, calibration=calibration
     )

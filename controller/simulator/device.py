@@ -19,6 +19,7 @@ from controller.simulator.physics import Machine, surroundings_c
 from controller.simulator.traits import Scenario, Traits
 from fitment.core import plain
 from fitment.core.deployment import (
+    UNDERSTANDS_INPUT,
     UNDERSTANDS_WINDOWS,
     Assignment,
     BundleRef,
@@ -113,7 +114,7 @@ class SimDevice:
             boot_id="boot", agent_version="0", fingerprint=self.seen, slots=slots,
             observed_generation=self.desired.generation if self.desired else 0,
             deployments=(*self.ended.values(), *going), studies_done=self.studies_done,
-            understands=(UNDERSTANDS_WINDOWS,),
+            understands=(UNDERSTANDS_WINDOWS, UNDERSTANDS_INPUT),
         )  # fmt: skip
         return Uplink(reported=reported)
 

@@ -20,7 +20,8 @@ from controller.compress import execute, worker
 from controller.compress.fit import FitRequest, FitResult
 from controller.compress.search.ladder import RuntimeTarget
 from controller.errors import FitError, WorkloadError
-from fitment.core import digest
+from fitment.core import digest, plain
+from fitment.core.patch import PatchManifest
 
 from .fit_workloads import textures
 
@@ -79,7 +80,7 @@ def test_the_evidence_is_sane(fitted: FitResult) -> None:
     fp32 = by_name["fp32", "onnx"]
     assert fp32.accuracy == fitted.fp32_accuracy > 0.9
     assert (fp32.agreement, fp32.sqnr_db, fp32.guard_accuracy_drop) == (1.0, None, 0.0)
-    assert (fp32.integer_coverage, fp32.calibratable) == (0.0, False)
+    assert (fp32.integer_coverage, fp32.calibratable) == (0.0, True)
     for (name, runtime), variant in by_name.items():
         assert variant.model == "m1"
         low, high = variant.accuracy_interval or (1.0, 0.0)
@@ -94,8 +95,9 @@ def test_the_evidence_is_sane(fitted: FitResult) -> None:
             whole = by_name[name.replace("-w4", ""), runtime]
             assert variant.wire_bytes < whole.wire_bytes
             assert variant.file_bytes == pytest.approx(whole.file_bytes, rel=0.01)
+        assert variant.calibratable  # its inputs can be corrected, whatever the runtime
         static = name.startswith("int8") and variant.scheme != "dynamic"
-        assert variant.calibratable == (static and runtime == "onnx")
+        assert variant.patchable == (static and runtime == "onnx")
 
 
 def test_bundles_are_whole_and_answer_their_goldens(fitted: FitResult) -> None:
@@ -118,7 +120,13 @@ def test_bundles_are_whole_and_answer_their_goldens(fitted: FitResult) -> None:
         recorded = np.load(folder / manifest.golden.outputs)
         assert np.abs(found - recorded).max() <= manifest.golden.tolerance
         assert (found.argmax(1) == recorded.argmax(1)).all()
-        assert bool(manifest.calibration) == variant.calibratable
+        content = json.loads((folder / manifest.calibration).read_bytes())
+        patch = plain.from_plain(PatchManifest, content)
+        assert patch.texture is not None
+        assert (patch.stem is not None) == variant.patchable
+        assert patch.artifact_sha256 == digest.digest_bytes(
+            (folder / manifest.artifact).read_bytes()
+        )
 
 
 def test_a_second_fit_costs_nothing(base: Path, fitted: FitResult) -> None:

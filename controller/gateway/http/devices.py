@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from controller.gateway.http.api import Api, body, filters, found, reply
 from controller.gateway.http.document import WHERE, asks, lists, shows, takes
 from controller.gateway.views import FACT_HEADER, NewToken
 from controller.reconcile import grouping
+from fitment.core import plain
 
 
 class OctetStream(Response):
@@ -106,6 +108,8 @@ def _file(running: fleet.RunningModel) -> Response:
         "variant": running.variant,
         "calibration": running.calibration,
         "file-name": running.file_name,
+        # Numbers and an escaped name: nothing that a header cannot hold.
+        "input": json.dumps(plain.to_plain(running.input)) if running.input is not None else "",
     }
     headers = {f"{FACT_HEADER}{name}": value for name, value in facts.items()}
     return OctetStream(running.data, headers=headers)

@@ -13,7 +13,7 @@ from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile.rolling import RolloutPlan
 from fitment.core import digest
 from fitment.core.deployment import CalibrationMode, CalibrationReport, RungReport
-from fitment.core.patch import Overlay, Write
+from fitment.core.patch import InputCorrection, Overlay, Write, overlay_id
 from tests.integration.trust_server import make_bundle
 
 PRISTINE = b"weights of a model"
@@ -37,15 +37,15 @@ def committed(world: Any, tmp_path: Path) -> Any:
     return world
 
 
-def calibrate(world: Any, *, overlay: bytes) -> None:
+def calibrate(world: Any, *, overlay: bytes, identity: str = OVERLAY.id) -> None:
     (deployment,) = world.store.deployments.find(device="a")
     report = CalibrationReport(
-        id=OVERLAY.id, mode=CalibrationMode.MOMENTS, applied=True, reason="darker"
+        id=identity, mode=CalibrationMode.MOMENTS, applied=True, reason="darker"
     )
     if overlay:
         world.controller.on_calibration("a", deployment.id, report, overlay)
     slots = world.devices["a"].slots
-    slots["m"] = replace(slots["m"], calibration=OVERLAY.id)
+    slots["m"] = replace(slots["m"], calibration=identity)
     world.devices["a"].report()
 
 
@@ -61,6 +61,17 @@ def test_a_calibrated_one_has_the_overlay_in_it(committed: Any) -> None:
     running = committed.controller.pull("a", "m")
     assert running.data == b"W" + PRISTINE[1:]
     assert running.calibration == OVERLAY.id
+
+
+def test_a_correction_of_the_inputs_stands_beside_the_pristine_file(committed: Any) -> None:
+    correction = InputCorrection(tensor="x", gain=0.1, offset=0.02)
+    made = Overlay(
+        id=overlay_id((), correction), artifact_sha256=OVERLAY.artifact_sha256, writes=(),
+        input=correction,
+    )  # fmt: skip
+    calibrate(committed, overlay=digest.canonical(made), identity=made.id)
+    running = committed.controller.pull("a")
+    assert (running.data, running.input, running.calibration) == (PRISTINE, correction, made.id)
 
 
 def test_a_rung_that_serves_is_what_runs_and_has_no_overlay(committed: Any) -> None:

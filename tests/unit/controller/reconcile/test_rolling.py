@@ -11,9 +11,10 @@ from controller.domain import fleet
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import GateVerdict, TooFew
 from controller.errors import Conflict, NotFound, UserError
+from controller.reconcile import desired
 from controller.reconcile.context import ReconcileSettings
 from controller.reconcile.rolling import RolloutPlan
-from fitment.core.deployment import Assignment, Outcome
+from fitment.core.deployment import Assignment, CalibrationMode, Outcome
 from fitment.core.measurement import Energy, ReadingStatus
 
 AT_ONCE = RolloutPlan(waves=(1.0,))
@@ -250,7 +251,12 @@ def test_gates_and_calibration_of_a_release(world: Any) -> None:
     assert set(release.variants) == {release_key(world), "generic-x86_64"}
     gates = release.gates["generic-x86_64"]
     assert (gates.latency_p95_max_ms, gates.agreement_min) == (5.0, pytest.approx(0.94))
-    assert release.calibration["generic-x86_64"].mode.value == "moments"
+    plan = release.calibration["generic-x86_64"]
+    assert plan.mode is CalibrationMode.INPUT
+    device = world.store.devices.get("a")
+    assert desired._understood(device, plan) == plan
+    older = replace(device, reported=replace(device.reported, understands=("windows",)))
+    assert desired._understood(older, plan) == replace(plan, mode=CalibrationMode.MOMENTS)
 
 
 def release_key(world: Any) -> str:
