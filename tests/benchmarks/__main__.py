@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -159,22 +160,40 @@ def _show_serving(found: dict[str, Any]) -> None:
 
 
 def _show_calibration(found: dict[str, Any]) -> None:
-    print(f"\nCalibrating on {found['test_images']} test images, {found['seeds']} seeds, % right")
-    print("  sensor            samples            fp32  shipped  range  moments  gated  applied")
-    for row in found["table"]:
-        base = found["base"][row["sensor"]]
-        numbers = (
-            base["fp32"], base["as_shipped"], row["range_always"]["mean"],
-            row["moments_always"]["mean"], row["moments_gated"]["mean"],
-        )  # fmt: skip
-        shown = "  ".join(f"{100 * number:6.2f}" for number in numbers)
-        print(f"  {row['sensor']:<16}  {row['samples']:<16}  {shown}  {row['moments_applied']}")
-    for mode, gate in found["gate"].items():
+    for name, subject in found["subjects"].items():
         print(
-            f"  gate, {mode}: {gate['harmful_accepted']} of {gate['harmful']} harmful accepted,"
-            f" {gate['helpful_refused']} of {gate['helpful']} helpful refused,"
-            f" worst change {100 * gate['worst_change']:+.2f} points"
+            f"\nCalibrating {name} on {subject['test_images']} test inputs, {found['seeds']} seeds,"
+            " % right (mean; least and most of the seeds)"
         )
+        print("  sensor           samples              fp32 shipped  range moments  input  gated")
+        for row in subject["table"]:
+            base = subject["base"][row["sensor"]]
+            ways = [row.get(f"{mode}_always") for mode in ("range", "moments", "input")]
+            means = [math.nan if way is None else way["mean"] for way in ways]
+            gated = row["input_gated"]
+            numbers = (base["fp32"], base["as_shipped"], *means, gated["mean"])
+            shown = " ".join(f"{100 * number:6.2f}" for number in numbers)
+            applied = "/".join(
+                str(row.get(f"{m}_applied", "-")) for m in ("input", "moments", "range")
+            )
+            print(
+                f"  {row['sensor']:<16} {row['samples']:<19} {shown} ({100 * gated['low']:.2f} to"
+                f" {100 * gated['high']:.2f}) applied {applied}"
+            )
+        for mode, gate in subject["gate"].items():
+            print(
+                f"  gate, {mode}: {gate['harmful_accepted']} of {gate['harmful']} harmful accepted,"
+                f" {gate['helpful_refused']} of {gate['helpful']} helpful refused,"
+                f" worst change {100 * gate['worst_change']:+.2f} points"
+                f" (at least {100 * gate['worst_low']:+.2f}), {gate['applied']} of"
+                f" {gate['cases']} applied"
+            )
+    for name, cost in found["costs"].items():
+        if isinstance(cost, dict):
+            print(
+                f"  {name:<16} {cost['cpu_s']:.2f} CPU s, {cost['wall_s']:.2f} s,"
+                f" {cost['peak_bytes'] / 2**20:.0f} MiB, {cost['made_bytes']} bytes"
+            )
 
 
 if __name__ == "__main__":
