@@ -25,6 +25,7 @@ from tests.benchmarks.calibration.sensors import SENSORS, seen
 from tests.benchmarks.calibration.subjects import Subject
 
 COUNT = 256
+_LOOK_S = 0.002
 _QUANTIZE = """
 import sys
 import numpy as np
@@ -88,13 +89,26 @@ def _run(arguments: Sequence[str], made: Path | None) -> dict[str, Any]:
         [sys.executable, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    _, status, usage = os.wait4(process.pid, 0)
+    peak = 0
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        peak = max(peak, _resident_peak(process.pid))
+        time.sleep(_LOOK_S)
+    _, status, usage = ended
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode or (made is not None and not made.exists()):
         raise RuntimeError(f"{arguments} ended with {process.returncode} and made nothing")
     return {
         "wall_s": time.perf_counter() - started,
         "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
+        "peak_bytes": peak,
         "made_bytes": made.stat().st_size if made is not None else 0,
     }
+
+
+def _resident_peak(pid: int) -> int:
+    """The highest so far; what ``wait4`` tells is never less than the parent's own."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM")), 0)
