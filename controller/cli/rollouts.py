@@ -55,6 +55,11 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     slower: Annotated[str, typer.Option(help="Times the own latency; 'any' asks nothing.")] = "1.1",
     agreement: Annotated[str, typer.Option(help="Least share of answers like fp32's.")] = "",
     energy: Annotated[str, typer.Option(help="Times the energy of before.")] = "",
+    memory: Annotated[str, typer.Option(help="Times the peak memory of before.")] = "",
+    throttled: Annotated[str, typer.Option(help="Share that it throttles anew.")] = "",
+    coverage: Annotated[str, typer.Option(help="Least share of operators in integers.")] = "",
+    coverage_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
+    agreement_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
     false_halts: Annotated[str, typer.Option(help="Chance to halt a good release.")] = "0.05",
     min_sample: Annotated[int, typer.Option(help="Devices before a cohort is judged.")] = 1,
     cluster: Annotated[str, typer.Option(help="Label of devices that fail together.")] = "",
@@ -74,8 +79,13 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         "gate": {
             "max_failure_share": share(failures, "--failures"),
             "latency_ratio_max": None if slower == "any" else share(slower, "--slower"),
-            "agreement_min": share(agreement, "--agreement") if agreement else None,
-            "energy_ratio_max": share(energy, "--energy") if energy else None,
+            "agreement_min": _asked(agreement, "--agreement"),
+            "energy_ratio_max": _asked(energy, "--energy"),
+            "memory_ratio_max": _asked(memory, "--memory"),
+            "thermal_share_max": _asked(throttled, "--throttled"),
+            "coverage_min": _asked(coverage, "--coverage"),
+            "coverage_drop_max": _asked(coverage_drop, "--coverage-drop"),
+            "agreement_drop_max": _asked(agreement_drop, "--agreement-drop"),
             "false_halt_rate": share(false_halts, "--false-halts"),
             "min_sample": min_sample,
             "cluster": cluster,
@@ -186,6 +196,10 @@ def share(text: str, option: str) -> float:
         return _part(text.strip())
     except ValueError as error:
         raise UserError(f"{option} takes a number such as 0.02 or 2%, not '{text}'") from error
+
+
+def _asked(text: str, option: str) -> float | None:
+    return share(text, option) if text else None
 
 
 def _part(text: str) -> float:

@@ -6,7 +6,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from controller.domain import footprint
 from controller.domain.fleet import Deployment, Device, Gate, Rollout
+from controller.domain.judgement import Unit
 from controller.domain.plan import SETTLE_S
 from fitment.core import digest
 from fitment.core.deployment import Outcome
@@ -48,12 +50,13 @@ class Check:
     against: Callable[[float], bool]
     words: Callable[[Seen], str]
     needs: str = ""  # what a device lacks that says nothing
-    ratio: bool = False  # the estimate is a value of the devices, not a share of them
+    own: bool = False  # the estimate is a value that each device is held against itself by
+    unit: Unit = Unit.SHARE
 
 
 def checks(gate: Gate) -> tuple[Check, ...]:
-    """The gates that are asked for."""
-    share = gate.max_failure_share
+    """The gates that are asked for; the false-halt rate is shared out among them."""
+    share, above = gate.max_failure_share, gate.above_share
     found = [
         Check(
             name="failures",
@@ -64,44 +67,87 @@ def checks(gate: Gate) -> tuple[Check, ...]:
             words=lambda seen: _failures(seen, share),
         )
     ]
-    for name, limit, read, needs in (
-        ("latency", gate.latency_ratio_max, p50_ratio, "nothing ran there to compare with"),
+    for name, limit, unit, read, needs in (
+        ("latency", gate.latency_ratio_max, Unit.TIMES, p50_ratio, "nothing ran there before"),
+        ("latency p95", gate.latency_p95_ratio_max, Unit.TIMES, p95_ratio, "too few runs for one"),
         (
-            "latency p95",
-            gate.latency_p95_ratio_max,
-            p95_ratio,
-            "too few runs for a 95th percentile",
+            "energy",
+            gate.energy_ratio_max,
+            Unit.TIMES,
+            energy_ratio,
+            "no energy sensor, or none before",
         ),
-        ("energy", gate.energy_ratio_max, energy_ratio, "no energy sensor, or none before"),
+        (
+            "memory",
+            gate.memory_ratio_max,
+            Unit.TIMES,
+            memory_ratio,
+            "no peak memory, or none before",
+        ),
+        (
+            "agreement drop",
+            gate.agreement_drop_max,
+            Unit.POINTS,
+            agreement_drop,
+            "nothing ran there before",
+        ),
+        (
+            "coverage drop",
+            gate.coverage_drop_max,
+            Unit.POINTS,
+            coverage_drop,
+            "no coverage, or none before",
+        ),
     ):
         if limit is not None:
-            found.append(_ratio_check(name, limit, gate.above_share, read, needs))
-    least = gate.agreement_min
-    if least is not None:
-        found.append(
-            Check(
-                name="agreement",
-                limit=least,
-                allowed=share,
-                read=agreement,
-                against=lambda value: value < least,
-                words=lambda seen: _differing(seen, least),
-                needs="no reference outputs",
-            )
-        )
+            found.append(_own_check(name, limit, above, unit, read, needs))
+    for name, limit, read, needs in (
+        ("agreement", gate.agreement_min, agreement, "no reference outputs"),
+        ("coverage", gate.coverage_min, coverage, "its runtime does not tell"),
+    ):
+        if limit is not None:
+            found.append(_least_check(name, limit, share, read, needs))
+    if gate.thermal_share_max is not None:
+        found.append(_thermal_check(gate.thermal_share_max))
     return tuple(found)
 
 
-def _ratio_check(
-    name: str, limit: float, share: float, read: Callable[[Deployment], float | None], needs: str
-) -> Check:
+Read = Callable[[Deployment], float | None]
+
+
+def _own_check(name: str, limit: float, share: float, unit: Unit, read: Read, needs: str) -> Check:
     def words(seen: Seen) -> str:
         median = statistics.median(seen.values)
-        return f"median {name} is {median:.2f} times the device's own baseline (allowed {limit:g})"
+        if unit is Unit.TIMES:
+            return (
+                f"median {name} is {median:.2f} times the device's own baseline (allowed {limit:g})"
+            )
+        return f"median {name} is {median:.3f} below the device's own last (allowed {limit:g})"
 
     return Check(
-        name=name, limit=limit, allowed=share, read=read, needs=needs, ratio=True,
+        name=name, limit=limit, allowed=share, read=read, needs=needs, own=True, unit=unit,
         against=lambda value: value > limit, words=words,
+    )  # fmt: skip
+
+
+def _least_check(name: str, least: float, share: float, read: Read, needs: str) -> Check:
+    return Check(
+        name=name, limit=least, allowed=share, read=read, needs=needs,
+        against=lambda value: value < least, words=lambda seen: _below(name, seen, least),
+    )  # fmt: skip
+
+
+def _thermal_check(share: float) -> Check:
+    def words(seen: Seen) -> str:
+        hot = [d.device for d, bad in zip(seen.whose, seen.ended, strict=True) if bad]
+        return (
+            f"{len(hot)} of {len(seen.ended)} were throttled, {hot[0]} among them, and not by what"
+            f" ran there before (allowed share {share:g})"
+        )
+
+    return Check(
+        name="thermal", limit=share, allowed=share, read=newly_throttled, against=bool,
+        words=words, needs="no thermal sensor",
     )  # fmt: skip
 
 
@@ -213,6 +259,51 @@ def agreement(deployment: Deployment) -> float | None:
     return None if deployment.measurement is None else deployment.measurement.agreement
 
 
+def memory_ratio(deployment: Deployment) -> float | None:
+    """Peak memory to that of what ran there, as the device measured each."""
+    taken, before = _costs(deployment), deployment.before
+    if taken is None or taken.peak_memory_bytes is None or before is None:
+        return None
+    own = before.peak_memory_bytes
+    return taken.peak_memory_bytes / own if own else None
+
+
+def newly_throttled(deployment: Deployment) -> float | None:
+    """1 where clocks were cut while it was timed, and were not by what ran there before."""
+    found, before = footprint.throttled(deployment.measurement), deployment.before
+    if found is None:
+        return None
+    return float(found and not (before is not None and before.throttled))
+
+
+def coverage(deployment: Deployment) -> float | None:
+    """Share of heavy operators that ran in integers."""
+    return None if deployment.measurement is None else deployment.measurement.integer_coverage
+
+
+def coverage_drop(deployment: Deployment) -> float | None:
+    """By how much that is less than of what ran there."""
+    now, before = coverage(deployment), deployment.before
+    if now is None or before is None or before.integer_coverage is None:
+        return None
+    return before.integer_coverage - now
+
+
+def agreement_drop(deployment: Deployment) -> float | None:
+    """By how much agreement with fp32 is less than that of what ran there."""
+    now, before = agreement(deployment), deployment.before
+    if now is None or before is None or before.agreement is None:
+        return None
+    return before.agreement - now
+
+
+def needs_before(gate: Gate) -> bool:
+    """Whether a gate holds a device against what ran on it before."""
+    asked = (gate.memory_ratio_max, gate.coverage_drop_max, gate.agreement_drop_max,
+             gate.thermal_share_max)  # fmt: skip
+    return any(limit is not None for limit in asked)
+
+
 def _failures(seen: Seen, allowed: float) -> str:
     bad = [d for d, against in zip(seen.whose, seen.ended, strict=True) if against]
     first = bad[0]
@@ -226,6 +317,6 @@ def _failures(seen: Seen, allowed: float) -> str:
     )
 
 
-def _differing(seen: Seen, limit: float) -> str:
+def _below(name: str, seen: Seen, limit: float) -> str:
     worst, device = min((v, d.device) for v, d in zip(seen.values, seen.whose, strict=True))
-    return f"agreement {worst:.3f} on {device} is below {limit:g}"
+    return f"{name} {worst:.3f} on {device} is below {limit:g}"

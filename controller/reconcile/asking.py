@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from controller.domain import fleet, rollout
@@ -40,6 +41,21 @@ def check_gate(gate: fleet.Gate) -> None:
     for name, value, fits in bounds:
         if not fits:
             raise UserError(f"{name} cannot be {value:g}; shares are from 0 to 1, counts from 1 on")
+    shares = (
+        ("the agreement", gate.agreement_min), ("the drop of agreement", gate.agreement_drop_max),
+        ("the thermal share", gate.thermal_share_max), ("the coverage", gate.coverage_min),
+        ("the drop of coverage", gate.coverage_drop_max),
+    )  # fmt: skip
+    for name, share in shares:
+        if share is not None and not 0 <= share <= 1:
+            raise UserError(f"{name} cannot be {share:g}; it is a share from 0 to 1")
+    ratios = (
+        gate.latency_ratio_max, gate.latency_p95_ratio_max, gate.energy_ratio_max,
+        gate.memory_ratio_max,
+    )  # fmt: skip
+    for ratio in ratios:
+        if ratio is not None and not 0 < ratio < math.inf:
+            raise UserError(f"a ratio to the device's own baseline is above 0, not {ratio:g}")
 
 
 def nobody(context: Context, made: fleet.Rollout, release: fleet.Release) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from controller.domain import fleet, plan, rollout, transitions
+from controller.domain import fleet, footprint, observing, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
@@ -162,7 +162,7 @@ def _admit(
         slot=release.slot, variant=rollout.variant_for(release, device), wave=step.wave,
         created_at=context.clock(), cohort=device.cohort,
         fingerprint=device.reported.fingerprint if device.reported else None,
-        energy_before_mj=_energy_before(context, made.gate, device.name, release.slot),
+        **_before(context, made.gate, device.name, release.slot),
         windows=zones.spans_for(device, made, now=context.clock()),
     )  # fmt: skip
     context.store.deployments.add(deployment)
@@ -172,13 +172,16 @@ def _admit(
         _end(context, deployment, Outcome.CANCELLED, "no maintenance window is left for it")
 
 
-def _energy_before(context: Context, gate: fleet.Gate, device: str, slot: str) -> float | None:
-    """What an inference of the running variant took, as its own deployment measured it."""
-    if gate.energy_ratio_max is None:
-        return None
+def _before(context: Context, gate: fleet.Gate, device: str, slot: str) -> dict[str, Any]:
+    """What the running variant took, as its own deployment measured it: fields of a deployment."""
+    if gate.energy_ratio_max is None and not observing.needs_before(gate):
+        return {}
     before = plan.running(context.store.deployments.find(device=device)).get(slot)
-    taken = before.measurement if before is not None else None
-    return taken.energy.value_mj if taken is not None and taken.tells_costs else None
+    if before is None:
+        return {}
+    taken = before.measurement
+    energy = taken.energy.value_mj if taken is not None and taken.tells_costs else None
+    return {"energy_before_mj": energy, "before": footprint.of(before.variant, taken)}
 
 
 def _time_out(

@@ -10,7 +10,7 @@ from controller.dashboard.views.twin import variant_name
 from controller.dashboard.views.words import State, Tone, Value
 from controller.domain import fleet, transitions, windows
 from controller.domain.fleet import RolloutState
-from controller.domain.judgement import Exposure, GateReport, GateVerdict, TooFew
+from controller.domain.judgement import Exposure, GateReport, GateVerdict, TooFew, Unit
 from controller.domain.sequential import MOST
 from fitment.core.deployment import DeploymentState, Span
 
@@ -216,10 +216,10 @@ _TONES: Mapping[GateVerdict, Tone] = {
 
 def gate_row(report: GateReport) -> GateRow:
     """One gate of one cohort as a line."""
-    share = report.gate in {"failures", "agreement"}
+    unit = report.unit
     note = f"allowed {report.limit:g}"
     if report.low is not None or report.high is not None:
-        note = f"{_number(report.low, share)} to {_number(report.high, share)}, {note}"
+        note = f"{_number(report.low, unit)} to {_number(report.high, unit)}, {note}"
     silent = f", {report.missing} without a number" if report.missing else ""
     bet = words.none("not statistical")
     if report.e_value is not None and report.e_needed is not None:
@@ -229,17 +229,19 @@ def gate_row(report: GateReport) -> GateRow:
         cohort=report.cohort,
         gate=report.gate,
         state=State(word=report.verdict.value, tone=_TONES[report.verdict]),
-        estimate=Value(text=_number(report.estimate, share), note=note),
+        estimate=Value(text=_number(report.estimate, unit), note=note),
         bet=bet,
         samples=Value(text=str(report.samples), note=f"{report.waiting} under way{silent}"),
         reason=report.reason,
     )
 
 
-def _number(value: float | None, share: bool) -> str:
+def _number(value: float | None, unit: Unit) -> str:
     if value is None:
         return words.DASH
-    return f"{value:.2%}" if share else f"× {value:.3f}"
+    if unit is Unit.TIMES:
+        return f"× {value:.3f}"
+    return f"{value:.2%}" if unit is Unit.SHARE else f"{value:+.3f}"
 
 
 def exposure(found: Exposure | None) -> str:
@@ -262,12 +264,23 @@ def gate(asked: fleet.Gate) -> tuple[str, ...]:
         ("latency", asked.latency_ratio_max),
         ("95th percentile of latency", asked.latency_p95_ratio_max),
         ("energy", asked.energy_ratio_max),
+        ("peak memory", asked.memory_ratio_max),
     ):
         if limit is not None:
             who = "median" if asked.above_share == 0.5 else f"but for {asked.above_share:.0%}:"
             lines.append(f"{who} {name} at most × {limit:g} of the device's own")
-    if asked.agreement_min is not None:
-        lines.append(f"agreement with fp32 at least {asked.agreement_min:.2%}")
+    for words_of_it, share in (
+        ("agreement with fp32 at least", asked.agreement_min),
+        ("median agreement falls below the device's own last by at most", asked.agreement_drop_max),
+        ("devices that it throttles, and the last one did not, at most", asked.thermal_share_max),
+        ("heavy operators in integers at least", asked.coverage_min),
+        (
+            "median share of them falls below the device's own last by at most",
+            asked.coverage_drop_max,
+        ),
+    ):
+        if share is not None:
+            lines.append(f"{words_of_it} {share:.2%}")
     lines.append(f"judged from {asked.min_sample} ended deployment(s) on, and at each wave's end")
     lines.append(
         f"a good release is halted with a chance of {asked.false_halt_rate:.0%} at most, over all"
