@@ -205,7 +205,7 @@ class Client:
         return self._post(RolloutView, "/v1/rollouts", release=release, **plan)
 
     def change_rollout(self, key: str, act: str) -> RolloutView:
-        """``act`` is ``pause``, ``resume``, ``cancel`` or ``revert``."""
+        """``act`` is ``pause``, ``resume``, ``cancel``, ``revert`` or ``let-go``."""
         return self._post(RolloutView, f"/v1/rollouts/{_part(key)}/{_part(act)}")
 
     def deployments(self, **filters: str) -> tuple[fleet.Deployment, ...]:

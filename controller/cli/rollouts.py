@@ -64,6 +64,9 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     min_sample: Annotated[int, typer.Option(help="Devices before a cohort is judged.")] = 1,
     cluster: Annotated[str, typer.Option(help="Label of devices that fail together.")] = "",
     ask: Annotated[bool, typer.Option("--ask", help="Pause where too few can tell.")] = False,
+    control: Annotated[str, typer.Option(help="Share that stays on what it runs.")] = "",
+    control_by: Annotated[str, typer.Option(help="Label whose devices stay together.")] = "",
+    control_for: Annotated[str, typer.Option(help="How long after the last wave.")] = "0s",
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
@@ -76,6 +79,9 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         "soak_s": duration_s(soak),
         "deadline_s": duration_s(deadline or ("8d" if window else "1h")),
         "windows": list(window or []),
+        "control_share": share(control, "--control") if control else 0.0,
+        "control_by": control_by,
+        "control_s": duration_s(control_for),
         "gate": {
             "max_failure_share": share(failures, "--failures"),
             "latency_ratio_max": None if slower == "any" else share(slower, "--slower"),
@@ -174,6 +180,18 @@ def revert_rollout(
     _change(rollout, "revert", server=server, data_dir=data_dir, as_json=as_json)
 
 
+@app.command("let-go")
+def let_control_go(
+    rollout: str,
+    *,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """End the control group now: its devices get the release like the others."""
+    _change(rollout, "let-go", server=server, data_dir=data_dir, as_json=as_json)
+
+
 def shares(text: str) -> list[float]:
     """``0.1,0.5,1`` or ``10%,50%,100%`` as numbers; the controller judges them.
 
@@ -229,6 +247,7 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
             "asks": f"{rollout.asks}; answer: fitment rollout resume" if rollout.asks else "",
             "admitted": _exposed(view.exposure),
             "goes back to": rollout.revert_release,
+            "control group": _control(view),
         }
     )
     if view.gates:
@@ -260,6 +279,20 @@ def _gate(report: GateReport) -> tuple[str, ...]:
         f"{_number(report.low)} to {_number(report.high)}", bet,
         f"{report.samples} (+{report.waiting}, {report.missing} silent)", report.reason,
     )  # fmt: skip
+
+
+def _control(view: RolloutView) -> str:
+    made = view.rollout
+    if not made.control_below:
+        return ""
+    if made.control_ended_at:
+        return f"was let go {when(made.control_ended_at)}"
+    by = f" by {made.control_by}" if made.control_by else ""
+    names = ", ".join(view.control[:5]) + (" …" if len(view.control) > 5 else "")
+    return (
+        f"{len(view.control)} devices{by} stay on what they run until"
+        f" {made.control_s:g} s after the last wave ({names})"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -200,6 +200,7 @@ class Desk:
             rollout=made,
             gates=gates,
             exposure=exposure,
+            control=self._api.controller.control_of(made),
             release=store.releases.get(made.release),
             deployments=deployments,
             devices={device.name: device for device in devices if device is not None},
@@ -263,6 +264,7 @@ class Desk:
             "resume": controller.resume,
             "revert": controller.revert,
             "cancel": controller.cancel,
+            "let-go": controller.let_go,
         }
         assert set(verbs) == set(ACTS)
         changed = await self._api.ask(lambda: verbs[act](key))

@@ -316,6 +316,11 @@ class Rollout:
     acknowledged: tuple[str, ...] = ()  # deployments whose failure an operator has accepted
     asks: str = ""  # what an operator is asked; empty: nothing
     answered: int = -1  # the last wave that an operator let pass without statistics
+    control_share: float = 0.0  # of devices that stay on what they run, to compare with
+    control_by: str = ""  # label whose devices stay together, such as "site"; empty: each alone
+    control_s: float = 0.0  # for so long after the last wave; then they get the release, too
+    control_below: float = 0.0  # the mark of the draw (`holding`); 0: nobody is held
+    control_ended_at: float = 0.0  # when they were let go; 0: not yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from controller.domain import gates, sequential
+from controller.domain import gates, holding, sequential
 from controller.domain.fleet import Deployment, Device, Gate, Release, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
 from fitment.core.deployment import UNDERSTANDS_WINDOWS, Outcome
@@ -68,7 +68,14 @@ class Ask:
     reason: str
 
 
-Step = Admit | TimeOut | NextWave | Halt | Complete | Ask
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetGo:
+    """The control group has done its part: its devices get the release, too."""
+
+    reason: str
+
+
+Step = Admit | TimeOut | NextWave | Halt | Complete | Ask | LetGo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +129,8 @@ def is_target(rollout: Rollout, release: Release, device: Device) -> bool:
     chosen = device.name in rollout.devices if rollout.devices else selects(
         rollout.selector, device
     )  # fmt: skip
+    if holding.is_held(rollout, device):
+        return False
     return chosen and not device.revoked and bool(variant_for(release, device)) and not is_ahead(
         device, release
     )  # fmt: skip
@@ -262,6 +271,19 @@ def _advance(view: View) -> tuple[Step, ...]:
     words = gates.summary(real, rollout, found)
     if rollout.wave < len(rollout.waves) - 1:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
+    return _over(view, real, away, words)
+
+
+def _over(
+    view: View, real: Sequence[Deployment], away: tuple[str, ...], words: str
+) -> tuple[Step, ...]:
+    """The last wave is over: the control group's turn comes, and then the end."""
+    rollout = view.rollout
+    if rollout.control_below and not rollout.control_ended_at:
+        over_at = max(d.ended_at for d in real) if real else rollout.wave_started_at
+        if view.now < holding.ends_at(rollout, over_at):
+            return ()
+        return (LetGo(reason=f"{words}; the control group gets it, too"),)
     if away:
         words += f"; never reached: {', '.join(away)}"
         old = [d.name for d in view.targets if d.name in away and d.online and not _ready(view, d)]

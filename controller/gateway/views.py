@@ -83,6 +83,7 @@ class RolloutView:
     deployments: tuple[fleet.Deployment, ...] = ()
     gates: tuple[GateReport, ...] = ()  # of each cohort, as they stand now
     exposure: Exposure = field(default_factory=Exposure)
+    control: tuple[str, ...] = ()  # devices that it holds back now, to compare with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

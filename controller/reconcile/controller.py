@@ -200,6 +200,11 @@ class Controller:
     def judged(self, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
         return rolling.judged(self.context, rollout_id)
 
+    def control_of(self, made: fleet.Rollout) -> tuple[str, ...]:
+        """Names of the devices that a rollout holds back now."""
+        release = self.store.releases.get(made.release)
+        return rolling.controls(self.context, made, release) if release is not None else ()
+
     def pause(self, rollout_id: str) -> fleet.Rollout:
         return rolling.pause(self.context, rollout_id)
 
@@ -211,6 +216,9 @@ class Controller:
 
     def revert(self, rollout_id: str) -> fleet.Rollout:
         return rolling.revert(self.context, rollout_id)
+
+    def let_go(self, rollout_id: str) -> fleet.Rollout:
+        return rolling.let_go(self.context, rollout_id)
 
     # the loop
 

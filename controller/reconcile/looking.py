@@ -59,7 +59,8 @@ class Held:
             if deployment.outcome is None:
                 moments.append(deployment.created_at + made.deadline_s)
             else:
-                moments += [deployment.ended_at + s for s in (made.soak_s, plan.SETTLE_S)]
+                waits = {made.soak_s, plan.SETTLE_S, made.control_s or made.soak_s}
+                moments += [deployment.ended_at + s for s in waits]
         # A deadline holds once it is past, so the moment itself is looked at again.
         self.next_at = min((at for at in moments if at > now - 1.0), default=float("inf"))
         self.stirred = False
@@ -164,7 +165,9 @@ def _emptied(told: set[str]) -> set[str]:
 
 def _alike(before: fleet.Rollout, after: fleet.Rollout) -> bool:
     """Whether both are for the same devices."""
-    same = (before.devices, before.selector) == (after.devices, after.selector)
+    same = (before.devices, before.selector, before.control_ended_at) == (
+        after.devices, after.selector, after.control_ended_at,
+    )  # fmt: skip
     return same and after.state in (RolloutState.RUNNING, before.state)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from controller.domain import fleet, footprint, observing, plan, rollout, transitions
+from controller.domain import fleet, footprint, holding, observing, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
@@ -30,6 +30,9 @@ class RolloutPlan:
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
     windows: tuple[str, ...] = ()
+    control_share: float = 0.0  # of devices that stay on what they run, to compare with
+    control_by: str = ""  # label whose devices stay together
+    control_s: float = 0.0  # for so long after the last wave
 
 
 def create(
@@ -55,10 +58,13 @@ def create(
         selector=dict(asked.selector), devices=asked.devices, waves=asked.waves,
         soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate, trigger=trigger,
         wave_started_at=context.clock(), windows=tuple(str(window) for window in windows),
+        control_share=asked.control_share, control_by=asked.control_by, control_s=asked.control_s,
     )  # fmt: skip
     chosen = targets(context, made, release)
     if not chosen:
         raise UserError(asking.nobody(context, made, release))
+    made = asking.with_control(made, chosen)
+    chosen = tuple(d for d in chosen if not holding.is_held(made, d))
     made = replace(made, windows_end=zones.check(windows, chosen, made))
     with context.store.transaction():
         context.store.rollouts.add(made)
@@ -81,8 +87,18 @@ def targets(
         every = context.store.devices.find(revoked=False)
         chosen = [d for d in every if rollout.selects(made.selector, d)]
     return tuple(
-        d for d in chosen if rollout.variant_for(release, d) and not rollout.is_ahead(d, release)
-    )
+        d for d in chosen
+        if rollout.variant_for(release, d) and not rollout.is_ahead(d, release)
+        and not holding.is_held(made, d)
+    )  # fmt: skip
+
+
+def controls(context: Context, made: fleet.Rollout, release: fleet.Release) -> tuple[str, ...]:
+    """Names of the devices that are held back now, in order."""
+    if not made.control_below or made.control_ended_at:
+        return ()
+    every = targets(context, replace(made, control_below=0.0), release)
+    return tuple(d.name for d in every if holding.is_held(made, d))
 
 
 def advance(context: Context, looks: Looks) -> None:
@@ -218,6 +234,34 @@ def _ask(context: Context, made: fleet.Rollout, _release: fleet.Release, step: r
     _to(context, replace(made, asks=step.reason), RolloutState.PAUSED, step.reason)
 
 
+def _let_go(
+    context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.LetGo
+) -> None:
+    _end_control(context, made, step.reason, "controller")
+
+
+def _end_control(context: Context, made: fleet.Rollout, why: str, actor: str) -> fleet.Rollout:
+    changed = replace(made, control_ended_at=context.clock())
+    with context.store.transaction():
+        context.store.rollouts.put(changed)
+        context.record(actor, "control_ended", made.id, {"reason": why})
+    return changed
+
+
+def let_go(context: Context, rollout_id: str) -> fleet.Rollout:
+    """End the control group now: its devices are admitted like the others.
+
+    Raises:
+        Conflict: it has none, or not any more.
+    """
+    made = get(context, rollout_id)
+    if not made.control_below or made.control_ended_at:
+        raise Conflict("this rollout holds no control group back")
+    if made.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
+        raise Conflict(f"this rollout is {made.state.value}: its control group stays as it is")
+    return _end_control(context, made, "let go", "operator")
+
+
 EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], None]] = {
     rollout.Admit: _admit,
     rollout.TimeOut: _time_out,
@@ -225,6 +269,7 @@ EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], 
     rollout.Halt: _halt,
     rollout.Complete: _complete,
     rollout.Ask: _ask,
+    rollout.LetGo: _let_go,
 }
 """Every step and what runs it; a test holds the keys to the union."""
 

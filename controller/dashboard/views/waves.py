@@ -27,6 +27,10 @@ ACTS: Mapping[str, tuple[RolloutState, str]] = {
         RolloutState.REVERTING,
         "Every device that was updated goes back to what it ran before.",
     ),
+    "let-go": (
+        RolloutState.RUNNING,
+        "The control group ends: its devices get the release like the others.",
+    ),
     "cancel": (
         RolloutState.CANCELLED,
         "It is given up: what is under way is taken back, what committed stays.",
@@ -47,6 +51,7 @@ class RolloutRecords:
     audit: Sequence[fleet.AuditEntry] = ()  # about the rollout itself
     gates: Sequence[GateReport] = ()
     exposure: Exposure | None = None
+    control: Sequence[str] = ()  # devices that are held back now
     now: float = 0.0  # of the controller's clock
 
 
@@ -114,6 +119,7 @@ class Waves:
     devices: tuple[DeploymentRow, ...]
     gates: tuple[GateRow, ...]
     exposure: str
+    control: str
     asks: str
     pending: tuple[str, ...]
     revert_release: str
@@ -145,11 +151,12 @@ def waves(records: RolloutRecords) -> Waves:
         devices=tuple(deployment_row(d, devices.get(d.device), names, records.now) for d in every),
         gates=tuple(gate_row(report) for report in records.gates),
         exposure=exposure(records.exposure),
+        control=control(made, records.control),
         asks=made.asks,
         pending=made.pending,
         revert_release=made.revert_release,
         trigger=made.trigger,
-        acts=acts(made.state),
+        acts=acts(made.state, holds=bool(records.control)),
     )
 
 
@@ -293,15 +300,32 @@ def gate(asked: fleet.Gate) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def acts(state: RolloutState) -> tuple[str, ...]:
+def control(made: fleet.Rollout, held: Sequence[str]) -> str:
+    """The group that stays on what it runs, in words; empty where there is none."""
+    if not made.control_below:
+        return ""
+    if made.control_ended_at:
+        return "it was let go, and gets the release like the others"
+    together = f", whole '{made.control_by}' together," if made.control_by else ""
+    until = f"{windows.words(made.control_s)} after" if made.control_s else "the end of"
+    some = ", ".join(held[:8]) + (" …" if len(held) > 8 else "")
+    return (
+        f"{len(held)} devices{together} stay on what they run until {until} the last wave: {some}"
+    )
+
+
+def acts(state: RolloutState, *, holds: bool = False) -> tuple[str, ...]:
     """What an operator may do now, by the table of transitions."""
     after = transitions.ROLLOUT[state]
     resumable = {RolloutState.PAUSED, RolloutState.HALTED}
-    return tuple(
+    offered = [
         name
         for name, (target, _) in ACTS.items()
-        if target in after and (name != "resume" or state in resumable)
-    )
+        if target in after and name != "let-go" and (name != "resume" or state in resumable)
+    ]
+    if holds and state in {RolloutState.RUNNING, RolloutState.PAUSED}:
+        offered.append("let-go")
+    return tuple(offered)
 
 
 def _wave_state(made: fleet.Rollout, number: int) -> State:
