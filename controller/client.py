@@ -6,7 +6,7 @@ become the same errors that the controller raised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,6 +14,7 @@ import httpx
 
 from controller.domain import fleet
 from controller.domain.comparison import Comparison
+from controller.domain.labels import Posted
 from controller.domain.roles import Identity, Role
 from controller.errors import (
     Conflict,
@@ -30,9 +31,11 @@ from controller.errors import (
 )
 from controller.gateway.views import (
     FACT_HEADER,
+    FieldView,
     NewOperator,
     NewToken,
     OperatorView,
+    RolloutField,
     RolloutView,
     SeriesView,
     Status,
@@ -133,6 +136,23 @@ class Client:
         if since is not None:
             asked["since"] = str(since)
         return self._get(SeriesView, "/v1/telemetry", **asked)
+
+    def post_labels(self, name: str, labels: Sequence[Mapping[str, Any]]) -> Posted:
+        """Say of a device's answers what they should have been; again is no harm.
+
+        Each label has ``time`` (when it was answered: seconds or ISO 8601) and one of ``label``
+        (with ``predicted``), ``correct`` or ``correction``; and may have ``id``, ``release`` or
+        ``variant`` (else what served then), ``slice`` and ``must_pass``. At most 2,000 at once.
+        """
+        return self._post(Posted, f"/v1/devices/{_part(name)}/labels", labels=list(labels))
+
+    def field(self, by: str = "variant", **filters: str) -> FieldView:
+        """Accuracy by labels; ``filters``: ``device``, ``release``, ``variant``, ``slice``."""
+        return self._get(FieldView, "/v1/field", by=by, **filters)
+
+    def rollout_field(self, key: str) -> RolloutField:
+        """What labels and prediction mixes say of a rollout, beside its control group."""
+        return self._get(RolloutField, f"/v1/rollouts/{_part(key)}/field")
 
     def pull(self, name: str, slot: str = "") -> fleet.RunningModel:
         """The model file that a slot of a device runs; ``slot`` may be empty where it has one."""

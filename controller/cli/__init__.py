@@ -16,6 +16,7 @@ from controller.cli import (
     demo,
     devices,
     fit,
+    labels,
     models,
     operators,
     profiles,
@@ -54,6 +55,7 @@ def build_app() -> typer.Typer:
     app.add_typer(variants.app, name="variant")
     app.add_typer(releases.app, name="release")
     app.add_typer(rollouts.app, name="rollout")
+    app.add_typer(labels.app, name="label")
     app.add_typer(watching.triggers, name="trigger")
     app.command("simulate")(simulate.simulate)
     app.command("conformance")(conformance.conformance)

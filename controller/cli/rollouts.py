@@ -20,6 +20,7 @@ from controller.cli.common import (
     print_table,
     when,
 )
+from controller.cli.labels import JUDGED, judged
 from controller.domain import fleet, windows
 from controller.domain.judgement import Exposure, GateReport, TooFew
 from controller.errors import UserError
@@ -58,6 +59,10 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     memory: Annotated[str, typer.Option(help="Times the peak memory of before.")] = "",
     throttled: Annotated[str, typer.Option(help="Share that it throttles anew.")] = "",
     coverage: Annotated[str, typer.Option(help="Least share of operators in integers.")] = "",
+    field_drop: Annotated[str, typer.Option(help="Most that field accuracy may fall.")] = "",
+    must_pass: Annotated[
+        bool, typer.Option("--must-pass", help="Labels marked must_pass are never wrong.")
+    ] = False,
     coverage_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
     agreement_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
     false_halts: Annotated[str, typer.Option(help="Chance to halt a good release.")] = "0.05",
@@ -89,6 +94,8 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
             "energy_ratio_max": _asked(energy, "--energy"),
             "memory_ratio_max": _asked(memory, "--memory"),
             "thermal_share_max": _asked(throttled, "--throttled"),
+            "field_drop_max": _asked(field_drop, "--field-drop"),
+            "must_pass": must_pass,
             "coverage_min": _asked(coverage, "--coverage"),
             "coverage_drop_max": _asked(coverage_drop, "--coverage-drop"),
             "agreement_drop_max": _asked(agreement_drop, "--agreement-drop"),
@@ -190,6 +197,29 @@ def let_control_go(
 ) -> None:
     """End the control group now: its devices get the release like the others."""
     _change(rollout, "let-go", server=server, data_dir=data_dir, as_json=as_json)
+
+
+@app.command("field")
+def rollout_field(
+    rollout: str,
+    *,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """What labels from the field, and the mix of predictions, say of ROLLOUT."""
+    with connect(server, data_dir) as client:
+        found = client.rollout_field(rollout)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(r.group, r.slice or "all", *judged(r.counted, r.low, r.high)) for r in found.rows]
+    columns = ("devices", "slice", *JUDGED)
+    print_table(columns, rows, empty="No label was posted; see: fitment label post --help")
+    for mix in found.mix:
+        shares_of = ", ".join(f"{name} {share:.1%}" for name, share in sorted(mix.shares.items()))
+        moved = "" if mix.moved is None else f", {mix.moved:.1%} from before"
+        print(f"predictions, {mix.group} ({mix.devices} devices{moved}): {shares_of}")
 
 
 def shares(text: str) -> list[float]:

@@ -283,6 +283,8 @@ class Gate:
     thermal_share_max: float | None = None  # of devices that it throttles and the last one did not
     coverage_min: float | None = None  # share of heavy operators that run in integers
     coverage_drop_max: float | None = None  # below the device's own last, absolute
+    field_drop_max: float | None = None  # of field accuracy below the release before, absolute
+    must_pass: bool = False  # answers labelled as such are never wrong
     above_share: float = 0.5  # of devices that may exceed a ratio; a half: the median is judged
     min_sample: int = 1
     false_halt_rate: float = 0.05  # of the whole rollout, over its gates, waves and cohorts

@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from controller.domain import observing, sequential
+from controller.domain.field import Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout
 from controller.domain.judgement import GateReport, GateVerdict
 from controller.domain.observing import Check, Seen, counts, is_void
@@ -40,6 +41,7 @@ class Cohort:
     deployments: Sequence[Deployment]
     devices: Mapping[str, Device]
     place: int = 0  # among the cohorts, by their first admission
+    words: Mapping[str, Word] = field(default_factory=dict)  # what labels say of devices, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,7 @@ OWN = " (not statistical: judged by each device's own comparison)"
 def _judged(look: Look, asked: int) -> GateReport:
     cohort, check = look.cohort, look.check
     seen = observing.observe(
-        check, cohort.deployments, cohort.devices, look.rollout, now=look.now
+        check, cohort.deployments, cohort.devices, look.rollout, now=look.now, words=cohort.words,
     )  # fmt: skip
     alpha = part(cohort.place, asked) * look.rollout.gate.false_halt_rate
     base = GateReport(

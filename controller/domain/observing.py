@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controller.domain import footprint
+from controller.domain.field import CHANCE, FIRST, Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout
 from controller.domain.judgement import Unit
 from controller.domain.plan import SETTLE_S
@@ -52,6 +53,7 @@ class Check:
     needs: str = ""  # what a device lacks that says nothing
     own: bool = False  # the estimate is a value that each device is held against itself by
     unit: Unit = Unit.SHARE
+    word: Callable[[Word], float | None] | None = None  # it reads labels, not the deployment
 
 
 def checks(gate: Gate) -> tuple[Check, ...]:
@@ -109,7 +111,49 @@ def checks(gate: Gate) -> tuple[Check, ...]:
             found.append(_least_check(name, limit, share, read, needs))
     if gate.thermal_share_max is not None:
         found.append(_thermal_check(gate.thermal_share_max))
+    return (*found, *_field_checks(gate))
+
+
+def _field_checks(gate: Gate) -> tuple[Check, ...]:
+    """What labels from the field are held to; they come late, so most devices say nothing yet."""
+    found, drop, share = [], gate.field_drop_max, gate.max_failure_share
+    needs = f"fewer than {FIRST} labels of it, or of the release before"
+    if drop is not None:
+        whole = _own_check(
+            "field accuracy drop", drop, gate.above_share, Unit.POINTS, lambda _: None, needs
+        )
+        found = [
+            replace(whole, word=lambda word: word.drop),
+            Check(
+                name="field slices", limit=drop, allowed=max(share, CHANCE), read=lambda _: None,
+                against=lambda value: value > drop, word=lambda word: word.surely, needs=needs,
+                words=lambda seen: _surely_worse(seen, drop),
+            ),
+        ]  # fmt: skip
+    if gate.must_pass:
+        found.append(
+            Check(
+                name="must-pass", limit=share, allowed=share, read=lambda _: None, against=bool,
+                word=lambda word: float(word.must_wrong) if word.must else None,
+                words=_must_passed, needs="no answer is labelled as one that must pass",
+            )
+        )  # fmt: skip
     return tuple(found)
+
+
+def _surely_worse(seen: Seen, limit: float) -> str:
+    worst, device = max((v, d.device) for v, d in zip(seen.values, seen.whose, strict=True))
+    bad = round(sum(seen.ended))
+    return (
+        f"labels show {bad} of {len(seen.ended)} devices to be surely worse in all or in a slice,"
+        f" {device} by {worst:.3f} at least (allowed {limit:g})"
+    )
+
+
+def _must_passed(seen: Seen) -> str:
+    bad = [(d.device, v) for v, d in zip(seen.values, seen.whose, strict=True) if v]
+    device, count = bad[0]
+    return f"{len(bad)} devices got an answer wrong that must pass: {device}, {count:.0f} of them"
 
 
 Read = Callable[[Deployment], float | None]
@@ -170,6 +214,7 @@ def observe(
     rollout: Rollout,
     *,
     now: float,
+    words: Mapping[str, Word] | None = None,
 ) -> Seen:
     """What a cohort's devices say to one gate."""
     label = rollout.gate.cluster
@@ -184,7 +229,7 @@ def observe(
             continue
         if not counts(deployment, rollout):
             continue
-        value = check.read(deployment)
+        value = _said(check, deployment, words or {})
         if check.name == "failures":
             runs = contradiction(deployment, devices.get(deployment.device), now=now)
             lies |= {deployment.id: runs} if runs else {}
@@ -200,6 +245,13 @@ def observe(
         whose=[e[2] for e in ended], waiting=waiting, missing=missing, contradicted=lies,
         clusters=[_cluster(devices.get(e[2].device), label, e[2].device) for e in ended],
     )  # fmt: skip
+
+
+def _said(check: Check, deployment: Deployment, words: Mapping[str, Word]) -> float | None:
+    if check.word is None:
+        return check.read(deployment)
+    word = words.get(deployment.device)
+    return None if word is None else check.word(word)
 
 
 def _cluster(device: Device | None, label: str, name: str) -> str:

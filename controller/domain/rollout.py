@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controller.domain import gates, holding, sequential
+from controller.domain.field import Word
 from controller.domain.fleet import Deployment, Device, Gate, Release, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
 from fitment.core.deployment import UNDERSTANDS_WINDOWS, Outcome
@@ -87,6 +88,7 @@ class View:
     deployments: Mapping[str, Deployment]  # device name -> its newest deployment in this rollout
     now: float
     grouped: Mapping[str, Sequence[Device]] | None = None  # `cohorts`, where it is known already
+    words: Mapping[str, Word] = field(default_factory=dict)  # what labels say of devices, by name
 
     def cohorts(self) -> Mapping[str, Sequence[Device]]:
         """Targets by cohort key; a device that never reported is a cohort of its own."""
@@ -311,7 +313,7 @@ def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
     found = [
         gates.Cohort(
             key=key, deployments=of_cohort, devices=devices, place=place,
-            members=max(len(cohorts.get(key, ())), len(of_cohort)),
+            members=max(len(cohorts.get(key, ())), len(of_cohort)), words=view.words,
         )
         for place, (key, of_cohort) in enumerate(judged.items())
     ]  # fmt: skip

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain import fleet
+from controller.domain.field import Slice
 from controller.domain.judgement import Exposure, GateReport
 from controller.domain.lease import Lease
+from controller.domain.mix import Mix
 from controller.domain.roles import Role
 from controller.domain.telemetry import Rollup
 
@@ -84,6 +86,38 @@ class RolloutView:
     gates: tuple[GateReport, ...] = ()  # of each cohort, as they stand now
     exposure: Exposure = field(default_factory=Exposure)
     control: tuple[str, ...] = ()  # devices that it holds back now, to compare with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRow:
+    """Answers that were judged by labels, and how many were right."""
+
+    name: str  # of the device, release, variant or slice
+    count: int
+    right: int
+    accuracy: float | None  # null: nothing was judged
+    low: float  # 95 %, Wilson
+    high: float
+    must: int  # answers that must never be wrong
+    must_wrong: int
+    corrections: int  # not in ``count``: nobody says how many answers were looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldView:
+    """Field accuracy of a part of the fleet."""
+
+    by: str
+    rows: tuple[FieldRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutField:
+    """What the field says of a rollout: new beside old beside its control group."""
+
+    rollout: str
+    rows: tuple[Slice, ...] = ()
+    mix: tuple[Mix, ...] = ()  # of predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ def check_gate(gate: fleet.Gate) -> None:
         ("the agreement", gate.agreement_min), ("the drop of agreement", gate.agreement_drop_max),
         ("the thermal share", gate.thermal_share_max), ("the coverage", gate.coverage_min),
         ("the drop of coverage", gate.coverage_drop_max),
+        ("the drop of field accuracy", gate.field_drop_max),
     )  # fmt: skip
     for name, share in shares:
         if share is not None and not 0 <= share <= 1:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from controller.domain import fleet
+from controller.domain.field import Slice
 from controller.domain.judgement import Exposure, GateReport
+from controller.domain.labels import Posted
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
     desired,
@@ -19,6 +22,7 @@ from controller.reconcile import (
     fitting,
     ingest,
     keeping,
+    labelling,
     optimising,
     pulling,
     releasing,
@@ -219,6 +223,12 @@ class Controller:
 
     def let_go(self, rollout_id: str) -> fleet.Rollout:
         return rolling.let_go(self.context, rollout_id)
+
+    def post_labels(self, device: str, lines: Sequence[Mapping[str, Any]]) -> Posted:
+        return labelling.post(self.context, device, lines)
+
+    def field_of(self, made: fleet.Rollout) -> tuple[Slice, ...]:
+        return labelling.compared(self.store, made)
 
     # the loop
 

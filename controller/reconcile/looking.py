@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from controller.domain import fleet, plan
 from controller.domain.fleet import RolloutState
 from controller.domain.rollout import View, group, is_target, key_of
+from controller.reconcile.labelling import Words, asks
 from controller.store.base import Store
 
 
@@ -74,9 +75,13 @@ class Looks:
     open: dict[str, fleet.Deployment] = field(default_factory=dict)  # without an end, by id
     held: dict[str, Held] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)  # devices whose desired state may have changed
+    words: Words = field(init=False)  # what labels say
     _devices: set[str] = field(default_factory=set)
     _deployments: set[str] = field(default_factory=set)
     _studies: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.words = Words.of(self.store)
 
     @classmethod
     def of(cls, store: Store) -> Looks:
@@ -99,6 +104,9 @@ class Looks:
             found = self.store.deployments.get(key)
             if found is not None:
                 self._deployment(found)
+        if self.words.news():
+            for held in self.held.values():
+                held.stirred |= asks(held.rollout.gate)
         studies, self._studies = set(self._studies), _emptied(self._studies)
         for key in studies:
             study = self.store.studies.get(key)

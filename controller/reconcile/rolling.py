@@ -10,7 +10,7 @@ from controller.domain import fleet, footprint, holding, observing, plan, rollou
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import asking, releasing, zones
+from controller.reconcile import asking, labelling, releasing, zones
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
@@ -127,7 +127,7 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     held = looks.due(made, release, now)
     if held is None:
         return
-    steps = rollout.steps(held.view(now))
+    steps = rollout.steps(replace(held.view(now), words=looks.words.about(made)))
     with context.store.transaction():
         for step in steps:
             EXECUTORS[type(step)](context, made, release, step)
@@ -141,6 +141,7 @@ def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> roll
         targets=targets(context, made, release),
         deployments={d.device: d for d in context.store.deployments.find(rollout=made.id)},
         now=context.clock(),
+        words=labelling.words(context.store, made) if labelling.asks(made.gate) else {},
     )
 
 

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
 from controller.domain.telemetry import Held, Keep, Query, Rollup
 from fitment.core import plain
@@ -143,6 +144,10 @@ class Store(Protocol):
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
     @property
+    def pages(self) -> Collection[LabelPage]: ...
+    @property
+    def tallies(self) -> Collection[FieldTally]: ...
+    @property
     def telemetry(self) -> Telemetry: ...
 
     def transaction(self) -> AbstractContextManager[None]: ...
@@ -164,6 +169,8 @@ KEYS: Mapping[type, str] = {
     fleet.Trigger: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
+    LabelPage: "key",
+    FieldTally: "key",
 }
 """Field that is a record's key."""
 
@@ -180,6 +187,8 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Trigger: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
+    LabelPage: ("device",),
+    FieldTally: ("device", "release", "variant"),
 }
 """Fields that ``find`` may filter on."""
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from controller.domain import fleet
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
 from controller.errors import Conflict
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
@@ -143,6 +144,8 @@ class MemoryStore:
         self.triggers = MemoryCollection(fleet.Trigger)
         self.audit = MemoryCollection(fleet.AuditEntry)
         self.answers = MemoryCollection(fleet.Answer)
+        self.pages = MemoryCollection(LabelPage)
+        self.tallies = MemoryCollection(FieldTally)
         self.telemetry = MemoryTelemetry()
         self._settings: dict[str, str] = {}
         self._depth = 0

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
 from controller.domain import fleet
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.lease import Lease
 from controller.domain.roles import Operator
 from controller.errors import Conflict, LeaseLost, UserError
@@ -187,6 +188,8 @@ class SqlStore:
         self.triggers = SqlCollection(session, tenant, fleet.Trigger)
         self.audit = SqlCollection(session, tenant, fleet.AuditEntry)
         self.answers = SqlCollection(session, tenant, fleet.Answer)
+        self.pages = SqlCollection(session, tenant, LabelPage)
+        self.tallies = SqlCollection(session, tenant, FieldTally)
         self.telemetry = SqlTelemetry(session, tenant)
 
     @contextmanager

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
 
 
@@ -151,6 +152,24 @@ class AnswerRow(Row, table=True):
     __table_args__ = _keyed("answer")
 
 
+class PageRow(Row, table=True):
+    """`labels.LabelPage`."""
+
+    __tablename__ = "label_page"
+    __table_args__ = _keyed("label_page", "device")
+    device: str
+
+
+class FieldTallyRow(Row, table=True):
+    """`labels.FieldTally`."""
+
+    __tablename__ = "field_tally"
+    __table_args__ = _keyed("field_tally", "device", "release", "variant")
+    device: str
+    release: str
+    variant: str
+
+
 ROWS: Mapping[type, type[Row]] = {
     fleet.Device: DeviceRow,
     fleet.Token: TokenRow,
@@ -164,6 +183,8 @@ ROWS: Mapping[type, type[Row]] = {
     fleet.Trigger: TriggerRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
+    LabelPage: PageRow,
+    FieldTally: FieldTallyRow,
 }
 """Record type to row type."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller.domain import fleet
+from controller.domain.labels import FieldTally, LabelPage, Line
 from controller.domain.roles import Operator, Role
 from controller.domain.telemetry import Held, Keep, Origin, Period, Query, Rollup, pooled
 from controller.errors import Conflict
@@ -62,6 +63,11 @@ RECORDS = {
         id="k", at=1.0, actor="controller", action="a", subject="s", details={"n": "1"}
     ),
     "answers": fleet.Answer(key="k", request="sha", at=1.0, body="{}"),
+    "pages": LabelPage(
+        key="k", device="d", start_s=3600,
+        lines={"1": Line(id="1", at=3601.0, release="r", right=False, must_pass=True)},
+    ),
+    "tallies": FieldTally(key="k", device="d", release="r", variant="v", start_s=3600, count=1),
 }  # fmt: skip
 
 

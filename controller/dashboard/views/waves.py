@@ -285,9 +285,12 @@ def gate(asked: fleet.Gate) -> tuple[str, ...]:
             "median share of them falls below the device's own last by at most",
             asked.coverage_drop_max,
         ),
+        ("field accuracy, and each slice's, falls by at most", asked.field_drop_max),
     ):
         if share is not None:
             lines.append(f"{words_of_it} {share:.2%}")
+    if asked.must_pass:
+        lines.append("no answer is wrong that is labelled as one that must pass")
     lines.append(f"judged from {asked.min_sample} ended deployment(s) on, and at each wave's end")
     lines.append(
         f"a good release is halted with a chance of {asked.false_halt_rate:.0%} at most, over all"

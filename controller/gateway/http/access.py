@@ -24,6 +24,9 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/devices/{name}"): _VIEWER,
     ("GET", "/v1/devices/{name}/telemetry"): _VIEWER,
     ("GET", "/v1/devices/{name}/model"): _OPERATOR,  # the file itself is somebody's property
+    ("POST", "/v1/devices/{name}/labels"): _OPERATOR,  # they can halt a rollout
+    ("GET", "/v1/field"): _VIEWER,
+    ("GET", "/v1/rollouts/{key}/field"): _VIEWER,
     ("POST", "/v1/devices/{name}/revoke"): _ADMIN,
     ("POST", "/v1/devices/{name}/readmit"): _ADMIN,
     ("POST", "/v1/tokens"): _OPERATOR,
