@@ -27,6 +27,7 @@ from controller.reconcile import (
     pulling,
     releasing,
     rolling,
+    standing,
     strangers,
 )
 from controller.reconcile.context import Context
@@ -222,7 +223,7 @@ class Controller:
         return rolling.revert(self.context, rollout_id)
 
     def let_go(self, rollout_id: str) -> fleet.Rollout:
-        return rolling.let_go(self.context, rollout_id)
+        return standing.let_go(self.context, rolling.get(self.context, rollout_id))
 
     def post_labels(self, device: str, lines: Sequence[Mapping[str, Any]]) -> Posted:
         return labelling.post(self.context, device, lines)

@@ -13,7 +13,7 @@ from fitment.core.deployment import Outcome
 
 BACK_S = 7 * 86400.0
 """How long before a rollout its devices' old answers are looked at."""
-CLASSES = (*(str(number) for number in range(32)), "rest")
+CLASSES = (*(str(number) for number in range(16)), "rest")
 """Names under which agents tell the shares of classes."""
 _ROLLUPS_MAX = 20_000
 

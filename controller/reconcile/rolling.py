@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from controller.domain import fleet, footprint, holding, observing, plan, rollout, transitions
+from controller.domain import fleet, holding, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import asking, labelling, releasing, zones
+from controller.reconcile import asking, labelling, releasing, standing, zones
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
@@ -95,10 +95,8 @@ def targets(
 
 def controls(context: Context, made: fleet.Rollout, release: fleet.Release) -> tuple[str, ...]:
     """Names of the devices that are held back now, in order."""
-    if not made.control_below or made.control_ended_at:
-        return ()
-    every = targets(context, replace(made, control_below=0.0), release)
-    return tuple(d.name for d in every if holding.is_held(made, d))
+    everyone = targets(context, standing.unheld(made), release) if made.control_below else ()
+    return standing.held(made, everyone)
 
 
 def advance(context: Context, looks: Looks) -> None:
@@ -179,7 +177,7 @@ def _admit(
         slot=release.slot, variant=rollout.variant_for(release, device), wave=step.wave,
         created_at=context.clock(), cohort=device.cohort,
         fingerprint=device.reported.fingerprint if device.reported else None,
-        **_before(context, made.gate, device.name, release.slot),
+        **standing.before(context, made.gate, device.name, release.slot),
         windows=zones.spans_for(device, made, now=context.clock()),
     )  # fmt: skip
     context.store.deployments.add(deployment)
@@ -187,18 +185,6 @@ def _admit(
     context.record("controller", "admitted_to_wave", deployment.id, details)
     if made.windows and not deployment.windows:  # in its zone the last one is over already
         _end(context, deployment, Outcome.CANCELLED, "no maintenance window is left for it")
-
-
-def _before(context: Context, gate: fleet.Gate, device: str, slot: str) -> dict[str, Any]:
-    """What the running variant took, as its own deployment measured it: fields of a deployment."""
-    if gate.energy_ratio_max is None and not observing.needs_before(gate):
-        return {}
-    before = plan.running(context.store.deployments.find(device=device)).get(slot)
-    if before is None:
-        return {}
-    taken = before.measurement
-    energy = taken.energy.value_mj if taken is not None and taken.tells_costs else None
-    return {"energy_before_mj": energy, "before": footprint.of(before.variant, taken)}
 
 
 def _time_out(
@@ -238,29 +224,7 @@ def _ask(context: Context, made: fleet.Rollout, _release: fleet.Release, step: r
 def _let_go(
     context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.LetGo
 ) -> None:
-    _end_control(context, made, step.reason, "controller")
-
-
-def _end_control(context: Context, made: fleet.Rollout, why: str, actor: str) -> fleet.Rollout:
-    changed = replace(made, control_ended_at=context.clock())
-    with context.store.transaction():
-        context.store.rollouts.put(changed)
-        context.record(actor, "control_ended", made.id, {"reason": why})
-    return changed
-
-
-def let_go(context: Context, rollout_id: str) -> fleet.Rollout:
-    """End the control group now: its devices are admitted like the others.
-
-    Raises:
-        Conflict: it has none, or not any more.
-    """
-    made = get(context, rollout_id)
-    if not made.control_below or made.control_ended_at:
-        raise Conflict("this rollout holds no control group back")
-    if made.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
-        raise Conflict(f"this rollout is {made.state.value}: its control group stays as it is")
-    return _end_control(context, made, "let go", "operator")
+    standing.end(context, made, step.reason, "controller")
 
 
 EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], None]] = {

@@ -63,7 +63,7 @@ def router(api: Api) -> APIRouter:
     return routes
 
 
-def _field(api: Api, given: dict[str, str], by: str) -> FieldView:
+def _field(api: Api, given: dict[str, Any], by: str) -> FieldView:
     wanted = given.pop("slice", None)
     counts: dict[str, Count] = {}
     tallies = api.controller.store.tallies.page(TALLIES_MAX + 1, **given)
