@@ -24,6 +24,7 @@ from controller.cli import (
     rollouts,
     serve,
     simulate,
+    telemetry,
     trust,
     variants,
     watching,
@@ -56,6 +57,7 @@ def build_app() -> typer.Typer:
     app.add_typer(releases.app, name="release")
     app.add_typer(rollouts.app, name="rollout")
     app.add_typer(labels.app, name="label")
+    app.add_typer(telemetry.app, name="telemetry")
     app.add_typer(watching.triggers, name="trigger")
     app.command("simulate")(simulate.simulate)
     app.command("conformance")(conformance.conformance)

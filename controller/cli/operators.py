@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from controller.calls import TOKEN_VARIABLE
 from controller.cli.common import (
     DEFAULT_DATA_DIR,
-    TOKEN_VARIABLE,
     DataDir,
     Json,
     Server,

@@ -22,7 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from controller.domain import fleet
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
-from controller.domain.telemetry import Held, Keep, Query, Rollup
+from controller.domain.telemetry import Held, Keep, Query, Rollup, Sample
 from fitment.core import plain
 from fitment.core.telemetry import Ack, TelemetryBatch
 
@@ -109,6 +109,18 @@ class Telemetry(Protocol):
 
     def rollups(self, query: Query) -> tuple[Rollup, ...]:
         """What was rolled up, a record a span and origin, oldest first."""
+        ...
+
+    def quantities(self, device: str) -> tuple[str, ...]:
+        """Names of all that a device sent and that is kept, sorted."""
+        ...
+
+    def next_sample_s(self, device: str, since_s: float) -> float | None:
+        """When its first sample that is kept and not older than that was taken."""
+        ...
+
+    def samples(self, device: str, since_s: float, until_s: float) -> tuple[Sample, ...]:
+        """What is kept of a device in ``since_s <= time < until_s``, oldest first."""
         ...
 
     def held(self) -> Held:

@@ -17,6 +17,7 @@ from controller.domain import fleet
 from controller.domain.roles import Role
 from controller.gateway.http import (
     devices,
+    export,
     field,
     models,
     operators,
@@ -33,7 +34,7 @@ from fitment.core.telemetry import Column, TelemetryBatch
 from tests.integration.gateway_stage import ADDRESSES, NOW, TOKEN, Stage, staged
 from tests.integration.json_schema import faults
 
-ROOMS = (devices, field, models, operators, releases, system, telemetry, variants)
+ROOMS = (devices, export, field, models, operators, releases, system, telemetry, variants)
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 EXAMPLES = 200
 STRANGE: tuple[Any, ...] = (

@@ -20,6 +20,7 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/triggers"): _VIEWER,
     ("GET", "/v1/audit"): _VIEWER,
     ("GET", "/v1/telemetry"): _VIEWER,
+    ("GET", "/v1/telemetry/export"): _VIEWER,
     ("GET", "/v1/devices"): _VIEWER,
     ("GET", "/v1/devices/{name}"): _VIEWER,
     ("GET", "/v1/devices/{name}/telemetry"): _VIEWER,

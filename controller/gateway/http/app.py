@@ -17,6 +17,7 @@ from controller.gateway import errors
 from controller.gateway.http import (
     access,
     devices,
+    export,
     field,
     models,
     operators,
@@ -91,7 +92,7 @@ def _unknown() -> JSONResponse:
 def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
     """The application; it holds no state of its own."""
     app = FastAPI(title="Fitment", docs_url=None, redoc_url=None, openapi_url=None)
-    rooms = (devices, field, models, operators, releases, system, telemetry, variants)
+    rooms = (devices, export, field, models, operators, releases, system, telemetry, variants)
     included = [("/v1", room.router(api)) for room in rooms] + [("", system.metrics_route(api))]
     for prefix, routes in included:
         access.cover_all(routes.routes, prefix)
