@@ -17,8 +17,8 @@ from controller.gateway.http.api import Api, filters, found, one_of, seconds
 from controller.gateway.http.document import MOMENT, asks
 from controller.store.base import Store
 
-SPAN_S = 3600.0
-"""Read at once: an hour of one device, some ten thousand values."""
+SPAN_S = 1200.0
+"""Read at once, of one device: a step of the engine that nobody notices."""
 
 
 class NdJson(Response):
@@ -98,7 +98,7 @@ async def _written(api: Api, asked: Asked, made: writing.Writer) -> AsyncIterato
 async def _span(
     api: Api, asked: Asked, device: str, at: float
 ) -> tuple[tuple[Sample, ...], float | None]:
-    """The next hour that has samples, and where to go on."""
+    """The next span that has samples, and where to go on."""
     telemetry = api.controller.store.telemetry
 
     def read() -> tuple[tuple[Sample, ...], float | None]:
