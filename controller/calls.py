@@ -134,7 +134,7 @@ class Calls:
         return plain.from_plain(kind, self._request(method, path, **more).json())
 
     def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
-        harmless = method == "GET" or _is_keyed(path) or path.endswith("/labels")
+        harmless = method == "GET" or _is_keyed(path) or path.endswith("/field-labels")
         tries = self._retries if harmless else 0
         for number in range(tries):
             answer = self._tried(method, path, **more)

@@ -2,8 +2,9 @@
 
 Whole clusters (a label such as ``site``) are held or not, since what meets one device of a site
 meets all of them, and a neighbour with the new release would be no control. Who is held is drawn
-once, by a hash that no device can choose: clusters get a place from 0 to 1, and those below a mark
-are held. Who joins later is held by the same mark, and nobody changes sides.
+once, by a hash with the release's id: clusters get a place from 0 to 1, and those below a mark are
+held. So a preview shows the group that the rollout will have; who joins later is held by the same
+mark, and nobody changes sides.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def is_held(rollout: Rollout, device: Device) -> bool:
 
 def belongs(rollout: Rollout, device: Device) -> bool:
     """Whether a device is in the control group, or was until it ended."""
-    return place(rollout.id, cluster_of(rollout, device)) < rollout.control_below
+    return place(rollout.release, cluster_of(rollout, device)) < rollout.control_below
 
 
 def place(salt: str, cluster: str) -> float:
@@ -55,7 +56,7 @@ def mark(rollout: Rollout, devices: Iterable[Device]) -> float:
     if len(sizes) < 2:
         raise ValueError("a control group needs two clusters at least")
     wanted = rollout.control_share * sum(sizes.values())
-    order = sorted((place(rollout.id, cluster), size) for cluster, size in sizes.items())
+    order = sorted((place(rollout.release, cluster), size) for cluster, size in sizes.items())
     best, found, held = math.inf, 0.0, 0
     for (_, size), (after, _) in itertools.pairwise(order):
         held += size

@@ -160,10 +160,11 @@ def _failure(context: Context, made: fleet.Rollout) -> str:
         ),
         acknowledged=(),
     )  # fmt: skip
-    deployments = {d.device: d for d in context.store.deployments.find(rollout=made.id)}
+    deployments, earlier = rollout.attempts(context.store.deployments.find(rollout=made.id))
     view = rollout.View(
         rollout=only, targets=[devices[name] for name in deployments if name in devices],
-        deployments=deployments, now=context.clock(), words=words(context.store, made),
+        deployments=deployments, earlier=earlier, now=context.clock(),
+        words=words(context.store, made),
     )  # fmt: skip
     mine = [r for r in rollout.reports(view, final=True) if r.gate in accuracy.GATES]
     return gates.failed(mine)

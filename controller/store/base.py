@@ -20,9 +20,11 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
 from controller.domain.telemetry import Held, Keep, Query, Rollup, Sample
+from controller.domain.tickets import Ticket
 from fitment.core import plain
 from fitment.core.telemetry import Ack, TelemetryBatch
 
@@ -152,6 +154,8 @@ class Store(Protocol):
     @property
     def triggers(self) -> Collection[fleet.Trigger]: ...
     @property
+    def tickets(self) -> Collection[Ticket]: ...
+    @property
     def audit(self) -> Collection[fleet.AuditEntry]: ...
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
@@ -159,6 +163,12 @@ class Store(Protocol):
     def pages(self) -> Collection[LabelPage]: ...
     @property
     def tallies(self) -> Collection[FieldTally]: ...
+    @property
+    def groups(self) -> Collection[DeviceGroup]: ...
+    @property
+    def notes(self) -> Collection[Note]: ...
+    @property
+    def applicants(self) -> Collection[Applicant]: ...
     @property
     def telemetry(self) -> Telemetry: ...
 
@@ -179,10 +189,14 @@ KEYS: Mapping[type, str] = {
     fleet.Rollout: "id",
     fleet.Deployment: "id",
     fleet.Trigger: "id",
+    Ticket: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
     LabelPage: "key",
     FieldTally: "key",
+    DeviceGroup: "name",
+    Note: "id",
+    Applicant: "name",
 }
 """Field that is a record's key."""
 
@@ -197,10 +211,14 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Rollout: ("release", "state"),
     fleet.Deployment: ("rollout", "device", "release", "outcome"),
     fleet.Trigger: ("device", "model", "closed_at"),
+    Ticket: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
     LabelPage: ("device",),
     FieldTally: ("device", "release", "variant"),
+    DeviceGroup: (),
+    Note: ("device",),
+    Applicant: (),
 }
 """Fields that ``find`` may filter on."""
 

@@ -18,19 +18,38 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/status"): _VIEWER,
     ("GET", "/v1/whoami"): _VIEWER,
     ("GET", "/v1/triggers"): _VIEWER,
+    ("GET", "/v1/tickets"): _VIEWER,
+    ("GET", "/v1/tickets/{key}"): _VIEWER,
+    ("POST", "/v1/tickets/{key}/{act}"): _OPERATOR,
+    ("GET", "/v1/policies"): _VIEWER,
+    ("POST", "/v1/policies"): _ADMIN,  # what it allows signs with the offline key
     ("GET", "/v1/audit"): _VIEWER,
     ("GET", "/v1/telemetry"): _VIEWER,
     ("GET", "/v1/telemetry/export"): _VIEWER,
     ("GET", "/v1/devices"): _VIEWER,
     ("GET", "/v1/devices/{name}"): _VIEWER,
     ("GET", "/v1/devices/{name}/telemetry"): _VIEWER,
+    ("GET", "/v1/devices/{name}/history"): _VIEWER,
+    ("POST", "/v1/devices/{name}/notes"): _OPERATOR,
+    ("POST", "/v1/devices/{name}/labels"): _OPERATOR,
+    ("GET", "/v1/notes"): _VIEWER,
+    ("POST", "/v1/import"): _ADMIN,  # it says who wrote a note
     ("GET", "/v1/devices/{name}/model"): _OPERATOR,  # the file itself is somebody's property
-    ("POST", "/v1/devices/{name}/labels"): _OPERATOR,  # they can halt a rollout
+    ("POST", "/v1/devices/{name}/field-labels"): _OPERATOR,  # they can halt a rollout
     ("GET", "/v1/field"): _VIEWER,
     ("GET", "/v1/rollouts/{key}/field"): _VIEWER,
     ("POST", "/v1/devices/{name}/revoke"): _ADMIN,
+    ("POST", "/v1/devices/{name}/decommission"): _ADMIN,
     ("POST", "/v1/devices/{name}/readmit"): _ADMIN,
+    ("GET", "/v1/applicants"): _VIEWER,
+    ("POST", "/v1/applicants/{name}/approve"): _OPERATOR,
+    ("POST", "/v1/applicants/{name}/reject"): _OPERATOR,
     ("POST", "/v1/tokens"): _OPERATOR,
+    ("GET", "/v1/groups"): _VIEWER,
+    ("GET", "/v1/groups/{name}"): _VIEWER,
+    ("POST", "/v1/groups"): _OPERATOR,
+    ("POST", "/v1/groups/{name}"): _OPERATOR,
+    ("DELETE", "/v1/groups/{name}"): _OPERATOR,
     ("GET", "/v1/models"): _VIEWER,
     ("GET", "/v1/models/{key}"): _VIEWER,
     ("POST", "/v1/models"): _ADMIN,  # a workload is code that runs on this machine
@@ -47,6 +66,8 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/rollouts/{key}"): _VIEWER,
     ("GET", "/v1/deployments"): _VIEWER,
     ("POST", "/v1/rollouts"): _OPERATOR,
+    ("POST", "/v1/rollouts/preview"): _VIEWER,  # it changes nothing
+    ("POST", "/v1/rollouts/{key}/retry"): _OPERATOR,
     ("POST", "/v1/rollouts/{key}/{act}"): _OPERATOR,
     ("GET", "/v1/operators"): _ADMIN,
     ("POST", "/v1/operators"): _ADMIN,

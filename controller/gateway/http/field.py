@@ -27,7 +27,7 @@ TALLIES_MAX = 50_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelsRequest:
-    """``POST /v1/devices/{name}/labels``; what a label has is `controller.domain.labels`."""
+    """``POST /v1/devices/{name}/field-labels``; what a label has is `controller.domain.labels`."""
 
     labels: tuple[Mapping[str, Any], ...]
 
@@ -38,7 +38,7 @@ def router(api: Api) -> APIRouter:
 
     # No key is needed here: a label that comes again under its id is the one that is there.
     @routes.post(
-        "/devices/{name}/labels",
+        "/devices/{name}/field-labels",
         response_model=Posted,
         openapi_extra=takes(LabelsRequest, keyed=False),
     )

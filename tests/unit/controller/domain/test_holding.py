@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.domain import holding
+from controller.domain import eligible, holding
 from controller.domain import rollout as rules
 from controller.domain.fleet import Release
 from tests.scenarios.test_rollout import FIVE, GOOD, NOW, RUNNING, device, ended
@@ -21,10 +21,10 @@ def drawn(asked: rules.Rollout, fleet: list = FLEET) -> rules.Rollout:
 
 @pytest.mark.parametrize("salt", ["r", "another", "a third"])
 def test_so_many_are_held_as_are_asked_for_and_by_another_draw_others(salt: str) -> None:
-    made = drawn(replace(ASKED, id=salt))
+    made = drawn(replace(ASKED, release=salt))
     held = {d.name for d in FLEET if holding.is_held(made, d)}
     assert len(held) == 20
-    other = drawn(replace(ASKED, id=f"{salt}!"))
+    other = drawn(replace(ASKED, release=f"{salt}!"))
     assert held != {d.name for d in FLEET if holding.is_held(other, d)}
 
 
@@ -49,10 +49,10 @@ def test_who_is_held_is_no_target_until_the_group_ends() -> None:
     release = Release(
         id="1", model="m", slot="s", counter=1, created_at=0.0, variants={"p": "v"}
     )  # fmt: skip
-    takes = [d for d in FLEET if rules.is_target(made, release, d)]
+    takes = [d for d in FLEET if eligible.is_target(made, release, d)]
     assert len(takes) == 180
     over = replace(made, control_ended_at=NOW)
-    assert all(rules.is_target(over, release, d) for d in FLEET)
+    assert all(eligible.is_target(over, release, d) for d in FLEET)
     assert sum(holding.belongs(over, d) for d in FLEET) == 20, "they are still told apart"
 
 
