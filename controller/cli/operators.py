@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from controller.calls import TOKEN_VARIABLE
 from controller.cli.common import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -46,6 +45,8 @@ def create_operator(
     if as_json:
         print_json(made)
         return
+    from controller.calls import TOKEN_VARIABLE
+
     print(made.text)
     until = (
         f"until {when(made.operator.expires_at)}" if made.operator.expires_at else "until revoked"
