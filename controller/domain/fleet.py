@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from controller.domain.evidence import OperatingPoint, SliceEvidence
 from controller.domain.judgement import TooFew
+from controller.domain.residuals import Residual
 from fitment.core import digest
 from fitment.core.deployment import (
     BundleRef,
@@ -155,6 +156,7 @@ class Variant:
     wire_bytes: int
     macs: int
     predicted: Cost | None = None
+    predicted_parts: Mapping[str, float] = field(default_factory=dict)  # uncorrected, ms by kind
     host_latency: Cost | None = None  # timed on the controller's machine; never a device's
     calibratable: bool = False
     slices: tuple[SliceEvidence, ...] = ()
@@ -213,6 +215,7 @@ class FitJob:
     fresh_since: float = 0.0  # what was measured before tells of another level; 0: all counts
     climbs_from: str = ""  # variant above which accuracy needs time to spare
     level_ms: float = 0.0  # tail of that variant as the field has it; 0: not known
+    residuals: tuple[Residual, ...] = ()  # that corrected its predictions
     choice: Choice | None = None
 
 
