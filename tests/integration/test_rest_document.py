@@ -23,6 +23,7 @@ from controller.gateway.http import (
     applicants,
     devices,
     groups,
+    keepsakes,
     models,
     operators,
     releases,
@@ -45,6 +46,7 @@ ROOMS = (
     applicants,
     devices,
     groups,
+    keepsakes,
     models,
     operators,
     releases,
@@ -85,6 +87,7 @@ def _fill(stage: Stage) -> None:
     with Client(stage.url, TOKEN) as client:
         client.create_operator("ann", Role.VIEWER)
         client.create_group("lab", "online")
+        client.note("device-a", "its fan was replaced")
         (job,) = client.start_fits("m")
         stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
         release = client.create_release("m")
