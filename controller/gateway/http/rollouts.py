@@ -14,7 +14,7 @@ from controller.errors import UserError
 from controller.gateway.http.answers import once, page, tagged
 from controller.gateway.http.api import Api, body, filters, found, reply
 from controller.gateway.http.api import one_of as checked
-from controller.gateway.http.document import lists, one_of, shows, takes
+from controller.gateway.http.document import choices, lists, one_of, shows, takes
 from controller.gateway.views import RolloutView
 from controller.reconcile.rolling import RolloutPlan
 from fitment.core.deployment import Outcome
@@ -22,6 +22,7 @@ from fitment.core.deployment import Outcome
 OPEN = "open"
 OUTCOMES = (OPEN, *(outcome.value for outcome in Outcome))
 """What deployments can be told apart by; an open one has no outcome yet."""
+ACTS = ("pause", "resume", "cancel", "revert")
 _SEE = "fitment rollout list"
 
 
@@ -134,7 +135,9 @@ def _asked(routes: APIRouter, api: Api) -> None:
         await api.ask(lambda: controller.retry(key, asked.devices))
         return reply(await api.ask(lambda: _view(api, key)))
 
-    @routes.post("/rollouts/{key}/{act}", response_model=RolloutView)
+    @routes.post(
+        "/rollouts/{key}/{act}", response_model=RolloutView, openapi_extra=choices(act=ACTS)
+    )
     async def change_rollout(key: str, act: str) -> JSONResponse:
         change = _change(api, act)
         await api.ask(lambda: change(key))
