@@ -34,6 +34,7 @@ from agent.slots import Slots
 from agent.studies import Studies
 from agent.submissions import Submissions
 from agent.telemetry import LastRun, Telemetry
+from agent.tidy import Tidy
 from agent.transport.link import AgentLink, LinkDown, LinkEvent, LinkUp
 from agent.watch import FingerprintWatch, SettingsWatch
 from fitment.core.deployment import ReportedState
@@ -126,6 +127,7 @@ class Supervisor:
         )
         outbox = Outbox(parts.journal)
         self._telemetry = Telemetry(outbox, boot_id=parts.boot_id, sample=parts.sample)
+        self._tidy = Tidy()
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set. A disk that refuses does not end it."""
@@ -174,6 +176,7 @@ class Supervisor:
         moved = self._work(desk)
         self._sample(desk)
         self._report(desk)
+        self._tidy.tick(desk.now_s)
         if moved or (self._replan and not self._rechecks.slot):
             return 0.0
         return BUSY_S if any(driver.running for driver in self._drivers()) else IDLE_S
