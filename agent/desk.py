@@ -90,6 +90,8 @@ class Desk:
     runtimes: tuple[str, ...] = ()  # that this device may use
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder
     limits: Limits = field(default_factory=Limits)  # of workers that load a model
+    sockets: Path | None = None  # of servers and applications; None: there are none
+    takeover_s: float = 60.0  # in which they have to take a variant on trial over
 
     @property
     def threads(self) -> int:

@@ -296,6 +296,8 @@ class Supervisor:
             runtimes=fingerprint.runtimes() if fingerprint else (),
             samples=settings.samples,
             limits=Limits(memory_bytes=settings.memory_bytes),
+            sockets=settings.sockets or parts.folders.serving,
+            takeover_s=settings.takeover_s,
         )
 
     # Decide

@@ -1,0 +1,52 @@
+"""Who bears a variant on trial out: the slot's own server, where there is one.
+
+Only who serves what the slot's own link leads to can be asked: while another rung stands, nobody
+sees what is on trial.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from agent import served
+from agent.desk import Desk
+from agent.domain.record import DeploymentRecord
+from agent.domain.rungs import parted
+from agent.domain.trial import Look, Told, judge
+
+LOOK_S: Final = 0.5
+"""Between looks at those who have not taken it over yet."""
+
+
+def server(desk: Desk, record: DeploymentRecord) -> Told | None:
+    """What the slot's server says; None where there is none, or none that would see the trial."""
+    path = _socket(desk, record)
+    folder = desk.slots.folder(record.assignment.slot, record.folder)
+    return None if path is None else served.told(path, os.path.realpath(folder))
+
+
+def look(desk: Desk, record: DeploymentRecord) -> Look:
+    """Where the trial stands.
+
+    A server that answered before the switch and no longer does is waited for as well: a variant
+    that ends its server must not be committed. One that did not answer then is not held against
+    it, nor one that a restart in between has ended.
+    """
+    now, waited_s = server(desk, record), desk.now_s - record.state_entered_at_s
+    gone = now is None and record.resumes > 0 and waited_s > desk.takeover_s
+    if _socket(desk, record) is None or gone or (now is None and record.served is None):
+        return Look()
+    order = record.assignment
+    return judge(
+        f"the server of slot '{parted(order.slot)[0]}'", record.served, now,
+        wanted=order.bundle.variant, gates=order.gates,
+        waited_s=waited_s, limit_s=desk.takeover_s,
+    )  # fmt: skip
+
+
+def _socket(desk: Desk, record: DeploymentRecord) -> Path | None:
+    name, rung = parted(record.assignment.slot)
+    seen = desk.sockets is not None and desk.slots.rung(name) == rung
+    return desk.sockets / f"{name}.sock" if desk.sockets is not None and seen else None
