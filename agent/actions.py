@@ -152,6 +152,9 @@ def _stage(desk: Desk, record: DeploymentRecord) -> Next:
     desk.slots.prepare(slot)
     if desk.slots.active(slot) == letter:
         _switch_back(desk, slot, last_good)  # an earlier roll-back found a disk that refused
+    holder = trial.holder(desk, slot, letter)
+    if holder:
+        return Again(after_s=1.0, problem=f"'{holder}' has not let go of an earlier variant yet")
     job = orders.stage(desk, record.assignment.bundle, desk.slots.folder(slot, letter))
     return Job(worker="stage", job=job)
 
@@ -281,6 +284,9 @@ def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
         if desk.slots.active(slot) == record.folder:
             _switch_back(desk, slot, desk.journal.slot(slot).last_good)
         return Answer(event=Event.HELD, reasons=(f"not tried out; {found.reason}",))
+    misfits = trial.misfits(desk, record)
+    if misfits:
+        return Answer(event=Event.JUDGED_BAD, reasons=misfits)
     desk.slots.switch(slot, record.folder)
     variant = record.assignment.bundle.variant
     return _unproven(desk, record) or Job(
@@ -364,7 +370,9 @@ def _roll_back(desk: Desk, record: DeploymentRecord) -> Next:
     _switch_back(desk, slot, facts.last_good)
     if desk.slots.read_facts(slot).counter > facts.counter:  # of a commit that did not hold
         desk.slots.write_facts(facts)
-    desk.slots.clear(slot, spare(facts.last_good))
+    letter = spare(facts.last_good)
+    if not trial.holder(desk, slot, letter):  # the next staging waits for who has it loaded
+        desk.slots.clear(slot, letter)
     return Answer(event=Event.DONE)
 
 

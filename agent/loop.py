@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from agent import reporting
+from agent.applications import Applications
 from agent.config import Settings
 from agent.deployer import Deployer
 from agent.desk import Desk, Folders
@@ -98,6 +99,7 @@ class Parts:
     sample: Callable[[str], Mapping[str, float]]
     time_zone: Callable[[Settings], str]
     sense: Sense
+    applications: Applications | None = None
     floor_unix: float = 0.0  # of the build: no true clock is before it
 
 
@@ -130,6 +132,8 @@ class Supervisor:
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set. A disk that refuses does not end it."""
         self._link.start()
+        if self._parts.applications is not None:
+            self._parts.applications.listen()
         try:
             while not stop.is_set():
                 try:
@@ -150,6 +154,8 @@ class Supervisor:
         except AgentError as error:
             log.error("action=trouble reason=%s", error)  # noqa: TRY400 - said in full
         self._link.stop()
+        if self._parts.applications is not None:
+            self._parts.applications.close()
         self._parts.journal.close()
 
     def step(self) -> float:
@@ -166,6 +172,8 @@ class Supervisor:
                 self._parts.journal.save_setting("boot_id", self._parts.boot_id)
             self._deployer.resume(desk)
             self._resumed = True
+        if desk.applications is not None:
+            desk.applications.tick(desk.journal, desk.slots, desk.now_s)
         self._dirty |= self._ladders.tick(
             desk, self._parts.settings.settings.ladder, moved=self._replan,
             wall_unix_s=self._parts.clock.wall_unix_s(),
@@ -297,6 +305,7 @@ class Supervisor:
             samples=settings.samples,
             limits=Limits(memory_bytes=settings.memory_bytes),
             sockets=settings.sockets or parts.folders.serving,
+            applications=parts.applications,
             takeover_s=settings.takeover_s,
         )
 
@@ -429,6 +438,7 @@ class Supervisor:
         problems = (
             parts.journal.lost, parts.settings.problem, parts.fingerprint.problem,
             self._renewal.problem, self._deployer.problem,
+            parts.applications.problem if parts.applications is not None else "",
         )  # fmt: skip
         asked = self._orders.problems if self._orders is not None else ()
         return [problem for problem in (*problems, *asked) if problem]

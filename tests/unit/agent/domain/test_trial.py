@@ -59,7 +59,7 @@ def test_who_will_not_load_it_is_not_waited_for() -> None:
         (after(99, p50_ms=9.0, p95_ms=9.9), BEFORE, ""),  # too few for the ratio
         (after(100, p50_ms=3.1, p95_ms=9.9), BEFORE, "p50 in service rose from 2 ms to 3.1"),
         (after(9, p50_ms=2.0, p95_ms=10.1), BEFORE, "p95 in service is 10.1 ms, at most 10 is"),
-        (after(9, p95_ms=15.0), Told(variant=OLD, errors=9, p95_ms=15.0), ""),  # the load is to blame
+        (after(9, p95_ms=15.0), Told(variant=OLD, errors=9, p95_ms=15.0), ""),  # as before
     ],
 )  # fmt: skip
 def test_it_may_be_no_worse_than_before(now: Told, before: Told | None, bad: str) -> None:
