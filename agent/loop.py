@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from agent import reporting
+from agent.applications import Applications
 from agent.config import Settings
 from agent.deployer import Deployer
 from agent.desk import Desk, Folders
@@ -99,6 +100,7 @@ class Parts:
     sample: Callable[[str], Mapping[str, float]]
     time_zone: Callable[[Settings], str]
     sense: Sense
+    applications: Applications | None = None
     floor_unix: float = 0.0  # of the build: no true clock is before it
 
 
@@ -132,6 +134,8 @@ class Supervisor:
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set. A disk that refuses does not end it."""
         self._link.start()
+        if self._parts.applications is not None:
+            self._parts.applications.listen()
         try:
             while not stop.is_set():
                 try:
@@ -152,6 +156,8 @@ class Supervisor:
         except AgentError as error:
             log.error("action=trouble reason=%s", error)  # noqa: TRY400 - said in full
         self._link.stop()
+        if self._parts.applications is not None:
+            self._parts.applications.close()
         self._parts.journal.close()
 
     def step(self) -> float:
@@ -168,6 +174,8 @@ class Supervisor:
                 self._parts.journal.save_setting("boot_id", self._parts.boot_id)
             self._deployer.resume(desk)
             self._resumed = True
+        if desk.applications is not None:
+            desk.applications.tick(desk.journal, desk.slots, desk.now_s)
         self._dirty |= self._ladders.tick(
             desk, self._parts.settings.settings.ladder, moved=self._replan,
             wall_unix_s=self._parts.clock.wall_unix_s(),
@@ -299,6 +307,9 @@ class Supervisor:
             runtimes=fingerprint.runtimes() if fingerprint else (),
             samples=settings.samples,
             limits=Limits(memory_bytes=settings.memory_bytes),
+            sockets=settings.sockets or parts.folders.serving,
+            applications=parts.applications,
+            takeover_s=settings.takeover_s,
         )
 
     # Decide
@@ -430,6 +441,7 @@ class Supervisor:
         problems = (
             parts.journal.lost, parts.settings.problem, parts.fingerprint.problem,
             self._renewal.problem, self._deployer.problem,
+            parts.applications.problem if parts.applications is not None else "",
         )  # fmt: skip
         asked = self._orders.problems if self._orders is not None else ()
         return [problem for problem in (*problems, *asked) if problem]
