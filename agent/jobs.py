@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from fitment.core.deployment import (
@@ -24,6 +25,8 @@ from fitment.core.measurement import Measurement
 PARENT_VARIABLE: Final = "FITMENT_PARENT_PID"
 """Tells a worker who started it: a supervisor may be killed while its worker still imports, and
 the next one starts the same work again."""
+PIPES: Final = Path("/dev/fd")
+"""A job or a result of this folder is a pipe to a parent that waits, and no file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import durable
-from agent.jobs import JOBS, PARENT_VARIABLE, Limits, WorkerFailure
+from agent.jobs import JOBS, PARENT_VARIABLE, PIPES, Limits, WorkerFailure
 from fitment.core import digest, plain
 
 EXIT_OK = 0
@@ -150,6 +150,13 @@ def die_with_parent(parent: int) -> None:
 
 
 def write_result(path: Path, value: Any) -> None:
-    """Write canonical JSON of ``value`` so that it survives a power loss, whole or not at all."""
+    """Write canonical JSON of ``value`` so that it survives a power loss, whole or not at all.
+
+    A pipe just takes it: who reads it is there now, or never.
+    """
+    if path.parent == PIPES:
+        with path.open("wb") as pipe:
+            pipe.write(digest.canonical(value))
+        return
     durable.make_folder(path.parent)
     durable.write(path, digest.canonical(value))
