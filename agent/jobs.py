@@ -306,6 +306,7 @@ class RenewResult:
     """The new certificate is in ``keys``."""
 
     expires_unix: float
+    now_unix: float = 0.0  # by the controller's clock; 0: it did not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

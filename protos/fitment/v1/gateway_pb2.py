@@ -27,7 +27,7 @@ from fitment.v1 import device_pb2 as fitment_dot_v1_dot_device__pb2
 from fitment.v1 import measurement_pb2 as fitment_dot_v1_dot_measurement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66itment/v1/gateway.proto\x12\nfitment.v1\x1a\x1b\x66itment/v1/deployment.proto\x1a\x17\x66itment/v1/device.proto\x1a\x1c\x66itment/v1/measurement.proto\">\n\x0c\x41\x64mitRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x03 \x01(\x0c\"\xbf\x01\n\rAdmitResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x03 \x01(\x0c\x12\x10\n\x08tuf_root\x18\x04 \x01(\x0c\x12\x1b\n\x13\x64irector_public_key\x18\x05 \x01(\x0c\x12\x17\n\x0f\x64irector_key_id\x18\x06 \x01(\t\x12\x17\n\x0fgateway_address\x18\x07 \x01(\t\x12\x14\n\x0cmqtt_address\x18\x08 \x01(\t\"a\n\x0eRecoverRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x02 \x01(\x0c\x12\x1f\n\x17\x65xpired_certificate_pem\x18\x03 \x01(\x0c\x12\r\n\x05proof\x18\x04 \x01(\x0c\":\n\x0fRecoverResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\"4\n\x0eSessionRequest\x12\"\n\x06uplink\x18\x01 \x01(\x0b\x32\x12.fitment.v1.Uplink\"9\n\x0fSessionResponse\x12&\n\x08\x64ownlink\x18\x01 \x01(\x0b\x32\x14.fitment.v1.Downlink\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"C\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\"7\n\x14\x46\x65tchArtifactRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\":\n\x15\x46\x65tchArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\"(\n\x15LocateArtifactRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\"&\n\x16LocateArtifactResponse\x12\x0c\n\x04urls\x18\x01 \x03(\t\"1\n\x10\x46indDeltaRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\"7\n\x11\x46indDeltaResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65lta_bytes\x18\x02 \x01(\x03\"$\n\x14\x46\x65tchMetadataRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"%\n\x15\x46\x65tchMetadataResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xa7\x01\n\x18SubmitMeasurementRequest\x12\r\n\x05study\x18\x01 \x01(\t\x12\x31\n\x0bmeasurement\x18\x02 \x01(\x0b\x32\x17.fitment.v1.MeasurementH\x00\x88\x01\x01\x12-\n\x07kernels\x18\x03 \x01(\x0b\x32\x17.fitment.v1.KernelTableH\x01\x88\x01\x01\x42\x0e\n\x0c_measurementB\n\n\x08_kernels\"\x1b\n\x19SubmitMeasurementResponse\"\x88\x01\n\x18SubmitCalibrationRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x37\n\x0b\x63\x61libration\x18\x02 \x01(\x0b\x32\x1d.fitment.v1.CalibrationReportH\x00\x88\x01\x01\x12\x0f\n\x07overlay\x18\x03 \x01(\x0c\x42\x0e\n\x0c_calibration\"\x1b\n\x19SubmitCalibrationResponse2\x8a\x01\n\x06\x45nroll\x12<\n\x05\x41\x64mit\x12\x18.fitment.v1.AdmitRequest\x1a\x19.fitment.v1.AdmitResponse\x12\x42\n\x07Recover\x12\x1a.fitment.v1.RecoverRequest\x1a\x1b.fitment.v1.RecoverResponse2\xc5\x05\n\x07Gateway\x12\x46\n\x07Session\x12\x1a.fitment.v1.SessionRequest\x1a\x1b.fitment.v1.SessionResponse(\x01\x30\x01\x12]\n\x10RenewCertificate\x12#.fitment.v1.RenewCertificateRequest\x1a$.fitment.v1.RenewCertificateResponse\x12V\n\rFetchArtifact\x12 .fitment.v1.FetchArtifactRequest\x1a!.fitment.v1.FetchArtifactResponse0\x01\x12W\n\x0eLocateArtifact\x12!.fitment.v1.LocateArtifactRequest\x1a\".fitment.v1.LocateArtifactResponse\x12H\n\tFindDelta\x12\x1c.fitment.v1.FindDeltaRequest\x1a\x1d.fitment.v1.FindDeltaResponse\x12T\n\rFetchMetadata\x12 .fitment.v1.FetchMetadataRequest\x1a!.fitment.v1.FetchMetadataResponse\x12`\n\x11SubmitMeasurement\x12$.fitment.v1.SubmitMeasurementRequest\x1a%.fitment.v1.SubmitMeasurementResponse\x12`\n\x11SubmitCalibration\x12$.fitment.v1.SubmitCalibrationRequest\x1a%.fitment.v1.SubmitCalibrationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66itment/v1/gateway.proto\x12\nfitment.v1\x1a\x1b\x66itment/v1/deployment.proto\x1a\x17\x66itment/v1/device.proto\x1a\x1c\x66itment/v1/measurement.proto\">\n\x0c\x41\x64mitRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x03 \x01(\x0c\"\xbf\x01\n\rAdmitResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x03 \x01(\x0c\x12\x10\n\x08tuf_root\x18\x04 \x01(\x0c\x12\x1b\n\x13\x64irector_public_key\x18\x05 \x01(\x0c\x12\x17\n\x0f\x64irector_key_id\x18\x06 \x01(\t\x12\x17\n\x0fgateway_address\x18\x07 \x01(\t\x12\x14\n\x0cmqtt_address\x18\x08 \x01(\t\"a\n\x0eRecoverRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x02 \x01(\x0c\x12\x1f\n\x17\x65xpired_certificate_pem\x18\x03 \x01(\x0c\x12\r\n\x05proof\x18\x04 \x01(\x0c\"L\n\x0fRecoverResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\x12\x10\n\x08now_unix\x18\x03 \x01(\x01\"4\n\x0eSessionRequest\x12\"\n\x06uplink\x18\x01 \x01(\x0b\x32\x12.fitment.v1.Uplink\"9\n\x0fSessionResponse\x12&\n\x08\x64ownlink\x18\x01 \x01(\x0b\x32\x14.fitment.v1.Downlink\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"U\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\x12\x10\n\x08now_unix\x18\x03 \x01(\x01\"7\n\x14\x46\x65tchArtifactRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\":\n\x15\x46\x65tchArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\"(\n\x15LocateArtifactRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\"&\n\x16LocateArtifactResponse\x12\x0c\n\x04urls\x18\x01 \x03(\t\"1\n\x10\x46indDeltaRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\"7\n\x11\x46indDeltaResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65lta_bytes\x18\x02 \x01(\x03\"$\n\x14\x46\x65tchMetadataRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"%\n\x15\x46\x65tchMetadataResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xa7\x01\n\x18SubmitMeasurementRequest\x12\r\n\x05study\x18\x01 \x01(\t\x12\x31\n\x0bmeasurement\x18\x02 \x01(\x0b\x32\x17.fitment.v1.MeasurementH\x00\x88\x01\x01\x12-\n\x07kernels\x18\x03 \x01(\x0b\x32\x17.fitment.v1.KernelTableH\x01\x88\x01\x01\x42\x0e\n\x0c_measurementB\n\n\x08_kernels\"\x1b\n\x19SubmitMeasurementResponse\"\x88\x01\n\x18SubmitCalibrationRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x37\n\x0b\x63\x61libration\x18\x02 \x01(\x0b\x32\x1d.fitment.v1.CalibrationReportH\x00\x88\x01\x01\x12\x0f\n\x07overlay\x18\x03 \x01(\x0c\x42\x0e\n\x0c_calibration\"\x1b\n\x19SubmitCalibrationResponse2\x8a\x01\n\x06\x45nroll\x12<\n\x05\x41\x64mit\x12\x18.fitment.v1.AdmitRequest\x1a\x19.fitment.v1.AdmitResponse\x12\x42\n\x07Recover\x12\x1a.fitment.v1.RecoverRequest\x1a\x1b.fitment.v1.RecoverResponse2\xc5\x05\n\x07Gateway\x12\x46\n\x07Session\x12\x1a.fitment.v1.SessionRequest\x1a\x1b.fitment.v1.SessionResponse(\x01\x30\x01\x12]\n\x10RenewCertificate\x12#.fitment.v1.RenewCertificateRequest\x1a$.fitment.v1.RenewCertificateResponse\x12V\n\rFetchArtifact\x12 .fitment.v1.FetchArtifactRequest\x1a!.fitment.v1.FetchArtifactResponse0\x01\x12W\n\x0eLocateArtifact\x12!.fitment.v1.LocateArtifactRequest\x1a\".fitment.v1.LocateArtifactResponse\x12H\n\tFindDelta\x12\x1c.fitment.v1.FindDeltaRequest\x1a\x1d.fitment.v1.FindDeltaResponse\x12T\n\rFetchMetadata\x12 .fitment.v1.FetchMetadataRequest\x1a!.fitment.v1.FetchMetadataResponse\x12`\n\x11SubmitMeasurement\x12$.fitment.v1.SubmitMeasurementRequest\x1a%.fitment.v1.SubmitMeasurementResponse\x12`\n\x11SubmitCalibration\x12$.fitment.v1.SubmitCalibrationRequest\x1a%.fitment.v1.SubmitCalibrationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,41 +41,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECOVERREQUEST']._serialized_start=382
   _globals['_RECOVERREQUEST']._serialized_end=479
   _globals['_RECOVERRESPONSE']._serialized_start=481
-  _globals['_RECOVERRESPONSE']._serialized_end=539
-  _globals['_SESSIONREQUEST']._serialized_start=541
-  _globals['_SESSIONREQUEST']._serialized_end=593
-  _globals['_SESSIONRESPONSE']._serialized_start=595
-  _globals['_SESSIONRESPONSE']._serialized_end=652
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=654
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=696
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=698
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=765
-  _globals['_FETCHARTIFACTREQUEST']._serialized_start=767
-  _globals['_FETCHARTIFACTREQUEST']._serialized_end=822
-  _globals['_FETCHARTIFACTRESPONSE']._serialized_start=824
-  _globals['_FETCHARTIFACTRESPONSE']._serialized_end=882
-  _globals['_LOCATEARTIFACTREQUEST']._serialized_start=884
-  _globals['_LOCATEARTIFACTREQUEST']._serialized_end=924
-  _globals['_LOCATEARTIFACTRESPONSE']._serialized_start=926
-  _globals['_LOCATEARTIFACTRESPONSE']._serialized_end=964
-  _globals['_FINDDELTAREQUEST']._serialized_start=966
-  _globals['_FINDDELTAREQUEST']._serialized_end=1015
-  _globals['_FINDDELTARESPONSE']._serialized_start=1017
-  _globals['_FINDDELTARESPONSE']._serialized_end=1072
-  _globals['_FETCHMETADATAREQUEST']._serialized_start=1074
-  _globals['_FETCHMETADATAREQUEST']._serialized_end=1110
-  _globals['_FETCHMETADATARESPONSE']._serialized_start=1112
-  _globals['_FETCHMETADATARESPONSE']._serialized_end=1149
-  _globals['_SUBMITMEASUREMENTREQUEST']._serialized_start=1152
-  _globals['_SUBMITMEASUREMENTREQUEST']._serialized_end=1319
-  _globals['_SUBMITMEASUREMENTRESPONSE']._serialized_start=1321
-  _globals['_SUBMITMEASUREMENTRESPONSE']._serialized_end=1348
-  _globals['_SUBMITCALIBRATIONREQUEST']._serialized_start=1351
-  _globals['_SUBMITCALIBRATIONREQUEST']._serialized_end=1487
-  _globals['_SUBMITCALIBRATIONRESPONSE']._serialized_start=1489
-  _globals['_SUBMITCALIBRATIONRESPONSE']._serialized_end=1516
-  _globals['_ENROLL']._serialized_start=1519
-  _globals['_ENROLL']._serialized_end=1657
-  _globals['_GATEWAY']._serialized_start=1660
-  _globals['_GATEWAY']._serialized_end=2369
+  _globals['_RECOVERRESPONSE']._serialized_end=557
+  _globals['_SESSIONREQUEST']._serialized_start=559
+  _globals['_SESSIONREQUEST']._serialized_end=611
+  _globals['_SESSIONRESPONSE']._serialized_start=613
+  _globals['_SESSIONRESPONSE']._serialized_end=670
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=672
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=714
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=716
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=801
+  _globals['_FETCHARTIFACTREQUEST']._serialized_start=803
+  _globals['_FETCHARTIFACTREQUEST']._serialized_end=858
+  _globals['_FETCHARTIFACTRESPONSE']._serialized_start=860
+  _globals['_FETCHARTIFACTRESPONSE']._serialized_end=918
+  _globals['_LOCATEARTIFACTREQUEST']._serialized_start=920
+  _globals['_LOCATEARTIFACTREQUEST']._serialized_end=960
+  _globals['_LOCATEARTIFACTRESPONSE']._serialized_start=962
+  _globals['_LOCATEARTIFACTRESPONSE']._serialized_end=1000
+  _globals['_FINDDELTAREQUEST']._serialized_start=1002
+  _globals['_FINDDELTAREQUEST']._serialized_end=1051
+  _globals['_FINDDELTARESPONSE']._serialized_start=1053
+  _globals['_FINDDELTARESPONSE']._serialized_end=1108
+  _globals['_FETCHMETADATAREQUEST']._serialized_start=1110
+  _globals['_FETCHMETADATAREQUEST']._serialized_end=1146
+  _globals['_FETCHMETADATARESPONSE']._serialized_start=1148
+  _globals['_FETCHMETADATARESPONSE']._serialized_end=1185
+  _globals['_SUBMITMEASUREMENTREQUEST']._serialized_start=1188
+  _globals['_SUBMITMEASUREMENTREQUEST']._serialized_end=1355
+  _globals['_SUBMITMEASUREMENTRESPONSE']._serialized_start=1357
+  _globals['_SUBMITMEASUREMENTRESPONSE']._serialized_end=1384
+  _globals['_SUBMITCALIBRATIONREQUEST']._serialized_start=1387
+  _globals['_SUBMITCALIBRATIONREQUEST']._serialized_end=1523
+  _globals['_SUBMITCALIBRATIONRESPONSE']._serialized_start=1525
+  _globals['_SUBMITCALIBRATIONRESPONSE']._serialized_end=1552
+  _globals['_ENROLL']._serialized_start=1555
+  _globals['_ENROLL']._serialized_end=1693
+  _globals['_GATEWAY']._serialized_start=1696
+  _globals['_GATEWAY']._serialized_end=2405
 # @@protoc_insertion_point(module_scope)
