@@ -165,6 +165,7 @@ class CheckJob:
     folder: str
     variant: str = ""  # that should be there; empty: whatever is
     overlay: str = ""
+    first: bool = False  # nothing relies on it yet: look for room in memory before it is loaded
     setting: Setting = field(default_factory=Setting)
     limits: Limits = field(default_factory=Limits)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from agent import durable
 from agent.jobs import JOBS, PARENT_VARIABLE, PIPES, Limits, WorkerFailure
+from agent.workers import memory_use
 from fitment.core import digest, plain
 
 EXIT_OK = 0
@@ -68,6 +69,8 @@ def run(name: str, handle: Callable[[Any], Any]) -> int:
         no readable job and so no place for an answer.
     """
     die_with_parent(int(os.environ.pop(PARENT_VARIABLE, os.getppid())))
+    if name != "serve":  # applications wait for that one
+        memory_use.go_first()
     job = _read_job(name)
     if job is None:
         return EXIT_USAGE
