@@ -13,8 +13,8 @@ from agent.config import Settings
 from agent.errors import ConfigError
 from agent.identity import Identity
 from agent.jobs import RenewResult
-from agent.testing import DEFAULTS, answers_wrongly, fails, hang
-from fitment.core.deployment import DesiredState, Outcome, SignedPayload, StudyKind
+from agent.testing import DEFAULTS, answers_wrongly, checked, fails, hang
+from fitment.core.deployment import DesiredState, DeviceGates, Outcome, SignedPayload, StudyKind
 from fitment.core.link import Downlink
 from fitment.core.telemetry import CommandKind, TelemetryBatch
 from tests.scenarios.agent_world import (
@@ -69,6 +69,26 @@ def test_a_model_that_answers_wrongly_on_the_new_stack_does_not_serve(tmp_path: 
     assert (slot.golden_ok, slot.serving) == (False, False)
     assert "wrongly on this stack" in " ".join(world.reported.notes)
     assert world.runner.names() == ["check"]
+
+
+def test_a_model_that_lost_its_integer_kernels_does_not_serve_until_they_are_back(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.wish(assignment("d-1", gates=DeviceGates(integer_coverage_min=0.9)))
+    assert world.finish("d-1").outcome is Outcome.COMMITTED
+    for stack, share in (("1.21", 0.2), ("1.22", 0.95)):
+        world.device = fingerprint(stack)
+        world.runner.script = {
+            "check": [lambda job, n=share: replace(checked(job), integer_coverage=n)]
+        }
+        world.run(30)
+        slot = world.slot()
+        assert slot is not None
+        assert (slot.golden_ok, slot.integer_coverage) == (True, share)
+        assert slot.serving is (share >= 0.9)
+        said = "0.20 of its heavy operators run in integers" in " ".join(world.reported.notes)
+        assert said is not slot.serving
 
 
 def test_a_model_that_no_longer_loads_does_not_serve(tmp_path: Path) -> None:
