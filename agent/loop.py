@@ -217,6 +217,7 @@ class Supervisor:
     def _on_event(self, event: LinkEvent) -> None:
         if isinstance(event, LinkUp):
             self._online = True
+            self._renewal.line(up=True, now_s=self._parts.clock.monotonic_s())
             for driver in (self._deployer, self._studies, self._submissions):
                 driver.hurry()
             self._telemetry.resend()
@@ -224,6 +225,7 @@ class Supervisor:
             self._dirty = True
         elif isinstance(event, LinkDown):
             self._online = False
+            self._renewal.line(up=False, now_s=self._parts.clock.monotonic_s())
         else:
             self._on_downlink(event)
 
