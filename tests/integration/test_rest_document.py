@@ -61,7 +61,7 @@ ROOMS = (
     variants,
 )
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
-EXAMPLES = 300
+EXAMPLES = 200
 LEFT_OUT = {("/v1/devices/{name}/model", "get"), ("/v1/models", "post")}
 """Those that read files: the twin has no model's, and no workload may be made up."""
 
