@@ -98,8 +98,16 @@ def classify(record: DeploymentRecord, failure: WorkerFailure, *, timed_out: boo
 
 
 def _fetch(desk: Desk, record: DeploymentRecord) -> Next:
-    bundle = record.assignment.bundle
-    return Job(worker="fetch", job=orders.fetch(desk, bundle, _delta_base(desk, record)))
+    """Receive it, when the device's allowance leaves room; to wait for that burns no attempt."""
+    order, base = record.assignment, _delta_base(desk, record)
+    held = orders.held(desk, order.bundle, asked=order.metered, delta=base is not None)
+    if held is not None and record.held:
+        return Again(after_s=held.after_s)
+    if held is not None:
+        return Answer(event=Event.HELD, reasons=(held.reason,), changes={"held": held.reason})
+    if record.held:
+        return Answer(event=Event.OPENED, changes={"held": ""})
+    return Job(worker="fetch", job=orders.fetch(desk, order.bundle, base))
 
 
 def _delta_base(desk: Desk, record: DeploymentRecord) -> SlotFacts | None:

@@ -310,6 +310,7 @@ class Rollout:
     acknowledged: tuple[str, ...] = ()  # deployments whose failure an operator has accepted
     asks: str = ""  # what an operator is asked; empty: nothing
     answered: int = -1  # the last wave that an operator let pass without statistics
+    metered: bool = False  # it may come over metered links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,6 +333,7 @@ class Deployment:
     calibration: CalibrationReport | None = None
     overlay: str = ""  # blob digest of the overlay that the device submitted
     cohort: Cohort | None = None  # of the device when it was admitted
+    held: str = ""  # why its transfer waits for the device's allowance; empty: it does not
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
     windows: tuple[Span, ...] = ()  # when the device may switch, as it was told
     held_back: bool = False  # taken back while it waited for a window; it may be admitted again

@@ -30,6 +30,7 @@ class RolloutPlan:
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
     windows: tuple[str, ...] = ()
+    metered: bool = False
 
 
 def create(
@@ -55,6 +56,7 @@ def create(
         selector=dict(asked.selector), devices=asked.devices, waves=asked.waves,
         soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate, trigger=trigger,
         wave_started_at=context.clock(), windows=tuple(str(window) for window in windows),
+        metered=asked.metered,
     )  # fmt: skip
     chosen = targets(context, made, release)
     if not chosen:
@@ -345,7 +347,7 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
     gate = fleet.Gate(max_failure_share=1.0, latency_ratio_max=None)
     asked = RolloutPlan(
         devices=tuple(dict.fromkeys(d.name for d in devices)), waves=(1.0,), gate=gate,
-        deadline_s=made.deadline_s,
+        deadline_s=made.deadline_s, metered=made.metered,
     )  # fmt: skip
     with context.store.transaction():
         create(context, back.id, asked, trigger=made.trigger or f"{REVERT}{made.id}")

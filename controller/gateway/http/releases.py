@@ -44,6 +44,7 @@ class RolloutRequest:
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
     windows: tuple[str, ...] = ()  # "Mon-Fri 02:00 +2h Europe/Berlin"; empty: at any time
+    metered: bool = False  # it may come over metered links
 
     def plan(self) -> RolloutPlan:
         """The part that the controller takes."""
@@ -55,6 +56,7 @@ class RolloutRequest:
             deadline_s=self.deadline_s,
             gate=self.gate,
             windows=self.windows,
+            metered=self.metered,
         )
 
 
