@@ -293,7 +293,8 @@ def _give_way(now: Situation) -> Step | None:
     if now.orders is None or active is None or not has_time(active):
         return None  # without a controller nobody would repeat the order, nor send what is damaged
     startable = (o for _, o in _in_turn(now.orders) if o.deployment not in now.known)
-    urgent = any(not order.windows and (order.metered or not active.held) for order in startable)
+    held = active.held and not active.rung  # what it waits for, others wait for as well
+    urgent = any(not order.windows and (order.metered or not held) for order in startable)
     if urgent or any(facts.damaged for facts in now.slots):
         return GiveWay(deployment=active.id)
     return None

@@ -250,19 +250,25 @@ def test_a_halt_takes_back_who_would_switch_hours_later(world: Any) -> None:
     ), "a device that switched all the same has had its turn"
 
 
-def test_what_does_not_serve_is_mended_at_any_time(world: Any) -> None:
+@pytest.mark.parametrize(("rung", "kept"), [(0, ()), (1, NIGHT.windows)])
+def test_what_does_not_serve_is_mended_at_any_time(
+    world: Any, rung: int, kept: tuple[str, ...]
+) -> None:
+    """Unless a rung serves in its place: then there is time until the window."""
     release = joined(world, "a")
     world.controller.create_rollout(release.id, NIGHT)
     world.settle()
     twin = world.devices["a"]
     twin.behave = wait
     twin.times_ms = {"fp32": 1.0, "int8": 4.0, "tiny": 0.2}
-    twin.slots = {k: replace(s, golden_ok=False, serving=False) for k, s in twin.slots.items()}
+    twin.slots = {
+        k: replace(s, golden_ok=False, serving=False, rung=rung) for k, s in twin.slots.items()
+    }
     twin.change(fingerprint(runtime="1.32"))
     world.until(lambda: bool(world.store.triggers.find()))
     world.settle()
     again = [r for r in world.store.rollouts.find() if r.trigger]
-    assert [r.windows for r in again] == [()]
+    assert [r.windows for r in again] == [kept]
 
 
 def test_a_revert_waits_for_no_window(world: Any) -> None:
