@@ -338,6 +338,8 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
     )
     desk.slots.switch(order.slot, record.folder)
     desk.slots.write_facts(facts)
+    if order.ladder:
+        desk.slots.keep_manifest(order.slot, record.folder)
     desk.journal.save_slot(facts)
     if calibration and calibration.applied:
         job = SubmitJob(
