@@ -10,6 +10,7 @@ FAULTS are words joined by commas, each of which breaks one rule; ``none`` break
 from __future__ import annotations
 
 import base64
+import io
 import json
 import queue
 import signal
@@ -17,6 +18,7 @@ import ssl
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from fitment.core import digest, plain
 from fitment.core.deployment import (
+    UNDERSTANDS_WINDOWS,
     Assignment,
     DeploymentReport,
     DeploymentState,
@@ -112,6 +115,8 @@ class Agent:
         self.reports: dict[str, DeploymentReport] = {}
         self.ended: set[str] = set()
         self.generation = 0
+        self.wanted: set[str] = set()
+        self.versions: dict[str, int] = {}
         self.batches: list[TelemetryBatch] = []
         self.sequence = 0
         self.outgoing: queue.Queue[Uplink | None] = queue.Queue()
@@ -198,6 +203,8 @@ class Agent:
             if "deaf-to-commands" not in self.faults and (not late or "obeys-late" in self.faults):
                 self.report()
         if downlink.desired is not None:
+            wanted = [json.loads(signed.payload) for signed in downlink.desired.assignments]
+            self.wanted = {order["deployment"] for order in wanted}
             threading.Thread(target=self.desire, args=(downlink.desired,), daemon=True).start()
 
     def desire(self, desired: DesiredState) -> None:
@@ -218,13 +225,27 @@ class Agent:
         if "strict" in self.faults and set(document) != set(plain.to_plain(order)):
             return
         self.at(order, DeploymentState.FETCHING)
-        data = self.fetch(order)
+        try:
+            data = self.fetch(order)
+        except OSError as error:
+            self.end(order, Outcome.FAILED, str(error))
+            return
         self.at(order, DeploymentState.VERIFYING)
+        self.trust_metadata()
         problem = self.problem(signed, order, data)
         if problem:
             self.end(order, Outcome.FAILED, problem)
             return
-        for state in reversed(STATES) if "backwards" in self.faults else STATES:
+        if order.windows:
+            self.at(order, DeploymentState.STAGING)
+            self.at(order, DeploymentState.WAITING)
+        while not self.may_switch(order):
+            if order.deployment not in self.wanted:
+                self.end(order, Outcome.CANCELLED, "it is no longer ordered")
+                return
+            time.sleep(0.05)
+        states = STATES[1:] if order.windows else STATES
+        for state in reversed(states) if "backwards" in self.faults else states:
             self.at(order, state)
         self.slot = replace(
             self.slot, variant=order.bundle.variant, name=order.bundle.name, counter=order.counter,
@@ -232,7 +253,28 @@ class Agent:
         )  # fmt: skip
         self.end(order, Outcome.COMMITTED, "")
 
+    def may_switch(self, order: Assignment) -> bool:
+        now = time.time()
+        found = any(span.opens_unix <= now < span.closes_unix for span in order.windows)
+        return found or not order.windows or "deaf-to-windows" in self.faults
+
+    def mirrored(self, order: Assignment) -> bytes:
+        """What the first mirror sends, whatever that is."""
+        request = gateway_pb2.LocateArtifactRequest(archive=order.bundle.archive)
+        urls = self.stub.LocateArtifact(request, timeout=10).urls
+        try:
+            with urllib.request.urlopen(urls[0], timeout=5) if urls else io.BytesIO() as answer:
+                return bytes(answer.read())
+        except OSError:
+            if "lost-without-mirror" in self.faults:
+                raise
+        return b""
+
     def fetch(self, order: Assignment) -> bytes:
+        data = self.mirrored(order)
+        right = digest.digest_bytes(data) == order.bundle.archive
+        if data and (right or "believes-mirrors" in self.faults):
+            return data
         data = b""
         while len(data) < order.bundle.archive_bytes:
             offset = 0 if "begins-anew" in self.faults else len(data)
@@ -246,6 +288,17 @@ class Agent:
                 time.sleep(0.0 if "impatient" in self.faults else float(told) + 0.1)
         return data
 
+    def trust_metadata(self) -> None:
+        """It believes what it is given; only its word of the versions is checked."""
+        request = gateway_pb2.FetchMetadataRequest(path="timestamp.json")
+        signed = json.loads(self.stub.FetchMetadata(request, timeout=10).data)["signed"]
+        snapshot = signed["meta"]["snapshot.json"]["version"]
+        self.versions = {"timestamp": signed["version"], "snapshot": snapshot}
+        if "forgets-versions" in self.faults:
+            self.versions = {}
+        if "first-versions" in self.faults:
+            self.versions = {"timestamp": 1, "snapshot": 1}
+
     def problem(self, signed: SignedPayload, order: Assignment, data: bytes) -> str:
         """Why an order must not be carried out."""
         director = bytes.fromhex(self.papers["director"])
@@ -254,7 +307,8 @@ class Agent:
             "any-director": signed.key_id != digest.digest_bytes(director),
             "any-device": order.device != self.papers["device"],
             "any-counter": order.counter < self.slot.counter,
-            "any-digest": digest.digest_bytes(data) != order.bundle.archive,
+            "any-digest": digest.digest_bytes(data) != order.bundle.archive
+            and "believes-mirrors" not in self.faults,
         }
         return ", ".join(
             rule for rule, broken in wrong.items() if broken - (rule in self.faults) > 0
@@ -305,6 +359,7 @@ class Agent:
                 stack=Facet.of({"runtime.onnx": "1.0"}),
             ),
             slots=(self.slot,), deployments=tuple(self.reports.values()),
+            understands=(UNDERSTANDS_WINDOWS,), metadata_versions=self.versions,
         )  # fmt: skip
 
     def sample(self) -> None:

@@ -37,6 +37,11 @@ BROKEN = {
     "verify-device": ("any-device", "it was committed"),
     "verify-counter": ("any-counter", "it was committed"),
     "verify-digest": ("any-digest", "it went on to"),
+    "verify-versions": ("first-versions", "it says version 1 of timestamp"),
+    "window-opens": ("deaf-to-windows", "its window was shut, and it went on to"),
+    "window-over": ("deaf-to-windows", "its window is over, and it went on to"),
+    "fetch-mirror-lies": ("believes-mirrors", "it took other bytes than were signed"),
+    "fetch-mirror-gone": ("lost-without-mirror", "outcome failed"),
     "fetch-resumes": ("begins-anew", "it began anew at 0"),
     "fetch-busy": ("impatient", "asked again after 0."),
 }
