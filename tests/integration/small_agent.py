@@ -3,7 +3,7 @@
     python small_agent.py FOLDER FAULTS enroll CONTROLLER TOKEN DEVICE
     python small_agent.py FOLDER FAULTS run
 
-It knows the gRPC session, orders and telemetry, and runs no model: what it says of one it makes up.
+It knows both links, orders and telemetry, and runs no model: what it says of one it makes up.
 FAULTS are words joined by commas, each of which breaks one rule; ``none`` breaks none.
 """
 
@@ -19,12 +19,13 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+import small_mqtt
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -83,7 +84,7 @@ def enroll(folder: Path, faults: set[str], controller: str, token: str, device: 
     papers = {
         "ca": answer.ca_pem.decode(), "certificate": answer.certificate_pem.decode(),
         "key": private.decode(), "gateway": answer.gateway_address, "device": device,
-        "director": answer.director_public_key.hex(),
+        "director": answer.director_public_key.hex(), "mqtt": answer.mqtt_address,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "papers.json").write_text(json.dumps(papers))
@@ -151,14 +152,18 @@ class Agent:
     def serve(self) -> None:
         """One session, until it ends."""
         try:
-            for response in self.session():
+            responses = self.session()
+            if self.papers["mqtt"]:
+                small_mqtt.connect(self.folder, self.papers, self.outgoing, self.receive)
+            for response in () if self.papers["mqtt"] else responses():
                 self.receive(codec.from_message(Downlink, response.downlink))
-        except grpc.RpcError:
+        except (grpc.RpcError, OSError):
             return
         finally:
             self.outgoing.put(None)
 
-    def session(self) -> Iterator[Any]:
+    def session(self) -> Callable[[], Iterator[Any]]:
+        """What goes first is in ``outgoing``; called, it opens a session of the gateway."""
         self.outgoing = queue.Queue()
         online = Uplink(presence=Presence(online=True, boot_id=self.boot_id))
         first = [online, Uplink(reported=self.state())]
@@ -166,7 +171,7 @@ class Agent:
         for uplink in (*first, *(Uplink(telemetry=batch) for batch in resent)):
             self.outgoing.put(uplink)
         self.stub = gateway_pb2_grpc.GatewayStub(self.channel())
-        return self.keep(self.stub.Session(self.requests(self.outgoing)))
+        return lambda: self.keep(self.stub.Session(self.requests(self.outgoing)))
 
     def keep(self, responses: Any) -> Iterator[Any]:
         """A message that makes no sense ends the agent, or only itself."""
