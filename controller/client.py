@@ -6,15 +6,19 @@ become the same errors that the controller raised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.comparison import Comparison
+from controller.domain.history import Event
+from controller.domain.preview import Preview
 from controller.domain.roles import Identity, Role
+from controller.domain.tickets import Ticket
 from controller.errors import (
     Conflict,
     DiskFull,
@@ -30,14 +34,17 @@ from controller.errors import (
 )
 from controller.gateway.views import (
     FACT_HEADER,
+    GroupView,
     NewOperator,
     NewToken,
     OperatorView,
+    PolicyView,
     RolloutView,
     SeriesView,
     Status,
     TelemetryView,
 )
+from controller.reconcile.keepsakes import DeviceLine, GroupLine, Imported
 from fitment.core import plain
 
 T = TypeVar("T")
@@ -92,8 +99,24 @@ class Client:
     def status(self) -> Status:
         return self._get(Status, "/v1/status")
 
-    def devices(self) -> tuple[fleet.Device, ...]:
-        return self._all(fleet.Device, "/v1/devices")
+    def devices(self, where: str = "", group: str = "") -> tuple[fleet.Device, ...]:
+        """All of them, or those that an expression or a group takes."""
+        return self._all(fleet.Device, "/v1/devices", where=where, group=group)
+
+    def groups(self) -> tuple[DeviceGroup, ...]:
+        return self._all(DeviceGroup, "/v1/groups")
+
+    def group(self, name: str) -> GroupView:
+        return self._get(GroupView, f"/v1/groups/{_part(name)}")
+
+    def create_group(self, name: str, where: str) -> GroupView:
+        return self._post(GroupView, "/v1/groups", name=name, where=where)
+
+    def change_group(self, name: str, where: str) -> GroupView:
+        return self._post(GroupView, f"/v1/groups/{_part(name)}", where=where)
+
+    def delete_group(self, name: str) -> DeviceGroup:
+        return self._ask(DeviceGroup, "DELETE", f"/v1/groups/{_part(name)}")
 
     def device(self, name: str) -> fleet.Device:
         return self._get(fleet.Device, f"/v1/devices/{_part(name)}")
@@ -104,6 +127,52 @@ class Client:
     def readmit(self, name: str) -> fleet.Device:
         """Put a device on record again that was enrolled after the backup."""
         return self._post(fleet.Device, f"/v1/devices/{_part(name)}/readmit")
+
+    def decommission(self, name: str) -> fleet.Device:
+        """Take a device out of service; its history stays, and its name is free."""
+        return self._post(fleet.Device, f"/v1/devices/{_part(name)}/decommission")
+
+    def applicants(self) -> tuple[Applicant, ...]:
+        """Devices that ask to be let in, and those that were answered in the last day."""
+        return self._all(Applicant, "/v1/applicants")
+
+    def approve_applicant(
+        self, name: str, code: str, labels: Mapping[str, str] | None = None
+    ) -> Applicant:
+        """Let in the device that shows ``code``."""
+        path = f"/v1/applicants/{_part(name)}/approve"
+        return self._post(Applicant, path, code=code, labels=dict(labels or {}))
+
+    def reject_applicant(self, name: str) -> Applicant:
+        return self._post(Applicant, f"/v1/applicants/{_part(name)}/reject")
+
+    def history(self, name: str, limit: int = 200) -> tuple[Event, ...]:
+        """The newest of what is on record of a device, newest first."""
+        path = f"/v1/devices/{_part(name)}/history"
+        return self._get(tuple[Event, ...], path, limit=str(limit))
+
+    def note(self, name: str, text: str) -> Note:
+        return self._post(Note, f"/v1/devices/{_part(name)}/notes", text=text)
+
+    def notes(self, device: str = "") -> tuple[Note, ...]:
+        return self._all(Note, "/v1/notes", device=device)
+
+    def label(self, name: str, give: Mapping[str, str], take: Sequence[str] = ()) -> fleet.Device:
+        """Give a device labels, and take those with these keys from it."""
+        path = f"/v1/devices/{_part(name)}/labels"
+        return self._post(fleet.Device, path, give=dict(give), take=list(take))
+
+    def take_in(
+        self,
+        devices: Sequence[DeviceLine],
+        groups: Sequence[GroupLine] = (),
+        *,
+        dry_run: bool = False,
+    ) -> Imported:
+        """Import labels, notes and groups."""
+        return self._post(
+            Imported, "/v1/import", devices=list(devices), groups=list(groups), dry_run=dry_run
+        )
 
     def whoami(self) -> Identity:
         return self._get(Identity, "/v1/whoami")
@@ -204,6 +273,14 @@ class Client:
         """``plan`` holds the fields of `controller.reconcile.rolling.RolloutPlan`."""
         return self._post(RolloutView, "/v1/rollouts", release=release, **plan)
 
+    def preview_rollout(self, release: str, **plan: Any) -> Preview:
+        """What `create_rollout` would begin; nothing is kept."""
+        return self._post(Preview, "/v1/rollouts/preview", release=release, **plan)
+
+    def retry_rollout(self, key: str, devices: Sequence[str] = ()) -> RolloutView:
+        """Another turn for devices that failed; without names for all of them."""
+        return self._post(RolloutView, f"/v1/rollouts/{_part(key)}/retry", devices=list(devices))
+
     def change_rollout(self, key: str, act: str) -> RolloutView:
         """``act`` is ``pause``, ``resume``, ``cancel`` or ``revert``."""
         return self._post(RolloutView, f"/v1/rollouts/{_part(key)}/{_part(act)}")
@@ -214,6 +291,27 @@ class Client:
 
     def triggers(self) -> tuple[fleet.Trigger, ...]:
         return self._all(fleet.Trigger, "/v1/triggers")
+
+    def tickets(self, **filters: str) -> tuple[Ticket, ...]:
+        """``filters`` may be ``device``, ``model``, and ``state`` (``open`` or ``all``)."""
+        return self._all(Ticket, "/v1/tickets", **filters)
+
+    def ticket(self, key: str) -> Ticket:
+        return self._get(Ticket, f"/v1/tickets/{_part(key)}")
+
+    def change_ticket(self, key: str, act: str, *, result: str = "") -> Ticket:
+        """``act`` is ``acknowledge`` or ``close``; ``result`` says what was done about it."""
+        route = f"/v1/tickets/{_part(key)}/{_part(act)}"
+        body: dict[str, Any] = {"result": result} if result else {}
+        return self._post(Ticket, route, **body)
+
+    def policies(self) -> tuple[PolicyView, ...]:
+        return self._get(tuple[PolicyView, ...], "/v1/policies")
+
+    def set_policy(self, policy: str, model: str = "") -> tuple[PolicyView, ...]:
+        """``propose``, ``canary``, ``auto``; empty: as for all models."""
+        kind = tuple[PolicyView, ...]
+        return self._post(kind, "/v1/policies", policy=policy, model=model)
 
     def audit(self, limit: int = 200, **filters: str) -> tuple[fleet.AuditEntry, ...]:
         kind = tuple[fleet.AuditEntry, ...]

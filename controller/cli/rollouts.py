@@ -20,25 +20,43 @@ from controller.cli.common import (
     print_table,
     when,
 )
-from controller.domain import fleet, windows
+from controller.cli.completing import (
+    complete_devices,
+    complete_groups,
+    complete_releases,
+    complete_rollouts,
+)
+from controller.cli.previews import show_preview
+from controller.domain import eligible, fleet, windows
 from controller.domain.judgement import Exposure, GateReport, TooFew
 from controller.errors import UserError
 from controller.gateway.views import RolloutView
 from fitment.core import digest
 from fitment.core.deployment import DeploymentState
 
+Rollout = Annotated[str, typer.Argument(autocompletion=complete_rollouts)]
+
 app = typer.Typer(no_args_is_help=True, help="Releases on their way to devices.")
 
 
 @app.command("create")
 def create_rollout(  # noqa: PLR0913 - one parameter an option
-    release: str,
+    release: Annotated[str, typer.Argument(autocompletion=complete_releases)],
     *,
     waves: Annotated[str, typer.Option(help="Rising shares of the devices.")] = "0.1,0.5,1",
     select: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE: a label, profile or name; repeatable.")
     ] = None,
-    device: Annotated[list[str] | None, typer.Option(help="A device; repeatable.")] = None,
+    where: Annotated[
+        str, typer.Option(help="Only to those that match; see: fitment group create --help.")
+    ] = "",
+    group: Annotated[
+        str, typer.Option(help="Only to those of a group.", autocompletion=complete_groups)
+    ] = "",
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="A device; repeatable.", autocompletion=complete_devices),
+    ] = None,
     soak: Annotated[str, typer.Option(help="Pause after each wave.")] = "0s",
     deadline: Annotated[
         str, typer.Option(help="For each device; 1h, or 8d with --window.", show_default=False)
@@ -62,6 +80,9 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         bool, typer.Option("--metered", help="Let it come over metered links, too.")
     ] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Pause where too few can tell.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say who would get what, and begin nothing.")
+    ] = False,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
@@ -70,6 +91,8 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     plan: dict[str, Any] = {
         "waves": shares(waves),
         "selector": pairs(select or [], "--select"),
+        "where": where,
+        "group": group,
         "devices": list(device or []),
         "soak_s": duration_s(soak),
         "deadline_s": duration_s(deadline or ("8d" if window else "1h")),
@@ -87,6 +110,9 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         },
     }
     with connect(server, data_dir) as client:
+        if dry_run:
+            show_preview(client.preview_rollout(release, **plan), as_json=as_json)
+            return
         view = client.create_rollout(release, **plan)
     _answer(view, as_json=as_json)
 
@@ -108,7 +134,7 @@ def list_rollouts(
 
 @app.command("status")
 def rollout_status(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -120,9 +146,30 @@ def rollout_status(
     _answer(view, as_json=as_json)
 
 
+@app.command("retry")
+def retry_rollout(
+    rollout: Rollout,
+    *,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this one, also if it refused the release; repeatable.",
+            autocompletion=complete_devices,
+        ),
+    ] = None,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """Give devices that failed another turn; gates go on counting their first attempt."""
+    with connect(server, data_dir) as client:
+        view = client.retry_rollout(rollout, device or [])
+    _answer(view, as_json=as_json)
+
+
 @app.command("pause")
 def pause_rollout(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -134,7 +181,7 @@ def pause_rollout(
 
 @app.command("resume")
 def resume_rollout(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -146,7 +193,7 @@ def resume_rollout(
 
 @app.command("cancel")
 def cancel_rollout(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -158,7 +205,7 @@ def cancel_rollout(
 
 @app.command("revert")
 def revert_rollout(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -211,6 +258,7 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
         {
             "rollout": rollout.id,
             "release": rollout.release,
+            "for": eligible.asked_for(rollout),
             "state": rollout.state.value,
             "wave": _wave(rollout),
             "created": when(rollout.created_at),
@@ -220,6 +268,7 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
             "asks": f"{rollout.asks}; answer: fitment rollout resume" if rollout.asks else "",
             "admitted": _exposed(view.exposure),
             "goes back to": rollout.revert_release,
+            "left before their turn": "; ".join(f"{n}: {why}" for n, why in view.left.items()),
         }
     )
     if view.gates:
@@ -273,6 +322,8 @@ def _progress(deployment: fleet.Deployment) -> str:
         waits = f", waits: {deployment.held}" if deployment.held else _window(deployment)
         return deployment.state.value + waits
     why = "; ".join(deployment.reasons)
+    if deployment.attempt > 1:
+        why = f"attempt {deployment.attempt}{'; ' * bool(why)}{why}"
     return f"{deployment.outcome.value}: {why}" if why else deployment.outcome.value
 
 

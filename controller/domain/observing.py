@@ -12,7 +12,8 @@ from fitment.core import digest
 from fitment.core.deployment import Outcome
 from fitment.core.measurement import Measurement
 
-_BAD = frozenset({Outcome.ROLLED_BACK, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.REJECTED})
+BAD = frozenset({Outcome.ROLLED_BACK, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.REJECTED})
+"""Outcomes that speak against a variant."""
 _VOID = frozenset({Outcome.SUPERSEDED, Outcome.CANCELLED})
 
 
@@ -142,7 +143,7 @@ def observe(
         if check.name == "failures":
             runs = contradiction(deployment, devices.get(deployment.device), now=now)
             lies |= {deployment.id: runs} if runs else {}
-            value = float(deployment.outcome in _BAD or bool(runs))
+            value = float(deployment.outcome in BAD or bool(runs))
         if value is None:
             missing += 1
             continue

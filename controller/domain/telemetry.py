@@ -128,6 +128,7 @@ class Query:
     """Which rollups; an empty name is any."""
 
     quantity: str
+    prefix: bool = False  # every quantity that begins so
     period: Period = Period.HOUR
     since_s: float = 0.0
     until_s: float = math.inf

@@ -12,19 +12,30 @@ from pathlib import Path
 
 from controller.domain import fleet
 from controller.domain.judgement import Exposure, GateReport
+from controller.domain.policy import Policy
+from controller.domain.preview import Preview
+from controller.domain.tickets import Ticket
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
+    applying,
     desired,
+    drift,
     enrolment,
     fitting,
     ingest,
     keeping,
+    levels,
     optimising,
+    policies,
+    previewing,
     pulling,
     releasing,
+    retrying,
     rolling,
+    servicing,
     strangers,
 )
+from controller.reconcile.applying import Applied
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
 from controller.reconcile.ingest import Heard
@@ -51,6 +62,7 @@ class Controller:
         self._look: dict[str, float] = {}
         self._looks = Looks.of(self.store)
         self._keeping = keeping.Round()
+        self._levels = levels.Look()
         self._resume()
 
     def _resume(self) -> None:
@@ -71,6 +83,9 @@ class Controller:
     def admit(self, token_text: str, wished_name: str, csr_pem: bytes) -> Admission:
         return enrolment.admit(self.context, token_text, wished_name, csr_pem)
 
+    def apply(self, wished_name: str, csr_pem: bytes) -> Applied:
+        return applying.apply(self.context, wished_name, csr_pem)
+
     def renew(self, device: str, csr_pem: bytes) -> bytes:
         return enrolment.renew(self.context, device, csr_pem)
 
@@ -79,6 +94,9 @@ class Controller:
 
     def revoke(self, device: str) -> None:
         enrolment.revoke(self.context, device)
+
+    def decommission(self, device: str) -> fleet.Device:
+        return enrolment.decommission(self.context, device)
 
     def readmit(self, device: str) -> None:
         strangers.readmit(self.context, device)
@@ -197,6 +215,15 @@ class Controller:
     def create_rollout(self, release_id: str, plan: RolloutPlan) -> fleet.Rollout:
         return rolling.create(self.context, release_id, plan)
 
+    def left(self, rollout_id: str) -> Mapping[str, str]:
+        return rolling.left(self.context, rollout_id)
+
+    def preview_rollout(self, release_id: str, plan: RolloutPlan) -> Preview:
+        return previewing.of(self.context, release_id, plan)
+
+    def retry(self, rollout_id: str, devices: Sequence[str] = ()) -> fleet.Rollout:
+        return retrying.retry(self.context, rollout_id, devices)
+
     def judged(self, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
         return rolling.judged(self.context, rollout_id)
 
@@ -212,6 +239,24 @@ class Controller:
     def revert(self, rollout_id: str) -> fleet.Rollout:
         return rolling.revert(self.context, rollout_id)
 
+    def policy(self, model: str = "") -> Policy:
+        return policies.of(self.context, model)
+
+    def policy_said(self, model: str) -> str:
+        return policies.said(self.context, model)
+
+    def set_policy(self, model: str, text: str) -> Policy:
+        return policies.say(self.context, model, text)
+
+    def ticket(self, key: str) -> Ticket:
+        return servicing.get(self.context, key)
+
+    def acknowledge_ticket(self, key: str) -> Ticket:
+        return servicing.acknowledge(self.context, key)
+
+    def close_ticket(self, key: str, result: str) -> Ticket:
+        return servicing.close(self.context, key, result)
+
     # the loop
 
     def tick(self) -> float:
@@ -226,7 +271,13 @@ class Controller:
         rolling.advance(self.context, self._looks)
         desired.publish_all(self.context, self._looks)
         self._keeping = keeping.advance(self.context, self._keeping)
+        levels.advance(self.context, self._levels)
         return 0.2 if unfinished else 0.5
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a look at the fleet's levels has begun and is not over."""
+        return self._levels.under_way
 
     def _look_at_devices(self) -> dict[str, float | None]:
         """Look at those that said something; gives when to look again, None for not at all."""
@@ -234,7 +285,7 @@ class Controller:
         now = self.context.clock()
         for name in sorted(name for name, due in self._look.items() if due <= now):
             moved = optimising.look(self.context, name)
-            settles_at = rolling.check_drift(self.context, name)
+            settles_at = drift.check_drift(self.context, name)
             if moved:
                 again[name] = 0.0
             else:

@@ -20,8 +20,10 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
 from controller.domain.telemetry import Held, Keep, Query, Rollup
+from controller.domain.tickets import Ticket
 from fitment.core import plain
 from fitment.core.telemetry import Ack, TelemetryBatch
 
@@ -139,9 +141,17 @@ class Store(Protocol):
     @property
     def triggers(self) -> Collection[fleet.Trigger]: ...
     @property
+    def tickets(self) -> Collection[Ticket]: ...
+    @property
     def audit(self) -> Collection[fleet.AuditEntry]: ...
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
+    @property
+    def groups(self) -> Collection[DeviceGroup]: ...
+    @property
+    def notes(self) -> Collection[Note]: ...
+    @property
+    def applicants(self) -> Collection[Applicant]: ...
     @property
     def telemetry(self) -> Telemetry: ...
 
@@ -162,8 +172,12 @@ KEYS: Mapping[type, str] = {
     fleet.Rollout: "id",
     fleet.Deployment: "id",
     fleet.Trigger: "id",
+    Ticket: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
+    DeviceGroup: "name",
+    Note: "id",
+    Applicant: "name",
 }
 """Field that is a record's key."""
 
@@ -178,8 +192,12 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Rollout: ("release", "state"),
     fleet.Deployment: ("rollout", "device", "release", "outcome"),
     fleet.Trigger: ("device", "model", "closed_at"),
+    Ticket: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
+    DeviceGroup: (),
+    Note: ("device",),
+    Applicant: (),
 }
 """Fields that ``find`` may filter on."""
 

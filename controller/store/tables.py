@@ -23,7 +23,9 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.roles import Operator
+from controller.domain.tickets import Ticket
 
 
 class Row(SQLModel):
@@ -135,6 +137,16 @@ class TriggerRow(Row, table=True):
     closed_at: str
 
 
+class TicketRow(Row, table=True):
+    """`tickets.Ticket`."""
+
+    __tablename__ = "ticket"
+    __table_args__ = _keyed("ticket", "device", "model", "closed_at")
+    device: str
+    model: str
+    closed_at: str
+
+
 class AuditRow(Row, table=True):
     """`fleet.AuditEntry`."""
 
@@ -151,6 +163,28 @@ class AnswerRow(Row, table=True):
     __table_args__ = _keyed("answer")
 
 
+class GroupRow(Row, table=True):
+    """`belonging.DeviceGroup`."""
+
+    __tablename__ = "group_"  # `group` is a keyword of SQL
+    __table_args__ = _keyed("group_")
+
+
+class NoteRow(Row, table=True):
+    """`belonging.Note`."""
+
+    __tablename__ = "note"
+    __table_args__ = _keyed("note", "device")
+    device: str
+
+
+class ApplicantRow(Row, table=True):
+    """`belonging.Applicant`."""
+
+    __tablename__ = "applicant"
+    __table_args__ = _keyed("applicant")
+
+
 ROWS: Mapping[type, type[Row]] = {
     fleet.Device: DeviceRow,
     fleet.Token: TokenRow,
@@ -162,8 +196,12 @@ ROWS: Mapping[type, type[Row]] = {
     fleet.Rollout: RolloutRow,
     fleet.Deployment: DeploymentRow,
     fleet.Trigger: TriggerRow,
+    Ticket: TicketRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
+    DeviceGroup: GroupRow,
+    Note: NoteRow,
+    Applicant: ApplicantRow,
 }
 """Record type to row type."""
 

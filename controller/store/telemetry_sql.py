@@ -214,7 +214,7 @@ class SqlTelemetry:
         until = query.until_s if math.isfinite(query.until_s) else None
         conditions = [
             table.tenant == self._tenant, table.period == query.period.value,
-            table.quantity == query.quantity, table.start_s >= query.since_s,
+            *_quantity(query), table.start_s >= query.since_s,
             *([] if until is None else [table.start_s < until]),
             *(table[name] == value for name, value in query.wanted.items()),
         ]  # fmt: skip
@@ -242,6 +242,13 @@ class SqlTelemetry:
 def add_functions(connection: Any) -> None:
     """Teach a connection what the statements here call."""
     connection.create_function("add_sketches", 2, _add_sketches, deterministic=True)
+
+
+def _quantity(query: Query) -> tuple[Any, ...]:
+    """A prefix as a range, which an index serves; no quantity has a character above these."""
+    if not query.prefix:
+        return (_ROLLUP.quantity == query.quantity,)
+    return (_ROLLUP.quantity >= query.quantity, _ROLLUP.quantity < f"{query.quantity}\U0010ffff")
 
 
 def _add_sketches(one: str, other: str) -> str:

@@ -15,11 +15,13 @@ def main() -> int:
     """Measure all, or one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parts = ("variants", "loop", "serving", "calibration", "fleet", "wire")
+    parts = ("variants", "loop", "serving", "calibration", "fleet", "wire", "month")
     parser.add_argument("--only", choices=parts)
     parser.add_argument("--images", type=int, default=10_000, help="test images for calibration")
     parser.add_argument("--rollouts", type=int, default=1000, help="of each story, for fleet")
     parser.add_argument("--devices", default="100,1000,10000", help="fleets, for wire")
+    parser.add_argument("--month-devices", type=int, default=30, help="for month")
+    parser.add_argument("--seeds", type=int, default=3, help="for month")
     parser.add_argument("--link", choices=("auto", "mqtt", "grpc"), default="auto")
     arguments = parser.parse_args()
     # Before any library starts its threads.
@@ -33,6 +35,12 @@ def main() -> int:
         found["fleet"] = _fleet(arguments.rollouts)
         (out / "fleet.json").write_text(json.dumps(found, indent=2) + "\n")
         print(json.dumps(found["fleet"], indent=2))
+        return 0
+    if arguments.only == "month":
+        from tests.benchmarks.fleet import month
+
+        found["month"] = month.measure(arguments.month_devices, arguments.seeds, out, say)
+        (out / "month.json").write_text(json.dumps(found, indent=2) + "\n")
         return 0
     if arguments.only == "wire":
         from tests.benchmarks.fleet import wire

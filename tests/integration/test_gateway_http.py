@@ -331,7 +331,9 @@ def test_the_command_line_shows_all_of_it(
     for arguments in (
         ["status"], ["model", "list"], ["model", "show", "m"], ["rollout", "list"], ["audit"],
         ["variant", "compare", "fp32", "int8"],
-        ["release", "list"], ["trigger", "list"], ["device", "telemetry", "device-a", "x_ms"],
+        ["release", "list"], ["trigger", "list"], ["ticket", "list"], ["model", "policy", "m"],
+        ["model", "policy", "m", "canary"], ["model", "policy", "--all", "propose"],
+        ["device", "telemetry", "device-a", "x_ms"],
     ):  # fmt: skip
         assert says(*arguments)
         json.loads(says(*arguments, "--json"))

@@ -14,14 +14,20 @@ from fastapi.routing import APIRoute
 
 from controller.client import Client
 from controller.domain import fleet
+from controller.domain.belonging import Applicant
 from controller.domain.roles import Role
+from controller.domain.tickets import Ticket
 from controller.gateway.http import (
+    applicants,
     devices,
+    groups,
     models,
     operators,
     releases,
+    rollouts,
     system,
     telemetry,
+    tickets,
     variants,
 )
 from controller.gateway.http.api import Api
@@ -32,7 +38,19 @@ from fitment.core.telemetry import Column, TelemetryBatch
 from tests.integration.gateway_stage import ADDRESSES, NOW, TOKEN, Stage, staged
 from tests.integration.json_schema import faults
 
-ROOMS = (devices, models, operators, releases, system, telemetry, variants)
+ROOMS = (
+    applicants,
+    devices,
+    groups,
+    models,
+    operators,
+    releases,
+    rollouts,
+    system,
+    telemetry,
+    tickets,
+    variants,
+)
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 EXAMPLES = 200
 STRANGE: tuple[Any, ...] = (
@@ -65,6 +83,7 @@ def _fill(stage: Stage) -> None:
     stage.engine.call(lambda: controller.store.telemetry.roll_up("", 9)).result(5)
     with Client(stage.url, TOKEN) as client:
         client.create_operator("ann", Role.VIEWER)
+        client.create_group("lab", "online")
         (job,) = client.start_fits("m")
         stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
         release = client.create_release("m")
@@ -75,7 +94,14 @@ def _fill(stage: Stage) -> None:
             id="t", kind=fleet.TriggerKind.NEW_PROFILE, device="device-a", model="model-1",
             cohort=job.cohort, reason="r", created_at=1.0, closed_at=2.0,
         )  # fmt: skip
+    ticket = Ticket(
+        id="t", device="device-a", model="model-1", slot="m", variant="v", cohort=job.cohort,
+        opened_at=1.0,
+    )  # fmt: skip
+    waiting = Applicant(name="new", key_hash="sha256:k", code="A-B", asked_at=NOW, seen_at=NOW)
     stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
+    stage.engine.call(lambda: controller.store.tickets.add(ticket)).result(5)
+    stage.engine.call(lambda: controller.store.applicants.add(waiting)).result(5)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +120,7 @@ def names(stage: Stage) -> Mapping[str, str]:
         return {
             "devices": "device-a", "operators": "ann", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
-            "variants": "int8",
+            "variants": "int8", "tickets": "t", "groups": "lab", "applicants": "new",
         }  # fmt: skip
 
 
@@ -113,6 +139,8 @@ def query_of(operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def example(schema: dict[str, Any]) -> str:
+    if "examples" in schema:
+        return str(schema["examples"][0])
     if "enum" in schema:
         return str(schema["enum"][0])
     return "x" if schema["type"] == "string" and "pattern" not in schema else "1"

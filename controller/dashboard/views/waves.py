@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from controller.dashboard.views import words
 from controller.dashboard.views.twin import variant_name
 from controller.dashboard.views.words import State, Tone, Value
-from controller.domain import fleet, transitions, windows
+from controller.domain import eligible, fleet, transitions, windows
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport, GateVerdict, TooFew
 from controller.domain.sequential import MOST
@@ -133,7 +133,7 @@ def waves(records: RolloutRecords) -> Waves:
         release=made.release,
         state=words.rollout_state(made),
         created_at=made.created_at,
-        selector=_selection(made),
+        selector=eligible.asked_for(made),
         gate=gate(made.gate),
         deadline=f"{windows.words(made.deadline_s)} for each device"
         if made.deadline_s >= 3600
@@ -297,9 +297,3 @@ def _wave_state(made: fleet.Rollout, number: int) -> State:
     if number > made.wave:
         return State(word="waits", tone=Tone.QUIET)
     return words.rollout_state(made)
-
-
-def _selection(made: fleet.Rollout) -> str:
-    if made.devices:
-        return ", ".join(made.devices)
-    return ", ".join(f"{key}={value}" for key, value in made.selector.items()) or "the whole fleet"

@@ -24,6 +24,8 @@ PAGE_MAX = 1000
 ROLE_KEY = "x-fitment-role"
 """Where an operation says which role it needs."""
 _REF = "#/components/schemas/{model}"
+_INNER = "x-fitment-inner"
+"""Where a body keeps the schemas inside it until the document takes them among its components."""
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
 """Components of a validation that the routes do not use."""
 
@@ -61,6 +63,10 @@ def one_of(names: Sequence[str]) -> Mapping[str, Any]:
 
 
 MOMENT: Mapping[str, Any] = {"type": "number", "description": "seconds since 1970"}
+WHERE: Mapping[str, Any] = {
+    "type": "string", "maxLength": 1000, "examples": ["online"],
+    "description": "an expression over what devices are and report",
+}  # fmt: skip
 _TAG_ASKED = {"type": "string", "description": "an ETag that is known: 304 where it still holds"}
 _KEY_ASKED = {
     "type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$",
@@ -79,11 +85,11 @@ def shows(*names: str) -> Extra:
 def takes(kind: type, *, keyed: bool = True) -> Extra:
     """A route that makes something from a body of this kind, ``keyed``: once for a key."""
     schema = TypeAdapter(kind).json_schema(ref_template=_REF)
-    schema.pop("$defs", None)  # they are answered somewhere, so the document has them
+    inner = schema.pop("$defs", {})
     schema["additionalProperties"] = False
     content = {"application/json": {"schema": schema}}
     return {
-        "requestBody": {"required": _needs_something(kind), "content": content},
+        "requestBody": {"required": _needs_something(kind), "content": content, _INNER: inner},
         "parameters": [_parameter("Idempotency-Key", _KEY_ASKED, where="header")] if keyed else [],
     }
 
@@ -103,6 +109,8 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Callable[[], dict[str
         for path, operations in made["paths"].items():
             for method, operation in operations.items():
                 _finish(operation, ACCESS.get((method.upper(), path)))
+                for name, inner in operation.get("requestBody", {}).pop(_INNER, {}).items():
+                    schemas.setdefault(name, inner)
         return made
 
     return document
