@@ -31,6 +31,7 @@ from agent.renewal import Renewal
 from agent.studies import Studies
 from agent.submissions import Submissions
 from agent.telemetry import LastRun, Telemetry
+from agent.tidy import Tidy
 from agent.transport.link import LinkDown, LinkEvent, LinkUp
 from fitment.core.deployment import ReportedState
 from fitment.core.link import Downlink, Uplink
@@ -75,10 +76,13 @@ class Supervisor:
         )
         outbox = Outbox(parts.journal)
         self._telemetry = Telemetry(outbox, boot_id=parts.boot_id, sample=parts.sample)
+        self._tidy = Tidy()
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set. A disk that refuses does not end it."""
         self._link.start()
+        if self._parts.applications is not None:
+            self._parts.applications.listen()
         try:
             while not stop.is_set():
                 try:
@@ -100,6 +104,8 @@ class Supervisor:
             log.error("action=trouble reason=%s", error)  # noqa: TRY400 - said in full
         self._link.stop()
         self._ledger.close(self._link.passed.count)
+        if self._parts.applications is not None:
+            self._parts.applications.close()
         self._parts.journal.close()
 
     def step(self) -> float:
@@ -117,6 +123,8 @@ class Supervisor:
                 self._parts.journal.save_setting("boot_id", self._parts.boot_id)
             self._deployer.resume(desk)
             self._resumed = True
+        if desk.applications is not None:
+            desk.applications.tick(desk.journal, desk.slots, desk.now_s)
         self._dirty |= self._ladders.tick(
             desk, self._parts.settings.settings.ladder, moved=self._replan,
             wall_unix_s=self._parts.clock.wall_unix_s(),
@@ -125,6 +133,7 @@ class Supervisor:
         moved = self._work(desk)
         self._sample(desk)
         self._report(desk)
+        self._tidy.tick(desk.now_s)
         if moved or (self._replan and not self._rechecks.slot):
             return 0.0
         return BUSY_S if any(driver.running for driver in self._drivers()) else IDLE_S
@@ -164,6 +173,7 @@ class Supervisor:
     def _on_event(self, event: LinkEvent) -> None:
         if isinstance(event, LinkUp):
             self._online = True
+            self._renewal.line(up=True, now_s=self._parts.clock.monotonic_s())
             for driver in (self._deployer, self._studies, self._submissions):
                 driver.hurry()
             self._telemetry.resend()
@@ -171,6 +181,7 @@ class Supervisor:
             self._dirty = True
         elif isinstance(event, LinkDown):
             self._online = False
+            self._renewal.line(up=False, now_s=self._parts.clock.monotonic_s())
         else:
             self._on_downlink(event)
 
@@ -257,6 +268,9 @@ class Supervisor:
             runtimes=fingerprint.runtimes() if fingerprint else (),
             samples=settings.samples,
             limits=Limits(memory_bytes=settings.memory_bytes),
+            sockets=settings.sockets or parts.folders.serving,
+            applications=parts.applications,
+            takeover_s=settings.takeover_s,
         )
 
     # Decide
@@ -391,6 +405,7 @@ class Supervisor:
             parts.journal.lost, parts.settings.problem, parts.fingerprint.problem,
             self._renewal.problem, self._deployer.problem, self._deployer.held, self._studies.held,
             self._ledger.problem,
+            parts.applications.problem if parts.applications is not None else "",
         )  # fmt: skip
         asked = self._orders.problems if self._orders is not None else ()
         return [problem for problem in (*problems, *asked) if problem]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.applications import Applications
 from agent.config import Settings
 from agent.desk import Desk, Folders
 from agent.domain.allowance import Metering
@@ -65,6 +66,7 @@ class Parts:
     sample: Callable[[str], Mapping[str, float]]
     time_zone: Callable[[Settings], str]
     sense: Sense
+    applications: Applications | None = None
     floor_unix: float = 0.0  # of the build: no true clock is before it
     metering: Callable[[str], Metering] = lambda _root: Metering()
     written: Callable[[], int | None] = lambda: None  # bytes, by this process and its workers
