@@ -25,6 +25,7 @@ from controller.gateway.http import (
     export,
     field,
     groups,
+    keepsakes,
     models,
     operators,
     releases,
@@ -49,6 +50,7 @@ ROOMS = (
     export,
     field,
     groups,
+    keepsakes,
     models,
     operators,
     releases,
@@ -89,6 +91,7 @@ def _fill(stage: Stage) -> None:
     with Client(stage.url, TOKEN) as client:
         client.create_operator("ann", Role.VIEWER)
         client.create_group("lab", "online")
+        client.note("device-a", "a note")
         (job,) = client.start_fits("m")
         stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
         release = client.create_release("m")
