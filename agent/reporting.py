@@ -81,8 +81,8 @@ def with_memory(state: ReportedState) -> ReportedState:
 
 
 def serving(facts: SlotFacts, stack: str) -> bool:
-    """Whether a slot's variant may be used: it answered the goldens, on this very stack."""
-    return bool(facts.variant) and facts.golden_ok is True and facts.checked_stack == stack
+    """Whether a slot's variant may be used: what it was admitted for holds on this very stack."""
+    return rungs.health(facts, facts.variant, stack)[0] is Health.GOOD
 
 
 def serves(slots: Iterable[SlotFacts], stood: Mapping[str, Stood]) -> dict[str, Serves]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from controller.client import Client
 from controller.domain import fleet
-from controller.domain.belonging import Applicant
+from controller.domain.belonging import Applicant, Note
 from controller.domain.roles import Role
 from controller.domain.tickets import Ticket
 from controller.gateway.http import (
@@ -91,7 +91,7 @@ def _fill(stage: Stage) -> None:
     with Client(stage.url, TOKEN) as client:
         client.create_operator("ann", Role.VIEWER)
         client.create_group("lab", "online")
-        client.note("device-a", "a note")
+        client.note("device-a", "its fan was replaced")
         (job,) = client.start_fits("m")
         stage.until(lambda: client.fit(job.id).status is fleet.JobStatus.DONE)
         release = client.create_release("m")
@@ -110,6 +110,8 @@ def _fill(stage: Stage) -> None:
     stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
     stage.engine.call(lambda: controller.store.tickets.add(ticket)).result(5)
     stage.engine.call(lambda: controller.store.applicants.add(waiting)).result(5)
+    note = Note(id="n", device="device-a", at=NOW, author="operator:ann", text="t")
+    stage.engine.call(lambda: controller.store.notes.add(note)).result(5)
 
 
 @pytest.fixture(scope="module")

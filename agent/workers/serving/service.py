@@ -10,7 +10,7 @@ import collections
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -57,6 +57,7 @@ class Service:
         self._shadow: Shadow | None = None
         self.requests = 0
         self.swaps = 0
+        self.refused: Mapping[str, str] | None = None  # what the slot leads to and is not served
         self._served = self._load(folder, overlay)
         limit_ms = self._serving.p99_limit_ms
         policy = Policy(
