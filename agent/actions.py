@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from agent import orders
+from agent import orders, trial
 from agent.desk import Desk
 from agent.domain import plan, verdict, window
 from agent.domain.events import Event
@@ -152,6 +152,9 @@ def _stage(desk: Desk, record: DeploymentRecord) -> Next:
     desk.slots.prepare(slot)
     if desk.slots.active(slot) == letter:
         _switch_back(desk, slot, last_good)  # an earlier roll-back found a disk that refused
+    holder = trial.holder(desk, slot, letter)
+    if holder:
+        return Again(after_s=1.0, problem=f"'{holder}' has not let go of an earlier variant yet")
     job = orders.stage(desk, record.assignment.bundle, desk.slots.folder(slot, letter))
     return Job(worker="stage", job=job)
 
@@ -265,7 +268,8 @@ def _judge(desk: Desk, record: DeploymentRecord) -> Next:
     found = _look(desk, record)
     if not found.open:
         return Answer(event=Event.HELD, reasons=(f"judged good; {found.reason}",))
-    return Answer(event=Event.JUDGED_GOOD, reasons=judgement.reasons)
+    before = {"served": trial.server(desk, record)}  # stored before anything is switched
+    return Answer(event=Event.JUDGED_GOOD, reasons=judgement.reasons, changes=before)
 
 
 def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
@@ -280,14 +284,22 @@ def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
         if desk.slots.active(slot) == record.folder:
             _switch_back(desk, slot, desk.journal.slot(slot).last_good)
         return Answer(event=Event.HELD, reasons=(f"not tried out; {found.reason}",))
+    misfits = trial.misfits(desk, record)
+    if misfits:
+        return Answer(event=Event.JUDGED_BAD, reasons=misfits)
     desk.slots.switch(slot, record.folder)
     variant = record.assignment.bundle.variant
-    return Job(worker="check", job=check_job(desk, desk.slots.link(slot), variant))
+    return _unproven(desk, record) or Job(
+        worker="check", job=check_job(desk, desk.slots.link(slot), variant)
+    )
 
 
 def _tried_out(desk: Desk, record: DeploymentRecord, result: CheckResult) -> Next:
     if not result.golden_ok:
         return Answer(event=Event.JUDGED_BAD, reasons=("on trial: " + _wrong(result),))
+    unproven = _unproven(desk, record)
+    if unproven is not None:
+        return unproven
     left_s = record.assignment.trial_s - (desk.now_s - record.state_entered_at_s)
     if left_s > 0:
         return Again(after_s=min(left_s, TRIAL_CHECK_S))
@@ -298,6 +310,14 @@ def _tried_out(desk: Desk, record: DeploymentRecord, result: CheckResult) -> Nex
         integer_coverage=result.integer_coverage,
     )
     return Answer(event=Event.DONE, changes={"checked": checked})
+
+
+def _unproven(desk: Desk, record: DeploymentRecord) -> Next | None:
+    """What speaks against it where it serves; None when its own server bears it out."""
+    found = trial.look(desk, record)
+    if found.bad:
+        return Answer(event=Event.JUDGED_BAD, reasons=tuple(f"on trial: {w}" for w in found.bad))
+    return Again(after_s=trial.LOOK_S, problem=f"on trial: {found.waits}") if found.waits else None
 
 
 def _commit(desk: Desk, record: DeploymentRecord) -> Next:
@@ -350,7 +370,9 @@ def _roll_back(desk: Desk, record: DeploymentRecord) -> Next:
     _switch_back(desk, slot, facts.last_good)
     if desk.slots.read_facts(slot).counter > facts.counter:  # of a commit that did not hold
         desk.slots.write_facts(facts)
-    desk.slots.clear(slot, spare(facts.last_good))
+    letter = spare(facts.last_good)
+    if not trial.holder(desk, slot, letter):  # the next staging waits for who has it loaded
+        desk.slots.clear(slot, letter)
     return Answer(event=Event.DONE)
 
 

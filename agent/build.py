@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from agent import durable, served
 from agent import identity as identities
+from agent.applications import Applications
 from agent.clock import EARLIEST_UNIX, SystemClock
 from agent.config import Settings
 from agent.desk import Folders
@@ -77,6 +78,7 @@ def supervisor(load: Callable[[], Settings], *, file: Path | None = None) -> Ite
                 sample=lambda root: {**sample_device(root), **served.columns(sockets)},
                 time_zone=lambda now: now.time_zone or read_zone(now.hardware.root),
                 sense=lambda root, throttle_c: strain.read(root, throttle_c=throttle_c),
+                applications=Applications(sockets.absolute()),
                 floor_unix=EARLIEST_UNIX,
             )
         )

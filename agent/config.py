@@ -47,6 +47,7 @@ class Settings:
     serving: ServingOptions = field(default_factory=ServingOptions)
     ladder: LadderSettings = field(default_factory=LadderSettings)
     sockets: Path | None = None  # folder of serving's sockets; None: ``serve`` in the data folder
+    takeover_s: float = 60.0  # in which servers and applications take a variant on trial over
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder of .npy files
 
 
@@ -85,6 +86,7 @@ _TABLES: Final[Mapping[str, Mapping[str, _Kind]]] = {
         "max_waiting": _Kind.WHOLE,
         "max_message_bytes": _Kind.WHOLE,
         "input_statistics_every": _Kind.WHOLE,
+        "takeover_s": _Kind.NUMBER,
     },
     "ladder": {
         "interval_s": _Kind.NUMBER,
@@ -215,7 +217,7 @@ def _settings(
 ) -> Settings:
     agent, runtime, hardware = document["agent"], document["runtime"], document["hardware"]
     serving = dict(document["serving"])
-    sockets = serving.pop("sockets", "")
+    sockets, takeover_s = serving.pop("sockets", ""), serving.pop("takeover_s", 60.0)
     enabled = runtime.get("enabled")
     settings = Settings(
         data_dir=data_dir or Path(agent.get("data_dir", folder)),
@@ -237,6 +239,7 @@ def _settings(
         serving=ServingOptions(**serving),
         ladder=_ladder(document["ladder"]),
         sockets=Path(sockets) if sockets else None,
+        takeover_s=float(takeover_s),
         samples=samples,
     )
     _check(settings)
@@ -292,6 +295,8 @@ def _check(settings: Settings) -> None:
     if settings.options.threads < 1:
         raise ConfigError("[runtime] threads must be at least 1")
     _check_serving(settings.serving)
+    if not settings.takeover_s > 0:
+        raise ConfigError("[serving] takeover_s must be more than 0")
     _check_ladder(settings.ladder)
     if settings.memory_bytes is not None and settings.memory_bytes < 1:
         raise ConfigError("memory_bytes must be more than 0; leave it out for no limit")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.applications import Applications
 from agent.jobs import Connection, Limits, Setting
 from agent.journal import Journal
 from agent.slots import Slots
@@ -90,6 +91,9 @@ class Desk:
     runtimes: tuple[str, ...] = ()  # that this device may use
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder
     limits: Limits = field(default_factory=Limits)  # of workers that load a model
+    sockets: Path | None = None  # of servers and applications; None: there are none
+    applications: Applications | None = None  # that load models by themselves
+    takeover_s: float = 60.0  # in which they have to take a variant on trial over
 
     @property
     def threads(self) -> int:

@@ -65,6 +65,7 @@ def build(
         notes=tuple(said)[-_NOTES:],
         time_zone=time_zone,
         understands=(UNDERSTANDS_WINDOWS,),
+        quarantined=_held(journal.quarantine(), desk.stack),
         metadata_versions=trusted.versions(desk.folders.metadata),
     )
 
@@ -140,3 +141,10 @@ def _quarantined(failures: dict[str, int]) -> list[str]:
         f"slot {slot}: variant {digest.short(variant)} is in quarantine after {count} failures"
         for (slot, variant, _stack), count in held
     ]
+
+
+def _held(failures: dict[str, int], stack: str) -> tuple[str, ...]:
+    """``slot/variant`` of what is in quarantine on this very stack."""
+    suffix = f"/{stack}"
+    held = [key for key, count in failures.items() if count >= QUARANTINE_AFTER]
+    return tuple(sorted(key.removesuffix(suffix) for key in held if key.endswith(suffix)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.domain.trial import Told
 from fitment.core.deployment import (
     Assignment,
     CalibrationReport,
@@ -57,6 +58,7 @@ class DeploymentRecord:
     delta_base: str = ""  # variant that it was rebuilt from
     folder: str = ""  # "a" or "b": where it is staged
     checked: Checked | None = None
+    served: Told | None = None  # what the slot's server said before the switch
     measurement: Measurement | None = None
     calibration: CalibrationReport | None = None
     started_at_s: float = 0.0

@@ -208,6 +208,7 @@ class Desk:
             rollout=made,
             gates=gates,
             exposure=exposure,
+            control=self._api.controller.control_of(made),
             release=store.releases.get(made.release),
             deployments=deployments,
             devices={device.name: device for device in devices if device is not None},
@@ -294,6 +295,7 @@ class Desk:
             "resume": controller.resume,
             "revert": controller.revert,
             "cancel": controller.cancel,
+            "let-go": controller.let_go,
         }
         assert set(verbs) == set(ACTS)
         changed = await self._api.ask(lambda: verbs[act](key))

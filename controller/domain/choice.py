@@ -367,7 +367,8 @@ def _latency_words(best: Variant, variants: Sequence[Variant], case: _Case) -> s
         if measurement is not None and measurement.verdict is not Verdict.VALID:
             kind += f" ({measurement.verdict.value})"
     elif best.predicted is not None:
-        kind, latency = f"predicted ({best.predicted.kind.value})", predicted_ms
+        by = f", corrected by {best.predicted.devices} devices" if best.predicted.devices else ""
+        kind, latency = f"predicted ({best.predicted.kind.value}{by})", predicted_ms
     else:
         return "latency unknown"
     own = latency(best) or 0.0

@@ -9,7 +9,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from controller.domain import selection
+from controller.domain import holding, selection
 from controller.domain.fleet import Device, Release, Rollout
 from fitment.core import digest
 from fitment.core.deployment import UNDERSTANDS_WINDOWS, SlotReport
@@ -27,6 +27,7 @@ class Bar(enum.Enum):
     QUARANTINED = "quarantined"  # the variant failed there again and again
     NEWER_UNDER_WAY = "newer_under_way"  # a later release is on its way to it
     OLD_AGENT = "old_agent"  # its agent does not heed maintenance windows
+    CONTROL = "control"  # it stays on what it runs, to compare with
     NO_WINDOW = "no_window"  # no maintenance window opens for it before its deadline
 
 
@@ -60,17 +61,26 @@ def barred(
     outside = "" if begun else _outside(made, device)
     if outside:
         return Barred(bar=Bar.NOT_SELECTED, reason=outside)
+    if not begun and holding.is_held(made, device):
+        reason = "it is of the control group: it stays on what it runs until that ends"
+        return Barred(bar=Bar.CONTROL, reason=reason)
     variant = variant_for(release, device)
     if not variant:
         return _without(device)
     if is_ahead(device, release):
         reason = f"it runs a later release of '{release.slot}' than counter {release.counter}"
         return Barred(bar=Bar.AHEAD, reason=reason)
+    return None if begun else _there_already(device, release, variant)
+
+
+def _there_already(device: Device, release: Release, variant: str) -> Barred | None:
+    """Whether it runs what it would get, or has found out that it cannot."""
     slot = _slot(device, release)
-    if begun or slot is None:
-        return None
-    if slot.release == release.id and slot.variant == variant:
+    if slot is not None and slot.release == release.id and slot.variant == variant:
         return Barred(bar=Bar.RUNS_IT, reason=f"it runs {slot.name or digest.short(variant)} of it")
+    if device.reported is not None and f"{release.slot}/{variant}" in device.reported.quarantined:
+        reason = f"{digest.short(variant)} is in quarantine there: it failed again and again"
+        return Barred(bar=Bar.QUARANTINED, reason=reason)
     return None
 
 

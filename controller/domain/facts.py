@@ -48,6 +48,7 @@ PLAIN: Final[Mapping[str, Reader]] = {
         d.labels.get("time_zone") or (d.reported.time_zone if d.reported else "")
     ),
     "understands": lambda d: d.reported.understands if d.reported else (),
+    "quarantined": lambda d: (bool(d.reported.quarantined) if d.reported else False,),
     "healthy": lambda d: (_healthy(d),),
     "degraded": lambda d: (any(slot.rung for slot in _slots(d)),),
     "release": lambda d: tuple(dict.fromkeys(s.release for s in _holding(d) if s.release)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from controller.domain.belonging import Note
 from controller.domain.fleet import AuditEntry, Deployment, StudyRecord, Trigger
+from controller.domain.tickets import Ticket
 from fitment.core import digest
 from fitment.core.deployment import CalibrationReport
 from fitment.core.measurement import Measurement, ReadingStatus
@@ -25,6 +26,7 @@ class Kind(enum.Enum):
     MEASUREMENT = "measurement"  # a benchmark, of a deployment or a study
     CALIBRATION = "calibration"  # what it found out from its own data
     TRIGGER = "trigger"  # a reason to fit again
+    TICKET = "ticket"  # it does worse than its kind
     NOTE = "note"  # what somebody wrote
 
 
@@ -47,6 +49,7 @@ class Records:
     deployments: Sequence[Deployment] = ()
     studies: Sequence[StudyRecord] = ()
     triggers: Sequence[Trigger] = ()
+    tickets: Sequence[Ticket] = ()
     notes: Sequence[Note] = ()
     audit: Sequence[AuditEntry] = ()  # with the device as subject
     names: Mapping[str, str] = field(default_factory=dict)  # variant digest -> name
@@ -76,6 +79,7 @@ def of(records: Records) -> tuple[Event, ...]:
         *(event for d in records.deployments for event in _deployment(d, records.names)),
         *(event for study in records.studies for event in _study(study, records.names)),
         *(_trigger(trigger) for trigger in records.triggers),
+        *(event for ticket in records.tickets for event in _ticket(ticket)),
         *(_note(note) for note in records.notes),
     ]
     return tuple(sorted(found, key=lambda event: event.at))
@@ -158,6 +162,17 @@ def _trigger(found: Trigger) -> Event:
         at=found.created_at, kind=Kind.TRIGGER, subject=found.id, details=details,
         what=f"{found.kind.value.replace('_', ' ')}: {found.reason}",
     )  # fmt: skip
+
+
+def _ticket(found: Ticket) -> Iterable[Event]:
+    causes = {"causes": "; ".join(found.causes)} if found.causes else {}
+    yield Event(
+        at=found.opened_at, kind=Kind.TICKET, what=found.summary or "does worse than its kind",
+        subject=found.id, details=causes,
+    )  # fmt: skip
+    if found.closed_at:
+        what = f"ticket closed: {found.result}" if found.result else "ticket closed"
+        yield Event(at=found.closed_at, kind=Kind.TICKET, what=what, subject=found.id)
 
 
 def _note(found: Note) -> Event:

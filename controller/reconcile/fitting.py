@@ -16,7 +16,7 @@ from typing import Any
 from controller.domain import choice, confirm, fleet, transitions
 from controller.domain.fleet import JobStatus
 from controller.errors import FitError, FitmentError, NotFound, Temporary, UserError
-from controller.reconcile import cohorts, ingest
+from controller.reconcile import cohorts, ingest, residuals
 from controller.reconcile.context import Context
 from fitment.core import plain
 from fitment.core.deployment import BundleRef, StudyKind
@@ -65,6 +65,10 @@ def start(
             climbs_from=climbs_from, level_ms=level_ms, fresh_since=now if fresh else 0.0,
             studies=() if fresh else earlier.studies,
         )  # fmt: skip
+        learnt = residuals.of_profile(context, cohort.profile)
+        job = replace(
+            job, variants=residuals.priced(job.variants, learnt), residuals=learnt or job.residuals
+        )
     with context.store.transaction():
         context.store.jobs.add(job)
         details = {"cohort": cohort.key, "effort": effort, "cached": str(job.cached).lower()}
@@ -134,6 +138,7 @@ def _probing(context: Context, job: fleet.FitJob) -> None:
 
 
 def _run(context: Context, job: fleet.FitJob) -> None:
+    job = replace(job, residuals=residuals.of_profile(context, job.cohort.profile))
     context.fits.start(job.id, request(context, job))
     _move(context, job, JobStatus.RUNNING, step="making variants", fraction=0.05)
 
@@ -334,6 +339,7 @@ def request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
         "runtimes": targets,
         "model_id": model.id,
         "profile": profile.name,
+        "residuals": plain.to_plain(job.residuals),
         "kernel_tables": [plain.to_plain(t) for t in tables if t is not None],
         "budget": plain.to_plain(cohorts.budget_of(context, model, profile.name)),
         "effort": job.effort,

@@ -381,7 +381,7 @@ def rollout_head(view: Waves) -> Html:
         ("deadline", view.deadline), ("soak", view.soak), ("created", moment(view.created_at)),
         ("asked by", join("a trigger: ", link("triggers", "triggers")) if view.trigger else ""),
         ("goes back to", view.revert_release), ("still away", ", ".join(view.pending)),
-        ("asks", view.asks),
+        ("control group", view.control), ("asks", view.asks),
     )))  # fmt: skip
 
 

@@ -123,7 +123,7 @@ async def once(
     refused; so is asking again for a ``secret``, which is not kept.
     """
     key = _sent(request, KEY_HEADER)
-    if not key:
+    if KEY_HEADER not in request.headers:
         return reply(await api.ask(create), 201)
     if not _KEY.match(key):
         raise UserError("'Idempotency-Key' has 1 to 200 visible ASCII characters")

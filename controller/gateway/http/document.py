@@ -24,6 +24,8 @@ PAGE_MAX = 1000
 ROLE_KEY = "x-fitment-role"
 """Where an operation says which role it needs."""
 _REF = "#/components/schemas/{model}"
+_CHOICES = "x-fitment-choices"
+"""Where a route says what a part of its path is one of, until the document says it there."""
 _INNER = "x-fitment-inner"
 """Where a body keeps the schemas inside it until the document takes them among its components."""
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
@@ -55,6 +57,11 @@ def lists(*names: str, most: int = PAGE_MAX, **schemas: Mapping[str, Any]) -> Ex
     limit = {"type": "integer", "minimum": 1, "maximum": most}
     cursor = {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}
     return asks(*names, **schemas, limit=limit, cursor=cursor)
+
+
+def choices(**parts: Sequence[str]) -> Extra:
+    """A route of whose path these parts are one of some."""
+    return {_CHOICES: {name: list(known) for name, known in parts.items()}}
 
 
 def one_of(names: Sequence[str]) -> Mapping[str, Any]:
@@ -120,6 +127,10 @@ def _finish(operation: dict[str, Any], needed: Role | None) -> None:
     """``needed``: the role; None: the call is open to all."""
     responses = operation["responses"]
     responses.pop("422", None)
+    chosen = operation.pop(_CHOICES, {})
+    for parameter in operation.get("parameters", ()):
+        if parameter["name"] in chosen:
+            parameter["schema"]["enum"] = chosen[parameter["name"]]
     problem = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
     responses["default"] = {"description": "A problem", "content": problem}
     if needed is None:

@@ -14,7 +14,7 @@ from controller.errors import UserError
 from controller.gateway.http.answers import once, page, tagged
 from controller.gateway.http.api import Api, body, filters, found, reply
 from controller.gateway.http.api import one_of as checked
-from controller.gateway.http.document import lists, one_of, shows, takes
+from controller.gateway.http.document import choices, lists, one_of, shows, takes
 from controller.gateway.views import RolloutView
 from controller.reconcile.rolling import RolloutPlan
 from fitment.core.deployment import Outcome
@@ -22,6 +22,7 @@ from fitment.core.deployment import Outcome
 OPEN = "open"
 OUTCOMES = (OPEN, *(outcome.value for outcome in Outcome))
 """What deployments can be told apart by; an open one has no outcome yet."""
+ACTS = ("pause", "resume", "cancel", "revert")
 _SEE = "fitment rollout list"
 
 
@@ -46,6 +47,9 @@ class RolloutRequest:
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
     windows: tuple[str, ...] = ()  # "Mon-Fri 02:00 +2h Europe/Berlin"; empty: at any time
+    control_share: float = 0.0  # of devices that stay on what they run, to compare with
+    control_by: str = ""  # label whose devices stay together; empty: each device by itself
+    control_s: float = 0.0  # for so long after the last wave; then they get the release, too
 
     def plan(self) -> RolloutPlan:
         """The part that the controller takes."""
@@ -59,6 +63,9 @@ class RolloutRequest:
             deadline_s=self.deadline_s,
             gate=self.gate,
             windows=self.windows,
+            control_share=self.control_share,
+            control_by=self.control_by,
+            control_s=self.control_s,
         )
 
 
@@ -134,7 +141,9 @@ def _asked(routes: APIRouter, api: Api) -> None:
         await api.ask(lambda: controller.retry(key, asked.devices))
         return reply(await api.ask(lambda: _view(api, key)))
 
-    @routes.post("/rollouts/{key}/{act}", response_model=RolloutView)
+    @routes.post(
+        "/rollouts/{key}/{act}", response_model=RolloutView, openapi_extra=choices(act=ACTS)
+    )
     async def change_rollout(key: str, act: str) -> JSONResponse:
         change = _change(api, act)
         await api.ask(lambda: change(key))
@@ -148,6 +157,7 @@ def _change(api: Api, act: str) -> Callable[[str], fleet.Rollout]:
         "resume": controller.resume,
         "cancel": controller.cancel,
         "revert": controller.revert,
+        "let-go": controller.let_go,
     }
     if act not in changes:
         raise UserError(f"a rollout cannot '{act}'; it can {', '.join(changes)}")
@@ -164,4 +174,5 @@ def _view(api: Api, key: str) -> RolloutView:
         gates=gates,
         exposure=exposure,
         left=api.controller.left(key),
+        control=api.controller.control_of(rollout),
     )

@@ -12,7 +12,7 @@ from controller.errors import UserError
 from controller.gateway.http.answers import page, tagged
 from controller.gateway.http.api import Api, body, filters, reply
 from controller.gateway.http.api import one_of as checked
-from controller.gateway.http.document import lists, one_of, shows, takes
+from controller.gateway.http.document import choices, lists, one_of, shows, takes
 from controller.gateway.views import PolicyView
 
 OPEN = "open"
@@ -58,7 +58,7 @@ def router(api: Api) -> APIRouter:
     @routes.post(
         "/tickets/{key}/{act}",
         response_model=Ticket,
-        openapi_extra=takes(TicketRequest, keyed=False),
+        openapi_extra=takes(TicketRequest, keyed=False) | choices(act=("acknowledge", "close")),
     )
     async def change_ticket(key: str, act: str, request: Request) -> JSONResponse:
         asked = await body(request, TicketRequest)

@@ -228,9 +228,9 @@ def test_a_decommissioned_device_is_out_and_its_name_is_free(world: Any) -> None
     twin.connect()
     world.settle()
     assert len(world.store.deployments.find(device="a")) == 1, "the old one's model is not its own"
-    later = replace(release, id="later", counter=release.counter + 1, approved_at=0.0)
+    later = replace(release, id="after-decommission", counter=release.counter + 1, approved_at=0.0)
     world.store.releases.add(later)
-    world.controller.approve_release("later")
-    world.controller.create_rollout("later", RolloutPlan(waves=(1.0,)))
+    world.controller.approve_release("after-decommission")
+    world.controller.create_rollout("after-decommission", RolloutPlan(waves=(1.0,)))
     world.settle()
     assert world.runs("a") == "int8", "it is a device like any other"

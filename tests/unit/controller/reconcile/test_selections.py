@@ -145,7 +145,7 @@ def test_a_preview_is_what_then_happens(world: Any) -> None:
 
 
 def test_a_preview_says_for_each_device_why_not(world: Any) -> None:
-    release = joined(world, a="x", b="x", c="x", d="x", e="x")
+    release = joined(world, a="x", b="x", c="x", d="x", e="x", f="x")
     world.controller.create_rollout(release.id, RolloutPlan(waves=(1.0,), devices=("a",)))
     world.settle()
     world.devices["b"].understands = ()
@@ -158,11 +158,14 @@ def test_a_preview_says_for_each_device_why_not(world: Any) -> None:
     world.devices["c"].report()
     world.store.devices.put(fleet.Device(name="new", enrolled_at=1.0))
     world.store.devices.put(replace(world.store.devices.get("d"), profile="unheard-of"))
+    known = world.store.devices.get("f")
+    held = replace(known.reported, quarantined=(f"m/{next(iter(release.variants.values()))}",))
+    world.store.devices.put(replace(known, reported=held))
     plan = RolloutPlan(windows=("daily 00:00 +2h UTC",), deadline_s=90_000.0)
     found = world.controller.preview_rollout(release.id, plan)
     assert {out.device: out.bar for out in found.left_out} == {
         "a": Bar.RUNS_IT, "b": Bar.OLD_AGENT, "c": Bar.AHEAD, "new": Bar.NOT_REPORTED,
-        "d": Bar.NO_VARIANT,
+        "d": Bar.NO_VARIANT, "f": Bar.QUARANTINED,
     }  # fmt: skip
     assert [p.device for p in found.places] == ["e"]
 
