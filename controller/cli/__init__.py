@@ -17,6 +17,7 @@ from controller.cli import (
     devices,
     fit,
     groups,
+    labels,
     models,
     operators,
     profiles,
@@ -24,6 +25,7 @@ from controller.cli import (
     rollouts,
     serve,
     simulate,
+    telemetry,
     tickets,
     trust,
     variants,
@@ -57,6 +59,8 @@ def build_app() -> typer.Typer:
     app.add_typer(variants.app, name="variant")
     app.add_typer(releases.app, name="release")
     app.add_typer(rollouts.app, name="rollout")
+    app.add_typer(labels.app, name="label")
+    app.add_typer(telemetry.app, name="telemetry")
     app.add_typer(watching.triggers, name="trigger")
     app.add_typer(tickets.app, name="ticket")
     app.command("simulate")(simulate.simulate)

@@ -115,7 +115,7 @@ def export_devices(
 
     With --json it is one list, which import does not read.
     """
-    from controller.reconcile.keepsakes import DeviceLine, GroupLine, NoteLine
+    from controller.domain.belonging import DeviceLine, GroupLine, NoteLine
 
     with connect(server, data_dir) as client:
         devices, notes, groups = client.devices(where, group), client.notes(), client.groups()
@@ -186,7 +186,7 @@ def _read(file: Path) -> list[tuple[int, Any]]:
     Raises:
         UserError: the file cannot be read, or a line is none; it says which.
     """
-    from controller.reconcile.keepsakes import DeviceLine, GroupLine
+    from controller.domain.belonging import DeviceLine, GroupLine
 
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()

@@ -26,6 +26,7 @@ from controller.cli.completing import (
     complete_releases,
     complete_rollouts,
 )
+from controller.cli.labels import JUDGED, judged
 from controller.cli.previews import show_preview
 from controller.domain import eligible, fleet, windows
 from controller.domain.judgement import Exposure, GateReport, TooFew
@@ -73,10 +74,25 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     slower: Annotated[str, typer.Option(help="Times the own latency; 'any' asks nothing.")] = "1.1",
     agreement: Annotated[str, typer.Option(help="Least share of answers like fp32's.")] = "",
     energy: Annotated[str, typer.Option(help="Times the energy of before.")] = "",
+    memory: Annotated[str, typer.Option(help="Times the peak memory of before.")] = "",
+    throttled: Annotated[str, typer.Option(help="Share that it throttles anew.")] = "",
+    coverage: Annotated[str, typer.Option(help="Least share of operators in integers.")] = "",
+    field_drop: Annotated[str, typer.Option(help="Most that field accuracy may fall.")] = "",
+    must_pass: Annotated[
+        bool, typer.Option("--must-pass", help="Labels marked must_pass are never wrong.")
+    ] = False,
+    coverage_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
+    agreement_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
     false_halts: Annotated[str, typer.Option(help="Chance to halt a good release.")] = "0.05",
     min_sample: Annotated[int, typer.Option(help="Devices before a cohort is judged.")] = 1,
     cluster: Annotated[str, typer.Option(help="Label of devices that fail together.")] = "",
+    metered: Annotated[
+        bool, typer.Option("--metered", help="Let it come over metered links, too.")
+    ] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Pause where too few can tell.")] = False,
+    control: Annotated[str, typer.Option(help="Share that stays on what it runs.")] = "",
+    control_by: Annotated[str, typer.Option(help="Label whose devices stay together.")] = "",
+    control_for: Annotated[str, typer.Option(help="How long after the last wave.")] = "0s",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say who would get what, and begin nothing.")
     ] = False,
@@ -94,11 +110,22 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         "soak_s": duration_s(soak),
         "deadline_s": duration_s(deadline or ("8d" if window else "1h")),
         "windows": list(window or []),
+        "metered": metered,
+        "control_share": share(control, "--control") if control else 0.0,
+        "control_by": control_by,
+        "control_s": duration_s(control_for),
         "gate": {
             "max_failure_share": share(failures, "--failures"),
             "latency_ratio_max": None if slower == "any" else share(slower, "--slower"),
-            "agreement_min": share(agreement, "--agreement") if agreement else None,
-            "energy_ratio_max": share(energy, "--energy") if energy else None,
+            "agreement_min": _asked(agreement, "--agreement"),
+            "energy_ratio_max": _asked(energy, "--energy"),
+            "memory_ratio_max": _asked(memory, "--memory"),
+            "thermal_share_max": _asked(throttled, "--throttled"),
+            "field_drop_max": _asked(field_drop, "--field-drop"),
+            "must_pass": must_pass,
+            "coverage_min": _asked(coverage, "--coverage"),
+            "coverage_drop_max": _asked(coverage_drop, "--coverage-drop"),
+            "agreement_drop_max": _asked(agreement_drop, "--agreement-drop"),
             "false_halt_rate": share(false_halts, "--false-halts"),
             "min_sample": min_sample,
             "cluster": cluster,
@@ -211,6 +238,41 @@ def revert_rollout(
     _change(rollout, "revert", server=server, data_dir=data_dir, as_json=as_json)
 
 
+@app.command("let-go")
+def let_control_go(
+    rollout: str,
+    *,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """End the control group now: its devices get the release like the others."""
+    _change(rollout, "let-go", server=server, data_dir=data_dir, as_json=as_json)
+
+
+@app.command("field")
+def rollout_field(
+    rollout: str,
+    *,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """What labels from the field, and the mix of predictions, say of ROLLOUT."""
+    with connect(server, data_dir) as client:
+        found = client.rollout_field(rollout)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(r.group, r.slice or "all", *judged(r.counted, r.low, r.high)) for r in found.rows]
+    columns = ("devices", "slice", *JUDGED)
+    print_table(columns, rows, empty="No label was posted; see: fitment label post --help")
+    for mix in found.mix:
+        shares_of = ", ".join(f"{name} {share:.1%}" for name, share in sorted(mix.shares.items()))
+        moved = "" if mix.moved is None else f", {mix.moved:.1%} from before"
+        print(f"predictions, {mix.group} ({mix.devices} devices{moved}): {shares_of}")
+
+
 def shares(text: str) -> list[float]:
     """``0.1,0.5,1`` or ``10%,50%,100%`` as numbers; the controller judges them.
 
@@ -233,6 +295,10 @@ def share(text: str, option: str) -> float:
         return _part(text.strip())
     except ValueError as error:
         raise UserError(f"{option} takes a number such as 0.02 or 2%, not '{text}'") from error
+
+
+def _asked(text: str, option: str) -> float | None:
+    return share(text, option) if text else None
 
 
 def _part(text: str) -> float:
@@ -260,9 +326,11 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
             "created": when(rollout.created_at),
             "because": "; ".join(rollout.reasons),
             "switches in": "; ".join(rollout.windows),
+            "metered links": "may be used" * rollout.metered,
             "asks": f"{rollout.asks}; answer: fitment rollout resume" if rollout.asks else "",
             "admitted": _exposed(view.exposure),
             "goes back to": rollout.revert_release,
+            "control group": _control(view),
             "left before their turn": "; ".join(f"{n}: {why}" for n, why in view.left.items()),
         }
     )
@@ -297,6 +365,20 @@ def _gate(report: GateReport) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _control(view: RolloutView) -> str:
+    made = view.rollout
+    if not made.control_below:
+        return ""
+    if made.control_ended_at:
+        return f"was let go {when(made.control_ended_at)}"
+    by = f" by {made.control_by}" if made.control_by else ""
+    names = ", ".join(view.control[:5]) + (" …" if len(view.control) > 5 else "")
+    return (
+        f"{len(view.control)} devices{by} stay on what they run until"
+        f" {made.control_s:g} s after the last wave ({names})"
+    )
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
@@ -314,7 +396,8 @@ def _wave(rollout: fleet.Rollout) -> str:
 
 def _progress(deployment: fleet.Deployment) -> str:
     if deployment.outcome is None:
-        return deployment.state.value + _window(deployment)
+        waits = f", waits: {deployment.held}" if deployment.held else _window(deployment)
+        return deployment.state.value + waits
     why = "; ".join(deployment.reasons)
     if deployment.attempt > 1:
         why = f"attempt {deployment.attempt}{'; ' * bool(why)}{why}"

@@ -208,6 +208,8 @@ class Desk:
             rollout=made,
             gates=gates,
             exposure=exposure,
+            control=self._api.controller.control_of(made),
+            field=self._api.controller.field_of(made),
             release=store.releases.get(made.release),
             deployments=deployments,
             devices={device.name: device for device in devices if device is not None},
@@ -294,6 +296,7 @@ class Desk:
             "resume": controller.resume,
             "revert": controller.revert,
             "cancel": controller.cancel,
+            "let-go": controller.let_go,
         }
         assert set(verbs) == set(ACTS)
         changed = await self._api.ask(lambda: verbs[act](key))

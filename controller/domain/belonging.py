@@ -47,3 +47,39 @@ class Applicant:
     def waits(self) -> bool:
         """Whether nobody has said anything yet."""
         return not (self.approved_at or self.rejected_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteLine:
+    """A note as it is exported."""
+
+    at: float
+    author: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceLine:
+    """What operators own of one device; labels are all of its labels."""
+
+    device: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[NoteLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupLine:
+    """A group as it is exported."""
+
+    group: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What an import did, or would do."""
+
+    labelled: tuple[str, ...] = ()  # devices whose labels are others than before
+    notes: int = 0  # that were not there yet
+    groups: tuple[str, ...] = ()  # made or changed
+    unknown: tuple[str, ...] = ()  # devices that are not here; nothing was done for them

@@ -9,7 +9,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from controller.domain import selection
+from controller.domain import holding, selection
 from controller.domain.fleet import Device, Release, Rollout
 from fitment.core import digest
 from fitment.core.deployment import UNDERSTANDS_WINDOWS, SlotReport
@@ -27,6 +27,7 @@ class Bar(enum.Enum):
     QUARANTINED = "quarantined"  # the variant failed there again and again
     NEWER_UNDER_WAY = "newer_under_way"  # a later release is on its way to it
     OLD_AGENT = "old_agent"  # its agent does not heed maintenance windows
+    CONTROL = "control"  # it stays on what it runs, to compare with
     NO_WINDOW = "no_window"  # no maintenance window opens for it before its deadline
 
 
@@ -60,6 +61,9 @@ def barred(
     outside = "" if begun else _outside(made, device)
     if outside:
         return Barred(bar=Bar.NOT_SELECTED, reason=outside)
+    if not begun and holding.is_held(made, device):
+        reason = "it is of the control group: it stays on what it runs until that ends"
+        return Barred(bar=Bar.CONTROL, reason=reason)
     variant = variant_for(release, device)
     if not variant:
         return _without(device)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain.evidence import OperatingPoint, SliceEvidence
+from controller.domain.footprint import Footprint
 from controller.domain.judgement import TooFew
 from controller.domain.residuals import Residual
 from fitment.core import digest
@@ -288,6 +289,13 @@ class Gate:
     latency_p95_ratio_max: float | None = None  # the same for p95, where both have one
     energy_ratio_max: float | None = None  # to what the device's last release took of it
     agreement_min: float | None = None
+    agreement_drop_max: float | None = None  # below the device's own last, absolute
+    memory_ratio_max: float | None = None  # peak, to the device's own last
+    thermal_share_max: float | None = None  # of devices that it throttles and the last one did not
+    coverage_min: float | None = None  # share of heavy operators that run in integers
+    coverage_drop_max: float | None = None  # below the device's own last, absolute
+    field_drop_max: float | None = None  # of field accuracy below the release before, absolute
+    must_pass: bool = False  # answers labelled as such are never wrong
     above_share: float = 0.5  # of devices that may exceed a ratio; a half: the median is judged
     min_sample: int = 1
     false_halt_rate: float = 0.05  # of the whole rollout, over its gates, waves and cohorts
@@ -324,7 +332,13 @@ class Rollout:
     retried: tuple[str, ...] = ()  # deployments whose device has another turn
     asks: str = ""  # what an operator is asked; empty: nothing
     answered: int = -1  # the last wave that an operator let pass without statistics
+    control_share: float = 0.0  # of devices that stay on what they run, to compare with
+    control_by: str = ""  # label whose devices stay together, such as "site"; empty: each alone
+    control_s: float = 0.0  # for so long after the last wave; then they get the release, too
+    control_below: float = 0.0  # the mark of the draw (`holding`); 0: nobody is held
+    control_ended_at: float = 0.0  # when they were let go; 0: not yet
     asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
+    metered: bool = False  # it may come over metered links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,10 +361,12 @@ class Deployment:
     calibration: CalibrationReport | None = None
     overlay: str = ""  # blob digest of the overlay that the device submitted
     cohort: Cohort | None = None  # of the device when it was admitted
+    held: str = ""  # why its transfer waits for the device's allowance; empty: it does not
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
     windows: tuple[Span, ...] = ()  # when the device may switch, as it was told
     held_back: bool = False  # taken back while it waited for a window; it may be admitted again
     energy_before_mj: float | None = None  # of one inference of what ran there, if it was measured
+    before: Footprint | None = None  # of what ran there, where a gate compares with it
     fetched_bytes: int = 0  # that came over the wire, as the device says
     delta_base: str = ""  # variant that the device rebuilt it from; empty: it came whole
     attempt: int = 1  # of this device in its rollout; an operator asked for those after the first

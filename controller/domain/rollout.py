@@ -16,8 +16,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from controller.domain import gates, sequential
+from controller.domain import gates, holding, sequential
 from controller.domain.eligible import Bar, held_up
+from controller.domain.field import Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
 from fitment.core.deployment import Outcome
@@ -69,7 +70,14 @@ class Ask:
     reason: str
 
 
-Step = Admit | TimeOut | NextWave | Halt | Complete | Ask
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetGo:
+    """The control group has done its part: its devices get the release, too."""
+
+    reason: str
+
+
+Step = Admit | TimeOut | NextWave | Halt | Complete | Ask | LetGo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +89,7 @@ class View:
     deployments: Mapping[str, Deployment]  # device name -> its newest deployment in this rollout
     now: float
     grouped: Mapping[str, Sequence[Device]] | None = None  # `cohorts`, where it is known already
+    words: Mapping[str, Word] = field(default_factory=dict)  # what labels say of devices, by name
     earlier: Mapping[str, Sequence[Deployment]] = field(default_factory=dict)
     """Attempts before the newest, of devices that were tried again, oldest first."""
 
@@ -266,6 +275,19 @@ def _advance(view: View) -> tuple[Step, ...]:
         return (Ask(reason=asks),)
     if rollout.wave < len(rollout.waves) - 1:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
+    return _over(view, real, away, words)
+
+
+def _over(
+    view: View, real: Sequence[Deployment], away: tuple[str, ...], words: str
+) -> tuple[Step, ...]:
+    """The last wave is over: the control group's turn comes, and then the end."""
+    rollout = view.rollout
+    if rollout.control_below and not rollout.control_ended_at:
+        over_at = max(d.ended_at for d in real) if real else rollout.wave_started_at
+        if view.now < holding.ends_at(rollout, over_at):
+            return ()
+        return (LetGo(reason=f"{words}; the control group gets it, too"),)
     if away:
         words += f"; never reached: {', '.join(away)}"
         old = [
@@ -317,7 +339,7 @@ def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
     found = [
         gates.Cohort(
             key=key, deployments=of_cohort, devices=devices, place=place,
-            members=max(len(cohorts.get(key, ())), len(of_cohort)),
+            members=max(len(cohorts.get(key, ())), len(of_cohort)), words=view.words,
         )
         for place, (key, of_cohort) in enumerate(judged.items())
     ]  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from controller.domain import eligible, fleet
+from controller.domain import eligible, fleet, holding
 from controller.errors import NotFound, UserError
 from controller.reconcile.context import Context
 
@@ -40,6 +42,46 @@ def check_gate(gate: fleet.Gate) -> None:
     for name, value, fits in bounds:
         if not fits:
             raise UserError(f"{name} cannot be {value:g}; shares are from 0 to 1, counts from 1 on")
+    shares = (
+        ("the agreement", gate.agreement_min), ("the drop of agreement", gate.agreement_drop_max),
+        ("the thermal share", gate.thermal_share_max), ("the coverage", gate.coverage_min),
+        ("the drop of coverage", gate.coverage_drop_max),
+        ("the drop of field accuracy", gate.field_drop_max),
+    )  # fmt: skip
+    for name, share in shares:
+        if share is not None and not 0 <= share <= 1:
+            raise UserError(f"{name} cannot be {share:g}; it is a share from 0 to 1")
+    ratios = (
+        gate.latency_ratio_max, gate.latency_p95_ratio_max, gate.energy_ratio_max,
+        gate.memory_ratio_max,
+    )  # fmt: skip
+    for ratio in ratios:
+        if ratio is not None and not 0 < ratio < math.inf:
+            raise UserError(f"a ratio to the device's own baseline is above 0, not {ratio:g}")
+
+
+def with_control(made: fleet.Rollout, chosen: Sequence[fleet.Device]) -> fleet.Rollout:
+    """The rollout with its control group drawn, where it asks for one.
+
+    Raises:
+        UserError: nothing can be held back of these devices.
+    """
+    share = made.control_share
+    if not 0 <= share < 1:
+        raise UserError(f"a control group is a share of the devices below 1, not {share:g}")
+    if made.control_s < 0:
+        raise UserError("a control group is held for some time after the last wave, not before it")
+    if not share:
+        if made.control_by or made.control_s:
+            raise UserError("name the share of devices that a control group takes (--control 10%)")
+        return made
+    try:
+        return replace(made, control_below=holding.mark(made, chosen))
+    except ValueError:
+        what = f"one '{made.control_by}'" if made.control_by else "one device"
+        raise UserError(
+            f"the selection has but {what}: nothing of it can stay behind to compare with"
+        ) from None
 
 
 def check_named(context: Context, made: fleet.Rollout) -> None:

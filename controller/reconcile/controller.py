@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from controller.domain import fleet
+from controller.domain.field import Slice
 from controller.domain.judgement import Exposure, GateReport
+from controller.domain.labels import Posted
 from controller.domain.policy import Policy
 from controller.domain.preview import Preview
 from controller.domain.tickets import Ticket
@@ -24,6 +27,7 @@ from controller.reconcile import (
     fitting,
     ingest,
     keeping,
+    labelling,
     levels,
     optimising,
     policies,
@@ -33,6 +37,7 @@ from controller.reconcile import (
     retrying,
     rolling,
     servicing,
+    standing,
     strangers,
 )
 from controller.reconcile.applying import Applied
@@ -227,6 +232,11 @@ class Controller:
     def judged(self, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
         return rolling.judged(self.context, rollout_id)
 
+    def control_of(self, made: fleet.Rollout) -> tuple[str, ...]:
+        """Names of the devices that a rollout holds back now."""
+        release = self.store.releases.get(made.release)
+        return rolling.controls(self.context, made, release) if release is not None else ()
+
     def pause(self, rollout_id: str) -> fleet.Rollout:
         return rolling.pause(self.context, rollout_id)
 
@@ -238,6 +248,15 @@ class Controller:
 
     def revert(self, rollout_id: str) -> fleet.Rollout:
         return rolling.revert(self.context, rollout_id)
+
+    def let_go(self, rollout_id: str) -> fleet.Rollout:
+        return standing.let_go(self.context, rolling.get(self.context, rollout_id))
+
+    def post_labels(self, device: str, lines: Sequence[Mapping[str, Any]]) -> Posted:
+        return labelling.post(self.context, device, lines)
+
+    def field_of(self, made: fleet.Rollout) -> tuple[Slice, ...]:
+        return labelling.compared(self.store, made)
 
     def policy(self, model: str = "") -> Policy:
         return policies.of(self.context, model)

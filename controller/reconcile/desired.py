@@ -129,7 +129,7 @@ def _assignment(
         calibration=_understood(device, calibration or CalibrationPlan()),
         windows=deployment.windows,
         ladder=_ladder(context, release, releasing.ladder_of(release, device, deployment)),
-        throttle_c=profile.throttle_c if profile else None,
+        throttle_c=profile.throttle_c if profile else None, metered=rollout.metered,
     )  # fmt: skip
 
 

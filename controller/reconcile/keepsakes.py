@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from controller.domain import fleet, history
-from controller.domain.belonging import Note
+from controller.domain.belonging import DeviceLine, GroupLine, Imported, Note, NoteLine
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile import grouping
 from controller.reconcile.context import ACTING, Context
@@ -20,42 +20,6 @@ NOTE_MOST = 4000
 """Characters of a note."""
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,62}\Z")
 _VALUE_MOST = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoteLine:
-    """A note as it is exported."""
-
-    at: float
-    author: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceLine:
-    """What operators own of one device; labels are all of its labels."""
-
-    device: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[NoteLine, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupLine:
-    """A group as it is exported."""
-
-    group: str
-    where: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """What an import did, or would do."""
-
-    labelled: tuple[str, ...] = ()  # devices whose labels are others than before
-    notes: int = 0  # that were not there yet
-    groups: tuple[str, ...] = ()  # made or changed
-    unknown: tuple[str, ...] = ()  # devices that are not here; nothing was done for them
 
 
 def label(

@@ -47,7 +47,7 @@ class Look:
     """How far a look over the fleet has come; losing it costs the look."""
 
     next_at: float = 0.0
-    waiting: list[tuple[Group, Member]] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)  # devices
     members: dict[Group, list[Member]] = field(default_factory=dict)
     standings: dict[Group, list[Standing]] = field(default_factory=dict)
     under_way: bool = False
@@ -64,10 +64,7 @@ def advance(context: Context, look: Look) -> None:
         _begin(context, look)
     until = time.perf_counter() + BUDGET_S
     while look.waiting:
-        group, member = look.waiting.pop()
-        found = _standing(context, group, member, now)
-        if found is not None:
-            look.standings.setdefault(group, []).append(found)
+        _one(context, look, look.waiting.pop(), now)
         if time.perf_counter() >= until:
             return
     for group in look.members:
@@ -76,17 +73,25 @@ def advance(context: Context, look: Look) -> None:
 
 
 def _begin(context: Context, look: Look) -> None:
-    members: dict[Group, list[Member]] = {}
-    for device in context.store.devices.find(revoked=False):
-        if device.cohort is None:
-            continue
-        for slot, ran in plan.running(context.store.deployments.find(device=device.name)).items():
-            if ran.cohort == device.cohort:  # else another trigger is due, or on its way
-                group = Group(cohort=device.cohort, slot=slot, variant=ran.variant)
-                member = Member(device=device.name, since=ran.ended_at, release=ran.release)
-                members.setdefault(group, []).append(member)
-    look.members, look.standings, look.under_way = members, {}, True
-    look.waiting = [(group, member) for group, some in members.items() for member in some]
+    look.members, look.standings, look.under_way = {}, {}, True
+    names = (device.name for device in context.store.devices.find(revoked=False))
+    look.waiting = sorted(names, reverse=True)  # they are taken from the end
+
+
+def _one(context: Context, look: Look, name: str, now: float) -> None:
+    """What one device runs, and how it does."""
+    device = context.store.devices.get(name)
+    if device is None or device.revoked or device.cohort is None:
+        return
+    for slot, ran in plan.running(context.store.deployments.find(device=name)).items():
+        if ran.cohort != device.cohort:
+            continue  # another trigger is due, or on its way
+        group = Group(cohort=device.cohort, slot=slot, variant=ran.variant)
+        member = Member(device=name, since=ran.ended_at, release=ran.release)
+        look.members.setdefault(group, []).append(member)
+        found = _standing(context, group, member, now)
+        if found is not None:
+            look.standings.setdefault(group, []).append(found)
 
 
 def _standing(context: Context, group: Group, member: Member, now: float) -> Standing | None:

@@ -12,6 +12,7 @@ from controller.domain import fleet, plan
 from controller.domain.eligible import Bar, barred, is_target
 from controller.domain.fleet import RolloutState
 from controller.domain.rollout import View, attempts, group, key_of
+from controller.reconcile.labelling import Words, asks
 from controller.store.base import Store
 
 
@@ -75,7 +76,8 @@ class Held:
             if deployment.outcome is None:
                 moments.append(deployment.created_at + made.deadline_s)
             else:
-                moments += [deployment.ended_at + s for s in (made.soak_s, plan.SETTLE_S)]
+                waits = {made.soak_s, plan.SETTLE_S, made.control_s or made.soak_s}
+                moments += [deployment.ended_at + s for s in waits]
         # A deadline holds once it is past, so the moment itself is looked at again.
         self.next_at = min((at for at in moments if at > now - 1.0), default=float("inf"))
         self.stirred = False
@@ -89,9 +91,13 @@ class Looks:
     open: dict[str, fleet.Deployment] = field(default_factory=dict)  # without an end, by id
     held: dict[str, Held] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)  # devices whose desired state may have changed
+    words: Words = field(init=False)  # what labels say
     _devices: set[str] = field(default_factory=set)
     _deployments: set[str] = field(default_factory=set)
     _studies: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.words = Words.of(self.store)
 
     @classmethod
     def of(cls, store: Store) -> Looks:
@@ -115,6 +121,9 @@ class Looks:
         devices, self._devices = set(self._devices), _emptied(self._devices)
         for name in devices:
             self._device(name, self.store.devices.get(name))
+        if self.words.news():
+            for held in self.held.values():
+                held.stirred |= asks(held.rollout.gate)
         studies, self._studies = set(self._studies), _emptied(self._studies)
         for key in studies:
             study = self.store.studies.get(key)
@@ -185,8 +194,8 @@ def _emptied(told: set[str]) -> set[str]:
 
 def _alike(before: fleet.Rollout, after: fleet.Rollout) -> bool:
     """Whether both are for the same devices."""
-    same = (before.devices, before.selector, before.where) == (
-        after.devices, after.selector, after.where,
+    same = (before.devices, before.selector, before.where, before.control_ended_at) == (
+        after.devices, after.selector, after.where, after.control_ended_at,
     )  # fmt: skip
     return same and after.state in (RolloutState.RUNNING, before.state)
 

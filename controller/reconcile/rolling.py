@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from controller.domain import eligible, fleet, plan, rollout, transitions
+from controller.domain import eligible, fleet, holding, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import asking, grouping, releasing, zones
+from controller.reconcile import asking, grouping, labelling, releasing, standing, zones
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
@@ -34,6 +34,10 @@ class RolloutPlan:
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
     windows: tuple[str, ...] = ()
+    metered: bool = False
+    control_share: float = 0.0  # of devices that stay on what they run, to compare with
+    control_by: str = ""  # label whose devices stay together
+    control_s: float = 0.0  # for so long after the last wave
 
 
 def create(
@@ -74,17 +78,19 @@ def drafted(
     windows = zones.read(asked.windows)
     where = grouping.selection_of(context, asked.where, asked.group)
     made = fleet.Rollout(
-        id=context.new_id(), release=release_id, created_at=context.clock(),
+        id=context.new_id(), release=release_id, created_at=context.clock(), metered=asked.metered,
         state=RolloutState.RUNNING if release.approved_at else RolloutState.AWAITING_APPROVAL,
         selector=dict(asked.selector), where=where, group=asked.group, devices=asked.devices,
         waves=asked.waves, soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate,
-        trigger=trigger, wave_started_at=context.clock(),
-        windows=tuple(str(window) for window in windows),
+        trigger=trigger, wave_started_at=context.clock(), windows=tuple(map(str, windows)),
+        control_share=asked.control_share, control_by=asked.control_by, control_s=asked.control_s,
     )  # fmt: skip
     asking.check_named(context, made)
     chosen = targets(context, made, release)
     if not chosen:
         raise UserError(asking.nobody(context, made, release))
+    made = asking.with_control(made, chosen)
+    chosen = tuple(d for d in chosen if not holding.is_held(made, d))
     return replace(made, windows_end=zones.check(windows, chosen, made)), release
 
 
@@ -101,6 +107,12 @@ def targets(
     else:
         chosen = list(context.store.devices.find(revoked=False))
     return tuple(d for d in chosen if eligible.is_target(made, release, d, begun=d.name in begun))
+
+
+def controls(context: Context, made: fleet.Rollout, release: fleet.Release) -> tuple[str, ...]:
+    """Names of the devices that are held back now, in order."""
+    everyone = targets(context, standing.unheld(made), release) if made.control_below else ()
+    return standing.held(made, everyone)
 
 
 def advance(context: Context, looks: Looks) -> None:
@@ -129,7 +141,7 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     held = looks.due(made, release, now)
     if held is None:
         return
-    steps = rollout.steps(held.view(now))
+    steps = rollout.steps(replace(held.view(now), words=looks.words.about(made)))
     with context.store.transaction():
         for name, why in held.left.items():
             details = {"device": name, "reason": why}
@@ -146,6 +158,7 @@ def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> roll
     return rollout.View(
         rollout=made, targets=targets(context, made, release, newest), deployments=newest,
         earlier=earlier, now=context.clock(),
+        words=labelling.words(context.store, made) if labelling.asks(made.gate) else {},
     )  # fmt: skip
 
 
@@ -200,7 +213,7 @@ def _admit(
         slot=release.slot, variant=eligible.variant_for(release, device), wave=step.wave,
         created_at=context.clock(), cohort=device.cohort, attempt=_attempt(context, made, device),
         fingerprint=device.reported.fingerprint if device.reported else None,
-        energy_before_mj=_energy_before(context, made.gate, device.name, release.slot),
+        **standing.before(context, made.gate, device.name, release.slot),
         windows=zones.spans_for(device, made, now=context.clock()),
     )  # fmt: skip
     context.store.deployments.add(deployment)
@@ -231,15 +244,6 @@ def _attempt(context: Context, made: fleet.Rollout, device: fleet.Device) -> int
     if not before:
         return 1
     return before[-1].attempt + (before[-1].id in made.retried)
-
-
-def _energy_before(context: Context, gate: fleet.Gate, device: str, slot: str) -> float | None:
-    """What an inference of the running variant took, as its own deployment measured it."""
-    if gate.energy_ratio_max is None:
-        return None
-    before = plan.running(context.store.deployments.find(device=device)).get(slot)
-    taken = before.measurement if before is not None else None
-    return taken.energy.value_mj if taken is not None and taken.tells_costs else None
 
 
 def _time_out(
@@ -276,6 +280,12 @@ def _ask(context: Context, made: fleet.Rollout, _release: fleet.Release, step: r
     to(context, replace(made, asks=step.reason), RolloutState.PAUSED, step.reason)
 
 
+def _let_go(
+    context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.LetGo
+) -> None:
+    standing.end(context, made, step.reason, "controller")
+
+
 EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], None]] = {
     rollout.Admit: _admit,
     rollout.TimeOut: _time_out,
@@ -283,6 +293,7 @@ EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], 
     rollout.Halt: _halt,
     rollout.Complete: _complete,
     rollout.Ask: _ask,
+    rollout.LetGo: _let_go,
 }
 """Every step and what runs it; a test holds the keys to the union."""
 
@@ -413,7 +424,7 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
     gate = fleet.Gate(max_failure_share=1.0, latency_ratio_max=None)
     asked = RolloutPlan(
         devices=tuple(dict.fromkeys(d.name for d in devices)), waves=(1.0,), gate=gate,
-        deadline_s=made.deadline_s,
+        deadline_s=made.deadline_s, metered=made.metered,
     )  # fmt: skip
     with context.store.transaction():
         create(context, back.id, asked, trigger=made.trigger or f"{REVERT}{made.id}")

@@ -267,16 +267,20 @@ class Month(World):
         )
         while self.store.telemetry.roll_up("", 10_000) is not None:
             pass
-        if self.policy is Policy.ALWAYS:
-            self._ask_again()
         self.turn()
-        while self.now < until and self._is_busy():
-            self.turn()
+        self._settle(until)
+        if self.policy is Policy.ALWAYS:  # last: an open trigger would hold up who changed
+            self._ask_again()
+            self._settle(until)
         while self._heap and self._heap[0].at <= until:
             self.pass_one()
         for device in self.members:
             self.ledger.add(device, self.now)
         self.now = max(self.now, until)
+
+    def _settle(self, until: float) -> None:
+        while self.now < until and self._is_busy():
+            self.turn()
 
     def _drivers(self) -> None:
         for device in self.members:

@@ -21,8 +21,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
-from controller.domain.telemetry import Held, Keep, Query, Rollup
+from controller.domain.telemetry import Held, Keep, Query, Rollup, Sample
 from controller.domain.tickets import Ticket
 from fitment.core import plain
 from fitment.core.telemetry import Ack, TelemetryBatch
@@ -112,6 +113,18 @@ class Telemetry(Protocol):
         """What was rolled up, a record a span and origin, oldest first."""
         ...
 
+    def quantities(self, device: str) -> tuple[str, ...]:
+        """Names of all that a device sent and that is kept, sorted."""
+        ...
+
+    def next_sample_s(self, device: str, since_s: float) -> float | None:
+        """When its first sample that is kept and not older than that was taken."""
+        ...
+
+    def samples(self, device: str, since_s: float, until_s: float) -> tuple[Sample, ...]:
+        """What is kept of a device in ``since_s <= time < until_s``, oldest first."""
+        ...
+
     def held(self) -> Held:
         """How much there is; costs little."""
         ...
@@ -147,6 +160,10 @@ class Store(Protocol):
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
     @property
+    def pages(self) -> Collection[LabelPage]: ...
+    @property
+    def tallies(self) -> Collection[FieldTally]: ...
+    @property
     def groups(self) -> Collection[DeviceGroup]: ...
     @property
     def notes(self) -> Collection[Note]: ...
@@ -175,6 +192,8 @@ KEYS: Mapping[type, str] = {
     Ticket: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
+    LabelPage: "key",
+    FieldTally: "key",
     DeviceGroup: "name",
     Note: "id",
     Applicant: "name",
@@ -195,6 +214,8 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     Ticket: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
+    LabelPage: ("device",),
+    FieldTally: ("device", "release", "variant"),
     DeviceGroup: (),
     Note: ("device",),
     Applicant: (),

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
 from controller.domain.tickets import Ticket
 from controller.errors import Conflict
@@ -146,6 +147,8 @@ class MemoryStore:
         self.tickets = MemoryCollection(Ticket)
         self.audit = MemoryCollection(fleet.AuditEntry)
         self.answers = MemoryCollection(fleet.Answer)
+        self.pages = MemoryCollection(LabelPage)
+        self.tallies = MemoryCollection(FieldTally)
         self.groups = MemoryCollection(DeviceGroup)
         self.notes = MemoryCollection(Note)
         self.applicants = MemoryCollection(Applicant)

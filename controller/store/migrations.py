@@ -97,12 +97,38 @@ def _keep_groups(connection: Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX note_device ON note (tenant, device)")
 
 
+_KEEP_LABELS = (
+    (
+        "CREATE TABLE label_page (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, device VARCHAR NOT NULL,'
+        ' PRIMARY KEY (position), CONSTRAINT label_page_key UNIQUE (tenant, "key"))'
+    ),
+    "CREATE INDEX label_page_device ON label_page (tenant, device)",
+    (
+        "CREATE TABLE field_tally (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, device VARCHAR NOT NULL,'
+        ' "release" VARCHAR NOT NULL, variant VARCHAR NOT NULL,'
+        ' PRIMARY KEY (position), CONSTRAINT field_tally_key UNIQUE (tenant, "key"))'
+    ),
+    "CREATE INDEX field_tally_device ON field_tally (tenant, device)",
+    'CREATE INDEX field_tally_release ON field_tally (tenant, "release")',
+    "CREATE INDEX field_tally_variant ON field_tally (tenant, variant)",
+)
+
+
+def _keep_labels(connection: Connection) -> None:
+    """Labels from the field, and what they come to."""
+    for statement in _KEEP_LABELS:
+        connection.exec_driver_sql(statement)
+
+
 STEPS: tuple[Step, ...] = (
     _keep_rollups,
     _keep_answers,
     _keep_operators,
     _keep_tickets,
     _keep_groups,
+    _keep_labels,
 )
 """Step ``i`` leads from version ``i + 1`` to ``i + 2``; none is ever changed or removed."""
 

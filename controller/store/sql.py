@@ -20,6 +20,7 @@ from sqlmodel import SQLModel, col, create_engine, delete, insert, select, updat
 
 from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.lease import Lease
 from controller.domain.roles import Operator
 from controller.domain.tickets import Ticket
@@ -190,6 +191,8 @@ class SqlStore:
         self.tickets = SqlCollection(session, tenant, Ticket)
         self.audit = SqlCollection(session, tenant, fleet.AuditEntry)
         self.answers = SqlCollection(session, tenant, fleet.Answer)
+        self.pages = SqlCollection(session, tenant, LabelPage)
+        self.tallies = SqlCollection(session, tenant, FieldTally)
         self.groups = SqlCollection(session, tenant, DeviceGroup)
         self.notes = SqlCollection(session, tenant, Note)
         self.applicants = SqlCollection(session, tenant, Applicant)

@@ -24,6 +24,7 @@ from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
 from controller.domain.tickets import Ticket
 
@@ -163,6 +164,24 @@ class AnswerRow(Row, table=True):
     __table_args__ = _keyed("answer")
 
 
+class PageRow(Row, table=True):
+    """`labels.LabelPage`."""
+
+    __tablename__ = "label_page"
+    __table_args__ = _keyed("label_page", "device")
+    device: str
+
+
+class FieldTallyRow(Row, table=True):
+    """`labels.FieldTally`."""
+
+    __tablename__ = "field_tally"
+    __table_args__ = _keyed("field_tally", "device", "release", "variant")
+    device: str
+    release: str
+    variant: str
+
+
 class GroupRow(Row, table=True):
     """`belonging.DeviceGroup`."""
 
@@ -199,6 +218,8 @@ ROWS: Mapping[type, type[Row]] = {
     Ticket: TicketRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
+    LabelPage: PageRow,
+    FieldTally: FieldTallyRow,
     DeviceGroup: GroupRow,
     Note: NoteRow,
     Applicant: ApplicantRow,

@@ -12,6 +12,7 @@ from controller.domain.telemetry import (
     Period,
     Query,
     Rollup,
+    Sample,
     added,
     is_reading,
     origin_of,
@@ -170,6 +171,24 @@ class MemoryTelemetry:
         ]
         return tuple(sorted(found, key=lambda rollup: rollup.start_s)[: query.limit])
 
+    def quantities(self, device: str) -> tuple[str, ...]:
+        mine = (kept.batch.columns for kept in self._kept() if kept.device == device)
+        return tuple(sorted({name for columns in mine for name in columns}))
+
+    def next_sample_s(self, device: str, since_s: float) -> float | None:
+        later = self.samples(device, since_s, float("inf"))
+        return later[0].wall_s if later else None
+
+    def samples(self, device: str, since_s: float, until_s: float) -> tuple[Sample, ...]:
+        found = [
+            _sample(kept, number, wall / 1e9)
+            for kept in self._kept()
+            if kept.device == device
+            for number, wall in enumerate(kept.batch.wall_unix_ns)
+            if since_s <= wall / 1e9 < until_s
+        ]
+        return tuple(sorted(found, key=lambda sample: sample.wall_s))
+
     def _of(self, query: Query) -> Iterable[Rollup]:
         """Those of its device, or all; the look at one device must not be one at the fleet."""
         kept, by_device = self._rollups[query.period], self._by_device[query.period]
@@ -218,6 +237,15 @@ def _without_empty(outbox: _Outbox) -> _Outbox:
     ]  # fmt: skip
     left = {number: kept for number, kept in outbox.batches.items() if number not in gone}
     return replace(outbox, batches=left, forgotten=max([outbox.forgotten, *gone]))
+
+
+def _sample(kept: _Kept, number: int, wall_s: float) -> Sample:
+    columns = kept.batch.columns.items()
+    said = {name: column.values[number] for name, column in columns}
+    return Sample(
+        device=kept.device, wall_s=wall_s, boot_id=kept.batch.boot_id, tags=kept.batch.tags,
+        values={name: value if is_reading(value) else None for name, value in said.items()},
+    )  # fmt: skip
 
 
 def _check(batch: TelemetryBatch) -> None:

@@ -21,10 +21,11 @@ from controller.domain.telemetry import (
     Period,
     Query,
     Rollup,
+    Sample,
     origin_of,
     rolled,
 )
-from controller.store import telemetry_intake
+from controller.store import telemetry_export, telemetry_intake
 from controller.store.session import Session
 from controller.store.tables import (
     FORGETTABLE,
@@ -222,6 +223,18 @@ class SqlTelemetry:
             oldest = select(*table).where(*conditions).order_by(table.start_s).limit(query.limit)
             rows = connection.execute(oldest).mappings().all()
         return tuple(_read(row) for row in rows)
+
+    def quantities(self, device: str) -> tuple[str, ...]:
+        with self._session.transaction() as connection:
+            return telemetry_export.quantities(connection, self._tenant, device)
+
+    def next_sample_s(self, device: str, since_s: float) -> float | None:
+        with self._session.transaction() as connection:
+            return telemetry_export.next_sample_s(connection, self._tenant, device, since_s)
+
+    def samples(self, device: str, since_s: float, until_s: float) -> tuple[Sample, ...]:
+        with self._session.transaction() as connection:
+            return telemetry_export.samples(connection, self._tenant, device, since_s, until_s)
 
     def held(self) -> Held:
         with self._session.transaction() as connection:

@@ -16,7 +16,9 @@ def main() -> int:
     """Measure all, or one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parts = ("variants", "loop", "serving", "calibration", "fleet", "wire", "month")
+    parts = (
+        "variants", "loop", "serving", "calibration", "fleet", "wire", "month", "device", "soak",
+    )  # fmt: skip
     parser.add_argument("--only", choices=parts)
     parser.add_argument("--images", type=int, default=10_000, help="test images for calibration")
     parser.add_argument("--rollouts", type=int, default=1000, help="of each story, for fleet")
@@ -51,6 +53,11 @@ def main() -> int:
         (out / "wire.json").write_text(json.dumps(found, indent=2) + "\n")
         print(json.dumps(found["wire"], indent=2))
         return 0
+    if arguments.only in ("device", "soak"):
+        found[arguments.only] = _device(arguments.only, out)
+        (out / f"{arguments.only}.json").write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps(found[arguments.only], indent=2))
+        return 0
     if arguments.only in (None, "variants"):
         found["variants"] = variants.measure(out, say)
     if arguments.only in (None, "loop"):
@@ -74,6 +81,19 @@ def _fleet(rollouts: int) -> dict[str, Any]:
         "rollouts": statistics.measure(rollouts, say),
         "tick_memory": ticks.measure((100, 1000, 10_000), say, "memory"),
         "tick_sqlite": ticks.measure((100, 1000), say),
+    }
+
+
+def _device(part: str, out: Path) -> dict[str, Any]:
+    """What an agent takes and how it measures: minutes; ``soak`` over an hour."""
+    from tests.benchmarks import serving
+    from tests.benchmarks.device import footprint, loadgen, soak
+
+    if part == "soak":
+        return soak.measure(say)
+    return {
+        "footprint": footprint.measure(out, say),
+        "loadgen": loadgen.measure(out, serving.bundles(out, say), say),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
+from controller.domain.labels import FieldTally, LabelPage, Line
 from controller.domain.roles import Operator, Role
 from controller.domain.tickets import Ticket
 from fitment.core.deployment import BundleRef, DeploymentState, StudyKind
@@ -54,6 +55,11 @@ RECORDS = {
         id="k", at=1.0, actor="controller", action="a", subject="s", details={"n": "1"}
     ),
     "answers": fleet.Answer(key="k", request="sha", at=1.0, body="{}"),
+    "pages": LabelPage(
+        key="k", device="d", start_s=3600,
+        lines={"1": Line(id="1", at=3601.0, release="r", right=False, must_pass=True)},
+    ),
+    "tallies": FieldTally(key="k", device="d", release="r", variant="v", start_s=3600, count=1),
     "groups": DeviceGroup(name="k", where="online", created_at=1.0),
     "notes": Note(id="k", device="d", at=1.0, author="operator:ann", text="t"),
     "applicants": Applicant(name="k", key_hash="sha256:k", code="A-B", asked_at=1.0, seen_at=1.0),

@@ -211,6 +211,21 @@ def test_latest_is_newest_first_and_leaves_out_what_no_sensor_said(store: Store)
     assert store.telemetry.latest("d", "energy_mj", 9) == ()
 
 
+def test_samples_are_read_by_device_and_time(store: Store) -> None:
+    hot = replace(batch(5), columns={"temperature_c": Column(values=(40.0, 41.0))})
+    for device, sent in (("d", batch(1)), ("d", batch(3)), ("d", hot), ("e", batch(3))):
+        store.telemetry.ingest(device, sent)
+    assert store.telemetry.quantities("d") == ("latency_p50_ms", "temperature_c")
+    assert store.telemetry.quantities("nobody") == ()
+    assert store.telemetry.next_sample_s("d", 1.5) == 3.0
+    assert store.telemetry.next_sample_s("d", 6.0) is None
+    first, second = store.telemetry.samples("d", 1.0, 3.0)
+    assert (first.device, first.wall_s, first.boot_id) == ("d", 1.0, "b")
+    assert (first.tags, first.values) == ({"slot": "s"}, {"latency_p50_ms": 0.5})
+    assert second.values == {"latency_p50_ms": None}, "what no sensor said is there as nothing"
+    assert len(store.telemetry.samples("d", 0.0, 9.0)) == 6
+
+
 def test_ragged_batches_are_refused_whole(store: Store) -> None:
     ragged = replace(batch(1), columns={"a": Column(values=(1.0,))})
     with pytest.raises(ValueError, match=r".+"):

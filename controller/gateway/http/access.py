@@ -25,6 +25,7 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("POST", "/v1/policies"): _ADMIN,  # what it allows signs with the offline key
     ("GET", "/v1/audit"): _VIEWER,
     ("GET", "/v1/telemetry"): _VIEWER,
+    ("GET", "/v1/telemetry/export"): _VIEWER,
     ("GET", "/v1/devices"): _VIEWER,
     ("GET", "/v1/devices/{name}"): _VIEWER,
     ("GET", "/v1/devices/{name}/telemetry"): _VIEWER,
@@ -34,6 +35,9 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/notes"): _VIEWER,
     ("POST", "/v1/import"): _ADMIN,  # it says who wrote a note
     ("GET", "/v1/devices/{name}/model"): _OPERATOR,  # the file itself is somebody's property
+    ("POST", "/v1/devices/{name}/field-labels"): _OPERATOR,  # they can halt a rollout
+    ("GET", "/v1/field"): _VIEWER,
+    ("GET", "/v1/rollouts/{key}/field"): _VIEWER,
     ("POST", "/v1/devices/{name}/revoke"): _ADMIN,
     ("POST", "/v1/devices/{name}/decommission"): _ADMIN,
     ("POST", "/v1/devices/{name}/readmit"): _ADMIN,

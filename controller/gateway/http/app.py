@@ -18,6 +18,8 @@ from controller.gateway.http import (
     access,
     applicants,
     devices,
+    export,
+    field,
     groups,
     keepsakes,
     models,
@@ -98,6 +100,8 @@ def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
     rooms = (
         applicants,
         devices,
+        export,
+        field,
         groups,
         keepsakes,
         models,

@@ -9,13 +9,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from controller.domain import fleet
-from controller.domain.belonging import Note
+from controller.domain.belonging import DeviceLine, GroupLine, Imported, Note
 from controller.domain.history import Event
 from controller.gateway.http.answers import computed, once, page
 from controller.gateway.http.api import Api, body, filters, reply
 from controller.gateway.http.document import lists, takes
 from controller.reconcile import keepsakes
-from controller.reconcile.keepsakes import DeviceLine, GroupLine, Imported
 
 HISTORY_USUAL = 200
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from controller.domain.belonging import DeviceLine, GroupLine, NoteLine
 from controller.domain.history import Kind
 from controller.errors import NotFound, UserError
 from controller.reconcile import keepsakes
 from controller.reconcile.context import ACTING
-from controller.reconcile.keepsakes import DeviceLine, GroupLine, NoteLine
 from controller.reconcile.rolling import RolloutPlan
 from controller.testing import fingerprint
 
