@@ -39,7 +39,7 @@ from fitment.core.deployment import DeploymentState as State
 TRIAL_CHECK_S: Final = 10.0
 """Between two looks at a variant on trial."""
 
-_REJECTED: Final = frozenset({"not_for_me", "rollback", "runtime_missing"})
+_REJECTED: Final = frozenset({"not_for_me", "rollback", "runtime_missing", "memory_never"})
 """Failures that say: not for this device."""
 _AWAY: Final = frozenset({"unavailable", "busy"})
 """Failures of the other side: an outage burns no attempt."""
@@ -164,7 +164,8 @@ def _staged(desk: Desk, record: DeploymentRecord, result: StageResult | CheckRes
     letter = spare(desk.journal.slot(record.assignment.slot).last_good)
     if isinstance(result, StageResult):
         variant = record.assignment.bundle.variant
-        return Job(worker="check", job=check_job(desk, _folder(desk, record, letter), variant))
+        job = check_job(desk, _folder(desk, record, letter), variant)
+        return Job(worker="check", job=replace(job, first=True))
     checked = Checked(
         golden_ok=result.golden_ok,
         stack=desk.stack,

@@ -30,6 +30,7 @@ from fitment.core.deployment import DeploymentState as State
 log = logging.getLogger(__name__)
 
 _MENDS = ".mend-"
+_STALLED = "stalled"
 _STACK_BOUND = (
     State.WAITING,
     State.CALIBRATING,
@@ -38,6 +39,12 @@ _STACK_BOUND = (
     State.TRIAL,
 )
 """States that rely on what was checked on the stack of that time."""
+
+
+def _arriving(record: DeploymentRecord, why: str) -> Answer:
+    """Go on from where the part file ends, as if nothing had failed before."""
+    reasons = () if record.waits else (f"{record.state.value}: {why}",)
+    return Answer(event=Event.BUSY, reasons=reasons, changes={"attempts": 0, "waits": 0})
 
 
 class Deployer:
@@ -49,6 +56,7 @@ class Deployer:
         self._record: DeploymentRecord | None = None
         self._job: Running | None = None
         self._not_before_s = 0.0
+        self._had_bytes = 0  # of its bundle, when the worker was started
         self.problem = ""  # why a deployment waits for somebody; empty: it does not
 
     @property
@@ -189,6 +197,9 @@ class Deployer:
             return False
         late = transitions.overdue(record, desk.now_s)
         if late is not None:
+            if self._arrives(desk, record, ends=transitions.expired(record, desk.now_s)):
+                self._apply(desk, _arriving(record, late))
+                return True
             self._apply(desk, Answer(event=Event.TIMED_OUT, reasons=(late,)))
             return True
         if self._job is not None:
@@ -213,6 +224,7 @@ class Deployer:
             return self._failed(desk, record, failure, timed_out=False)
         if isinstance(following, Job):
             deadline_s = desk.now_s + transitions.left_s(record, desk.now_s)
+            self._had_bytes = orders.arrived_bytes(desk, record.assignment.bundle)
             self._job = self._runner.start(
                 following.worker, following.job, deadline_s=deadline_s, threads=desk.threads
             )
@@ -232,7 +244,10 @@ class Deployer:
         final = event is Event.PERMANENT or (
             event is Event.FAILED and record.attempts + 1 >= transitions.MAX_ATTEMPTS
         )
-        if record.state is State.CALIBRATING and final:
+        slow = timed_out or failure.code == _STALLED
+        if slow and self._arrives(desk, record, ends=False):
+            answer = _arriving(record, failure.message)
+        elif record.state is State.CALIBRATING and final:
             answer = skip_calibration(record, f"it failed: {failure.message}")
         elif event is Event.BUSY and record.waits:
             answer = replace(answer, reasons=())  # said when the outage began
@@ -240,6 +255,15 @@ class Deployer:
             orders.forget(desk, record.assignment.bundle)
         self._apply(desk, answer, retry_after_s=failure.retry_after_s or 0.0)
         return event is not Event.BUSY or not record.waits
+
+    def _arrives(self, desk: Desk, record: DeploymentRecord, *, ends: bool) -> bool:
+        """Whether a transfer that is slow, or stalls again and again, got further meanwhile.
+
+        Then only the deployment's own deadline ends it: a line that is bad is still a line.
+        """
+        if ends or record.state is not State.FETCHING:
+            return False
+        return orders.arrived_bytes(desk, record.assignment.bundle) > self._had_bytes
 
     def _apply(self, desk: Desk, answer: Answer, *, retry_after_s: float = 0.0) -> None:
         before = self._record

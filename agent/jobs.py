@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from fitment.core.deployment import (
@@ -24,6 +25,8 @@ from fitment.core.measurement import Measurement
 PARENT_VARIABLE: Final = "FITMENT_PARENT_PID"
 """Tells a worker who started it: a supervisor may be killed while its worker still imports, and
 the next one starts the same work again."""
+PIPES: Final = Path("/dev/fd")
+"""A job or a result of this folder is a pipe to a parent that waits, and no file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +165,7 @@ class CheckJob:
     folder: str
     variant: str = ""  # that should be there; empty: whatever is
     overlay: str = ""
+    first: bool = False  # nothing relies on it yet: look for room in memory before it is loaded
     setting: Setting = field(default_factory=Setting)
     limits: Limits = field(default_factory=Limits)
 
@@ -303,6 +307,7 @@ class RenewResult:
     """The new certificate is in ``keys``."""
 
     expires_unix: float
+    now_unix: float = 0.0  # by the controller's clock; 0: it did not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

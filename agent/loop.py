@@ -35,6 +35,7 @@ from agent.slots import Slots
 from agent.studies import Studies
 from agent.submissions import Submissions
 from agent.telemetry import LastRun, Telemetry
+from agent.tidy import Tidy
 from agent.transport.link import AgentLink, LinkDown, LinkEvent, LinkUp
 from agent.watch import FingerprintWatch, SettingsWatch
 from fitment.core.deployment import ReportedState
@@ -128,6 +129,7 @@ class Supervisor:
         )
         outbox = Outbox(parts.journal)
         self._telemetry = Telemetry(outbox, boot_id=parts.boot_id, sample=parts.sample)
+        self._tidy = Tidy()
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set. A disk that refuses does not end it."""
@@ -182,6 +184,7 @@ class Supervisor:
         moved = self._work(desk)
         self._sample(desk)
         self._report(desk)
+        self._tidy.tick(desk.now_s)
         if moved or (self._replan and not self._rechecks.slot):
             return 0.0
         return BUSY_S if any(driver.running for driver in self._drivers()) else IDLE_S
@@ -214,6 +217,7 @@ class Supervisor:
     def _on_event(self, event: LinkEvent) -> None:
         if isinstance(event, LinkUp):
             self._online = True
+            self._renewal.line(up=True, now_s=self._parts.clock.monotonic_s())
             for driver in (self._deployer, self._studies, self._submissions):
                 driver.hurry()
             self._telemetry.resend()
@@ -221,6 +225,7 @@ class Supervisor:
             self._dirty = True
         elif isinstance(event, LinkDown):
             self._online = False
+            self._renewal.line(up=False, now_s=self._parts.clock.monotonic_s())
         else:
             self._on_downlink(event)
 

@@ -76,6 +76,13 @@ def stage(desk: Desk, bundle: BundleRef, folder: Path) -> StageJob:
     )
 
 
+def arrived_bytes(desk: Desk, bundle: BundleRef) -> int:
+    """What is there of a bundle, or of a delta for it."""
+    folders = desk.folders
+    files = (folders.archive(bundle), folders.delta(bundle), folders.rebuilt(bundle))
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
 def raise_floor(desk: Desk, timestamp_unix: float) -> None:
     """Keep the latest trusted time: a clock that falls behind it is not believed."""
     if timestamp_unix > desk.floor_unix:

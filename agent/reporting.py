@@ -65,6 +65,7 @@ def build(
         notes=tuple(said)[-_NOTES:],
         time_zone=time_zone,
         understands=(UNDERSTANDS_WINDOWS,),
+        quarantined=_held(journal.quarantine(), desk.stack),
         metadata_versions=trusted.versions(desk.folders.metadata),
     )
 
@@ -80,8 +81,8 @@ def with_memory(state: ReportedState) -> ReportedState:
 
 
 def serving(facts: SlotFacts, stack: str) -> bool:
-    """Whether a slot's variant may be used: it answered the goldens, on this very stack."""
-    return bool(facts.variant) and facts.golden_ok is True and facts.checked_stack == stack
+    """Whether a slot's variant may be used: what it was admitted for holds on this very stack."""
+    return rungs.health(facts, facts.variant, stack)[0] is Health.GOOD
 
 
 def serves(slots: Iterable[SlotFacts], stood: Mapping[str, Stood]) -> dict[str, Serves]:
@@ -140,3 +141,10 @@ def _quarantined(failures: dict[str, int]) -> list[str]:
         f"slot {slot}: variant {digest.short(variant)} is in quarantine after {count} failures"
         for (slot, variant, _stack), count in held
     ]
+
+
+def _held(failures: dict[str, int], stack: str) -> tuple[str, ...]:
+    """``slot/variant`` of what is in quarantine on this very stack."""
+    suffix = f"/{stack}"
+    held = [key for key, count in failures.items() if count >= QUARANTINE_AFTER]
+    return tuple(sorted(key.removesuffix(suffix) for key in held if key.endswith(suffix)))

@@ -90,6 +90,8 @@ def flat(slot: str, stats: Mapping[str, Any]) -> dict[str, float]:
     for name, moments in (serving.get("inputs") or {}).items():
         for key in ("mean", "std", "min", "max", "drift"):
             found[f"input.{name}.{key}"] = (moments or {}).get(key)
+    for name, share in (serving.get("predictions") or {}).items():
+        found[f"predicted.{name}"] = share
     return {
         f"serving.{slot}.{name}": math.nan if value is None else float(value)
         for name, value in found.items()

@@ -94,12 +94,13 @@ def tagged(last: LastRun, serves: Mapping[str, Serves]) -> tuple[dict[str, float
     """Columns of the ladders, and tags that say which variant and rung a sample is of.
 
     The tags ``slot``, ``variant`` and ``rung`` are of the slot that was measured last, or of the
-    only one. A measurement of another variant than serves is left out: rungs are not compared.
+    only one; with several, each has its own behind its name. A measurement of another variant than
+    serves is left out: rungs are not compared.
     """
     columns = {f"rung.{slot}": float(now.rung) for slot, now in serves.items() if now.laddered}
     tags: dict[str, str] = {}
     for slot, now in serves.items():
-        if now.laddered:
+        if now.laddered or len(serves) > 1:
             tags |= {f"{slot}.variant": now.variant, f"{slot}.rung": str(now.rung)}
     slot = last.slot or (next(iter(serves)) if len(serves) == 1 else "")
     variant, latency_ms = last.variant, last.p50_ms
@@ -121,6 +122,9 @@ def sample_device(root: str) -> Mapping[str, float]:
         "cpu_pressure_avg10_percent": _scaled(conditions.psi_avg10, 1.0),
         "cpu_mhz": _scaled(conditions.freq_khz, 1000.0),
         "temperature_c": _scaled(conditions.temperature_c, 1.0),
+        "memory_pressure_avg10_percent": _scaled(conditions.memory_psi_avg10, 1.0),
+        "throttled": _scaled(conditions.cooling_active, 1.0),
+        "ecc_corrected_count": _scaled(conditions.ecc_corrected, 1.0),
     }
 
 

@@ -97,6 +97,9 @@ class _FakeJob:
             failure = WorkerFailure(code="deadline", message=f"{self._worker} hung")
             return Finished(failure=failure, timed_out=True)
         answer = self._act(self._job)
+        if answer is hang:  # it did something first
+            self._act = hang
+            return None
         if isinstance(answer, WorkerFailure):
             return Finished(failure=answer)
         return Finished(result=answer)

@@ -169,12 +169,17 @@ def overdue(record: DeploymentRecord, now_s: float) -> str | None:
     order = record.assignment
     if record.state not in WORKING:
         return None
-    if record.elapsed_s(now_s) > order.deadline_s:
+    if expired(record, now_s):
         return f"the deployment's deadline of {order.deadline_s:g} s passed"
     waits = record.state is State.WAITING  # for a moment that the controller has named
     if not waits and now_s - record.state_entered_at_s > step_limit_s(record):
         return f"{record.state.value} took longer than {step_limit_s(record):g} s"
     return None
+
+
+def expired(record: DeploymentRecord, now_s: float) -> bool:
+    """Whether the deployment's own deadline has passed, whatever its state may still take."""
+    return record.elapsed_s(now_s) > record.assignment.deadline_s
 
 
 def step_limit_s(record: DeploymentRecord) -> float:

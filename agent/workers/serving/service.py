@@ -199,6 +199,7 @@ class Service:
                 "errors_by_code": errors,
                 **served.meter.report(),
                 "inputs": served.watch.report(),
+                "predictions": served.predictions.report(),
                 "shadow": None if shadow is None else shadow.report(),
             }  # fmt: skip
 
@@ -213,6 +214,7 @@ class Service:
         served.meter.ran(run.rows, run.run_ns)
         requests = [item.feeds for item in run.requests]
         served.watch.ran(requests)
+        served.predictions.ran(run.outputs[0], run.rows)
         shadow = self._shadow
         if shadow is not None:
             output = serving.offered(served.outputs[0], run.outputs[0])

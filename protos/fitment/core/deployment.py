@@ -271,4 +271,5 @@ class ReportedState:
     notes: tuple[str, ...] = ()
     time_zone: str = ""  # IANA name; empty: the device says none
     understands: tuple[str, ...] = ()  # parts of orders that an older agent would not heed
+    quarantined: tuple[str, ...] = ()  # "slot/variant digest": failed again and again on this stack
     metadata_versions: Mapping[str, int] = field(default_factory=dict)  # role -> trusted version

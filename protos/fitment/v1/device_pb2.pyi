@@ -238,6 +238,7 @@ class ReportedState(google.protobuf.message.Message):
     METADATA_VERSIONS_FIELD_NUMBER: builtins.int
     TIME_ZONE_FIELD_NUMBER: builtins.int
     UNDERSTANDS_FIELD_NUMBER: builtins.int
+    QUARANTINED_FIELD_NUMBER: builtins.int
     boot_id: builtins.str
     agent_version: builtins.str
     observed_generation: builtins.int
@@ -263,6 +264,10 @@ class ReportedState(google.protobuf.message.Message):
     def understands(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """parts of orders that an older agent would not heed: "windows" """
 
+    @property
+    def quarantined(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """slot/variant digest: it failed again and again on this stack"""
+
     def __init__(
         self,
         *,
@@ -279,9 +284,10 @@ class ReportedState(google.protobuf.message.Message):
         metadata_versions: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         time_zone: builtins.str = ...,
         understands: collections.abc.Iterable[builtins.str] | None = ...,
+        quarantined: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "fingerprint", b"fingerprint", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "metadata_versions", b"metadata_versions", "notes", b"notes", "observed_generation", b"observed_generation", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes", "time_zone", b"time_zone", "understands", b"understands"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "metadata_versions", b"metadata_versions", "notes", b"notes", "observed_generation", b"observed_generation", "quarantined", b"quarantined", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes", "time_zone", b"time_zone", "understands", b"understands"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes"]) -> typing.Literal["supervisor_anonymous_bytes"] | None: ...
     @typing.overload

@@ -76,6 +76,52 @@ class AdmitResponse(google.protobuf.message.Message):
 global___AdmitResponse = AdmitResponse
 
 @typing.final
+class ApplyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: builtins.int
+    CSR_PEM_FIELD_NUMBER: builtins.int
+    device: builtins.str
+    """wished name; empty: the controller chooses"""
+    csr_pem: builtins.bytes
+    def __init__(
+        self,
+        *,
+        device: builtins.str = ...,
+        csr_pem: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["csr_pem", b"csr_pem", "device", b"device"]) -> None: ...
+
+global___ApplyRequest = ApplyRequest
+
+@typing.final
+class ApplyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: builtins.int
+    POLL_AFTER_S_FIELD_NUMBER: builtins.int
+    ADMITTED_FIELD_NUMBER: builtins.int
+    device: builtins.str
+    """the name under which it waits"""
+    poll_after_s: builtins.float
+    """when to ask again, at the earliest"""
+    @property
+    def admitted(self) -> global___AdmitResponse:
+        """set once an operator has let this key in"""
+
+    def __init__(
+        self,
+        *,
+        device: builtins.str = ...,
+        poll_after_s: builtins.float = ...,
+        admitted: global___AdmitResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["admitted", b"admitted"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["admitted", b"admitted", "device", b"device", "poll_after_s", b"poll_after_s"]) -> None: ...
+
+global___ApplyResponse = ApplyResponse
+
+@typing.final
 class RecoverRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -106,15 +152,19 @@ class RecoverResponse(google.protobuf.message.Message):
 
     CERTIFICATE_PEM_FIELD_NUMBER: builtins.int
     CA_PEM_FIELD_NUMBER: builtins.int
+    NOW_UNIX_FIELD_NUMBER: builtins.int
     certificate_pem: builtins.bytes
     ca_pem: builtins.bytes
+    now_unix: builtins.float
+    """the controller's clock, for devices whose own is wrong; 0: not told"""
     def __init__(
         self,
         *,
         certificate_pem: builtins.bytes = ...,
         ca_pem: builtins.bytes = ...,
+        now_unix: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "now_unix", b"now_unix"]) -> None: ...
 
 global___RecoverResponse = RecoverResponse
 
@@ -173,15 +223,19 @@ class RenewCertificateResponse(google.protobuf.message.Message):
 
     CERTIFICATE_PEM_FIELD_NUMBER: builtins.int
     CA_PEM_FIELD_NUMBER: builtins.int
+    NOW_UNIX_FIELD_NUMBER: builtins.int
     certificate_pem: builtins.bytes
     ca_pem: builtins.bytes
+    now_unix: builtins.float
+    """as in RecoverResponse"""
     def __init__(
         self,
         *,
         certificate_pem: builtins.bytes = ...,
         ca_pem: builtins.bytes = ...,
+        now_unix: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "now_unix", b"now_unix"]) -> None: ...
 
 global___RenewCertificateResponse = RenewCertificateResponse
 
