@@ -123,9 +123,7 @@ def _watch(server: Slot, asked: Asked, say: Callable[[str], None]) -> dict[str, 
     while True:
         told = server.stats()["serving"]["shadow"]
         if told is None:
-            raise WorkerError(
-                "the shadow ended: what serves is the candidate by now, or it was ended"
-            )
+            raise WorkerError("the shadow ended: the candidate serves by now, or it was taken out")
         samples = int(told["samples"])
         if samples != said:
             say(f"{samples} of {asked.inputs} inputs")
