@@ -110,7 +110,7 @@ def _server(folders: Folders, settings: Settings, slot: str) -> Any:
     if not safe_name(slot):
         raise SlotError(f"not a slot name: {slot!r}")
     try:
-        with contextlib.closing(Slot.open(path, timeout_s=_LOAD_S)) as server:
+        with contextlib.closing(Slot(path, timeout_s=_LOAD_S)) as server:
             yield server
     except AwayError as error:
         raise SlotError(f"{error}; start it: fitment-agent serve --slot {slot}") from error
