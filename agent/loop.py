@@ -127,8 +127,8 @@ class Supervisor:
         outbox = Outbox(parts.journal)
         self._telemetry = Telemetry(outbox, boot_id=parts.boot_id, sample=parts.sample)
 
-    def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set. A disk that refuses does not end it."""
+    def run(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
+        """Until ``stop`` is set; ``beat`` follows each step. A disk that refuses ends nothing."""
         self._link.start()
         try:
             while not stop.is_set():
@@ -137,6 +137,7 @@ class Supervisor:
                 except (AgentError, OSError) as error:
                     log.error("action=trouble reason=%s", error)  # noqa: TRY400 - said in full
                     wait_s = TROUBLE_S
+                beat()
                 self._await(stop, wait_s)
         finally:
             self.close()
