@@ -214,8 +214,9 @@ def _run_worker(folder: Path, worker: str, job: Any) -> Any:
 
 def _run(arguments: argparse.Namespace, settings: config.Settings) -> int:
     """Until SIGTERM or SIGINT."""
-    from agent import build
+    from agent import build, notify
 
+    beat = notify.from_environment(os.environ, time.monotonic)
     logging.basicConfig(
         level=arguments.log_level, stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -225,7 +226,7 @@ def _run(arguments: argparse.Namespace, settings: config.Settings) -> int:
         signal.signal(number, lambda *_: stop.set())
     with build.supervisor(lambda: _settings(arguments), file=arguments.config) as supervisor:
         logging.getLogger(__name__).info("action=start data_dir=%s", settings.data_dir)
-        supervisor.run(stop)
+        supervisor.run(stop, beat)
     return 0
 
 
