@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.calls import Calls, Unreachable
-from controller.domain import fleet
+from controller.domain import fleet, pulled
 from controller.domain.belonging import (
     Applicant,
     DeviceGroup,
@@ -218,7 +218,7 @@ class Client(Calls):
         """What labels and prediction mixes say of a rollout, beside its control group."""
         return self._get(RolloutField, f"/v1/rollouts/{_part(key)}/field")
 
-    def pull(self, name: str, slot: str = "") -> fleet.RunningModel:
+    def pull(self, name: str, slot: str = "") -> pulled.RunningModel:
         """The model file that a slot of a device runs; ``slot`` may be empty where it has one."""
         query = {"slot": slot} if slot else {}
         answer = self._request("GET", f"/v1/devices/{_part(name)}/model", params=query)
@@ -226,7 +226,7 @@ class Client(Calls):
         def fact(key: str) -> str:
             return str(answer.headers.get(f"{FACT_HEADER}{key}", ""))
 
-        return fleet.RunningModel(
+        return pulled.RunningModel(
             device=name, slot=fact("slot"), variant=fact("variant"), data=answer.content,
             file_name=fact("file-name"), calibration=fact("calibration"),
             input=plain.from_plain(InputCorrection, json.loads(fact("input")))

@@ -8,11 +8,16 @@ import numpy as np
 
 from agent.jobs import RuntimeOptions
 from agent.workers import inputs, installed
+from agent.workers.inputs import Corrected
 from agent.workers.installed import Bundle, Goldens, Loaded
 from agent.workers.runtimes.base import Array, Float, Session
+from fitment.core.patch import InputCorrection
 
 SQNR_CAP_DB = 150.0
 """Reported for equal outputs: more than the 24 bits of a float32 can tell (about 144 dB)."""
+
+UNDONE_MAX = 0.02
+"""Of the reference's range: near black a steep tone leaves a float32 no more than that."""
 
 WORST_ERROR_CAP = float(np.finfo(np.float32).max)
 """Reported when an output is not finite, since JSON has no infinity."""
@@ -60,7 +65,7 @@ def evaluate_pristine(loaded: Loaded, goldens: Goldens, options: RuntimeOptions)
     A calibrated model is *meant* to answer the controller's inputs differently. So its pristine
     file shows that this stack computes rightly, and the patched one must still give finite values.
     Where only the inputs are corrected, the golden ones as the shifted sensor would have shown
-    them must be answered as the goldens are: that asks the whole way that a request takes.
+    them must come back, and be answered as the file answers them: the whole way of a request.
     """
     if not loaded.overlay:
         return evaluate(loaded.session, goldens)
@@ -73,10 +78,30 @@ def evaluate_pristine(loaded: Loaded, goldens: Goldens, options: RuntimeOptions)
     pristine = evaluate_bundle(loaded.bundle, goldens, options)
     if loaded.correction is None or loaded.patched or not pristine.golden_ok:
         return pristine
-    undone = evaluate(loaded.session, known)
-    if undone.golden_ok:
-        return pristine
-    return _wrong(f"as its sensor shows them, its correction does not undo: {undone.reason}")
+    undone = _undone(loaded.session, loaded.correction, goldens.inputs)
+    return _wrong(undone) if undone else pristine
+
+
+def _undone(session: Session, correction: InputCorrection, wanted: Array) -> str:
+    """Why a correction does not undo what its sensor does to the golden inputs; empty if it does.
+
+    Answers are held against those of the file itself to the very same numbers, and not to the
+    golden ones: where values lie between two steps of a quantized input, the last bit of a float
+    decides, and a touchy file answers either way.
+    """
+    shown = inputs.seen(correction, wanted)
+    again = inputs.corrected(correction, shown)
+    if correction.exponent != 1.0:
+        wanted = np.maximum(wanted, correction.low)  # darker than black is black
+    off = float(np.max(np.abs(again - wanted), initial=0.0))
+    if off > UNDONE_MAX * max(correction.high - correction.low, 1e-30):
+        return f"its correction leaves golden inputs {off:.3g} off, as its sensor shows them"
+    if not isinstance(session, Corrected):
+        return "its inputs are not corrected"
+    file = installed.answers(session.pristine, again)
+    if not np.array_equal(installed.answers(session, shown), file):
+        return "its correction is not what is done to its inputs"
+    return ""
 
 
 def evaluate_bundle(bundle: Bundle, goldens: Goldens, options: RuntimeOptions) -> Answer:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from controller.demo.fleet import CHANGED, FLEET, INTEGER_FUSION
 from controller.demo.processes import DemoFailed
 from controller.demo.shifted import ShiftedAccuracy
-from controller.domain import fleet
+from controller.domain import fleet, pulled
 from fitment.core.deployment import Outcome
 
 
@@ -36,7 +36,7 @@ def rolled_out(deployments: Mapping[str, fleet.Deployment]) -> None:
     hold(first.wave == 0 and alone, f"{first.device} was the canary, but was not alone")
 
 
-def calibrated(deployment: fleet.Deployment, running: fleet.RunningModel) -> None:
+def calibrated(deployment: fleet.Deployment, running: pulled.RunningModel) -> None:
     """The device calibrated, and what it runs is what it handed over."""
     report = deployment.calibration
     why = report.reason if report is not None else "its release did not ask for it"

@@ -9,7 +9,7 @@ from typing import Any
 
 from controller.demo.fleet import CHANGED, FLEET, WORKLOAD, DeviceSpec
 from controller.demo.stage import Stage
-from controller.domain import fleet
+from controller.domain import fleet, pulled
 from fitment.core import plain
 from fitment.core.measurement import Measurement
 
@@ -68,7 +68,7 @@ def _device(stage: Stage, spec: DeviceSpec) -> dict[str, Any]:
 def _state(
     jobs: Mapping[str, fleet.FitJob],
     deployments: Mapping[str, fleet.Deployment],
-    running: Mapping[str, fleet.RunningModel],
+    running: Mapping[str, pulled.RunningModel],
     name: str,
 ) -> dict[str, Any] | None:
     """What a device ran after one deployment; None when there was none."""

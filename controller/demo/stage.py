@@ -14,7 +14,7 @@ from controller.client import Client
 from controller.demo.fleet import DeviceSpec
 from controller.demo.processes import Crew, DemoFailed
 from controller.demo.shifted import ShiftedAccuracy
-from controller.domain import fleet
+from controller.domain import fleet, pulled
 
 T = TypeVar("T")
 POLL_S = 0.2
@@ -64,10 +64,10 @@ class Stage:
     jobs: dict[str, fleet.FitJob] = field(default_factory=dict)  # device -> its fit
     rollout: str = ""
     deployments: dict[str, fleet.Deployment] = field(default_factory=dict)  # of that rollout
-    running: dict[str, fleet.RunningModel] = field(default_factory=dict)  # after it
+    running: dict[str, pulled.RunningModel] = field(default_factory=dict)  # after it
     trigger: fleet.Trigger | None = None
     after: dict[str, fleet.Deployment] = field(default_factory=dict)  # of the trigger's rollout
-    running_after: dict[str, fleet.RunningModel] = field(default_factory=dict)
+    running_after: dict[str, pulled.RunningModel] = field(default_factory=dict)
     later_jobs: dict[str, fleet.FitJob] = field(default_factory=dict)
     change_s: float | None = None  # from the change to the committed new variant
     shifted: dict[str, ShiftedAccuracy] = field(default_factory=dict)

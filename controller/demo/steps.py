@@ -25,7 +25,7 @@ from controller.demo.fleet import (
 )
 from controller.demo.processes import DemoFailed, memory_bytes
 from controller.demo.stage import Stage, addresses
-from controller.domain import fleet
+from controller.domain import fleet, pulled
 from controller.domain.fleet import JobStatus, RolloutState
 
 EXAMPLE = Path(examples.__path__[0]) / WORKLOAD
@@ -159,7 +159,7 @@ def _completed(stage: Stage, rollout: str) -> tuple[fleet.Deployment, ...] | Non
     return view.deployments if view.rollout.state is RolloutState.COMPLETED else None
 
 
-def _pull(stage: Stage, specs: Iterable[DeviceSpec]) -> dict[str, fleet.RunningModel]:
+def _pull(stage: Stage, specs: Iterable[DeviceSpec]) -> dict[str, pulled.RunningModel]:
     """Model files as the devices run them, also on disk for who wants to look."""
     found = {}
     stage.folders.models.mkdir(exist_ok=True)
@@ -206,7 +206,7 @@ def compare_sensor(stage: Stage) -> str:
 
 
 def _shifted_job(
-    stage: Stage, spec: DeviceSpec, running: fleet.RunningModel, folder: Path
+    stage: Stage, spec: DeviceSpec, running: pulled.RunningModel, folder: Path
 ) -> shifted.ShiftedJob:
     folder.mkdir(parents=True)
     bundle = chosen(stage.jobs[spec.name]).bundle

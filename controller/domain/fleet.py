@@ -13,7 +13,6 @@ from controller.domain.evidence import OperatingPoint, SliceEvidence
 from controller.domain.footprint import Footprint
 from controller.domain.judgement import TooFew
 from controller.domain.residuals import Residual
-from fitment.core import digest
 from fitment.core.deployment import (
     BundleRef,
     CalibrationPlan,
@@ -29,7 +28,6 @@ from fitment.core.deployment import (
 from fitment.core.fingerprint import Fingerprint
 from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Cost, Measurement
-from fitment.core.patch import InputCorrection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -432,21 +430,3 @@ class Answer:
     request: str  # sha256 of what was asked
     at: float
     body: str  # JSON; empty: a secret that was shown once
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningModel:
-    """A model file as one slot of one device runs it."""
-
-    device: str
-    slot: str
-    variant: str  # digest
-    file_name: str  # of the variant and its format, "int8-u8s8.onnx"
-    calibration: str  # overlay id, empty when pristine
-    data: bytes
-    input: InputCorrection | None = None  # done to what is fed, before the file
-
-    @property
-    def sha256(self) -> str:
-        """Of the file; that of a pristine one is the bundle's own entry."""
-        return digest.digest_bytes(self.data)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from controller.domain import fleet
+from controller.domain import fleet, pulled
 from controller.domain.field import Slice
 from controller.domain.judgement import Exposure, GateReport
 from controller.domain.labels import Posted
@@ -209,7 +209,7 @@ class Controller:
             return self.approve_release(release.id, actor="controller")
         return release
 
-    def pull(self, device: str, slot: str = "") -> fleet.RunningModel:
+    def pull(self, device: str, slot: str = "") -> pulled.RunningModel:
         return pulling.pull(self.context, device, slot)
 
     def approve_release(self, release_id: str, *, actor: str = "operator") -> fleet.Release:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from controller.artifacts import packing
-from controller.domain import fleet, plan
+from controller.domain import fleet, plan, pulled
 from controller.errors import Conflict, NotFound
 from controller.reconcile import desired
 from controller.reconcile.context import Context
@@ -18,7 +18,7 @@ from fitment.core.deployment import SlotReport
 from fitment.core.patch import Overlay, parse_overlay, patched
 
 
-def pull(context: Context, name: str, slot: str = "") -> fleet.RunningModel:
+def pull(context: Context, name: str, slot: str = "") -> pulled.RunningModel:
     """Build again what a device says that it runs; its word decides, not what was sent.
 
     ``slot`` may be empty where the device has one only.
@@ -42,7 +42,7 @@ def pull(context: Context, name: str, slot: str = "") -> fleet.RunningModel:
         manifest, data = packing.read_artifact(archive)
     overlay = _overlay(context, report, device=name) if report.calibration else None
     suffix = PurePosixPath(manifest.artifact).suffix
-    return fleet.RunningModel(
+    return pulled.RunningModel(
         device=name, slot=report.slot, variant=report.variant,
         file_name=f"{manifest.name}{suffix}", calibration=report.calibration,
         data=data if overlay is None else patched(data, overlay),

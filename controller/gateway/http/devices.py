@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from controller.domain import fleet, selection
+from controller.domain import fleet, pulled, selection
 from controller.gateway.http.answers import once, page, picked, tagged
 from controller.gateway.http.api import Api, body, filters, found, reply
 from controller.gateway.http.document import WHERE, asks, lists, shows, takes
@@ -102,7 +102,7 @@ def _device(api: Api, name: str) -> fleet.Device:
     return found(api.controller.store.devices.get(name), "device", name, _SEE)
 
 
-def _file(running: fleet.RunningModel) -> Response:
+def _file(running: pulled.RunningModel) -> Response:
     facts = {
         "slot": running.slot,
         "variant": running.variant,
