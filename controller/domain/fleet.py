@@ -298,6 +298,8 @@ class Gate:
     min_sample: int = 1
     false_halt_rate: float = 0.05  # of the whole rollout, over its gates, waves and cohorts
     too_few: TooFew = TooFew.PROCEED
+    shadow_s: float = 0.0  # of live inputs, unheard, that each device shows it before it switches
+    shadow_inputs: int = 100  # of which it should see so many
     open_most: int = 30  # admitted and not ended in a cohort, until as many have ended
     cluster: str = ""  # label whose devices fail together, such as "site"; empty: each by itself
 
