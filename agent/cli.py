@@ -117,11 +117,13 @@ def _add_shadow(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _doctor(arguments: argparse.Namespace, settings: config.Settings) -> int:
-    from agent import doctor
+    from agent import doctor, status
+    from agent.desk import Folders
 
     found = doctor.diagnose(
-        Path(settings.hardware.root), settings.hardware, settings.options, settings.data_dir
-    )
+        Path(settings.hardware.root), settings.hardware, settings.options, settings.data_dir,
+        allowance=status.allowance(Folders(data_dir=settings.data_dir), settings),
+    )  # fmt: skip
     _answer(arguments, plain.to_plain(found), doctor.render(found))
     return 0 if found.healthy else 1
 
@@ -212,8 +214,9 @@ def _run_worker(folder: Path, worker: str, job: Any) -> Any:
 
 def _run(arguments: argparse.Namespace, settings: config.Settings) -> int:
     """Until SIGTERM or SIGINT."""
-    from agent import build
+    from agent import build, notify
 
+    beat = notify.from_environment(os.environ, time.monotonic)
     logging.basicConfig(
         level=arguments.log_level, stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -223,7 +226,7 @@ def _run(arguments: argparse.Namespace, settings: config.Settings) -> int:
         signal.signal(number, lambda *_: stop.set())
     with build.supervisor(lambda: _settings(arguments), file=arguments.config) as supervisor:
         logging.getLogger(__name__).info("action=start data_dir=%s", settings.data_dir)
-        supervisor.run(stop)
+        supervisor.run(stop, beat)
     return 0
 
 
@@ -268,7 +271,7 @@ def _status(arguments: argparse.Namespace, settings: config.Settings) -> int:
     from agent import status
     from agent.desk import Folders
 
-    found = status.read(Folders(data_dir=settings.data_dir))
+    found = status.read(Folders(data_dir=settings.data_dir), settings)
     _answer(arguments, plain.to_plain(found), status.render(found))
     return 0
 

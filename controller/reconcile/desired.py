@@ -128,7 +128,8 @@ def _assignment(
         bundle=bundle, gates=gates, benchmark=DEPLOY_PLAN, deadline_s=rollout.deadline_s,
         calibration=calibration or CalibrationPlan(), windows=deployment.windows,
         ladder=_ladder(context, release, releasing.ladder_of(release, device, deployment)),
-        throttle_c=profile.throttle_c if profile else None, shadow=_shadow(rollout.gate),
+        throttle_c=profile.throttle_c if profile else None, metered=rollout.metered,
+        shadow=_shadow(rollout.gate),
     )  # fmt: skip
 
 
