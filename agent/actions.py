@@ -18,6 +18,7 @@ from agent.domain import plan, verdict, window
 from agent.domain.events import Event
 from agent.domain.record import Checked, DeploymentRecord, SlotFacts
 from agent.domain.rungs import parted
+from agent.domain.trial import Look
 from agent.jobs import (
     BenchmarkJob,
     BenchmarkResult,
@@ -125,8 +126,7 @@ def _stage(desk: Desk, record: DeploymentRecord) -> Next:
     desk.slots.prepare(slot)
     if desk.slots.active(slot) == letter:
         _switch_back(desk, slot, last_good)  # an earlier roll-back found a disk that refused
-    holder = trial.holder(desk, slot, letter)
-    if holder:
+    if holder := trial.holder(desk, slot, letter):
         return Again(after_s=1.0, problem=f"'{holder}' has not let go of an earlier variant yet")
     job = orders.stage(desk, record.assignment.bundle, desk.slots.folder(slot, letter))
     return Job(worker="stage", job=job)
@@ -242,6 +242,8 @@ def _judge(desk: Desk, record: DeploymentRecord) -> Next:
     found = _look(desk, record)
     if not found.open:
         return Answer(event=Event.HELD, reasons=(f"judged good; {found.reason}",))
+    if unseen := _unproven(trial.shadow(desk, record)):
+        return unseen
     before = {"served": trial.server(desk, record)}  # stored before anything is switched
     return Answer(event=Event.JUDGED_GOOD, reasons=judgement.reasons, changes=before)
 
@@ -258,12 +260,11 @@ def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
         if desk.slots.active(slot) == record.folder:
             _switch_back(desk, slot, desk.journal.slot(slot).last_good)
         return Answer(event=Event.HELD, reasons=(f"not tried out; {found.reason}",))
-    misfits = trial.misfits(desk, record)
-    if misfits:
+    if misfits := trial.misfits(desk, record):
         return Answer(event=Event.JUDGED_BAD, reasons=misfits)
     desk.slots.switch(slot, record.folder)
     variant = record.assignment.bundle.variant
-    return _unproven(desk, record) or Job(
+    return _unproven(trial.look(desk, record)) or Job(
         worker="check", job=check_job(desk, desk.slots.link(slot), variant)
     )
 
@@ -271,8 +272,7 @@ def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
 def _tried_out(desk: Desk, record: DeploymentRecord, result: CheckResult) -> Next:
     if not result.golden_ok:
         return Answer(event=Event.JUDGED_BAD, reasons=("on trial: " + _wrong(result),))
-    unproven = _unproven(desk, record)
-    if unproven is not None:
+    if unproven := _unproven(trial.look(desk, record)):
         return unproven
     left_s = record.assignment.trial_s - (desk.now_s - record.state_entered_at_s)
     if left_s > 0:
@@ -286,12 +286,11 @@ def _tried_out(desk: Desk, record: DeploymentRecord, result: CheckResult) -> Nex
     return Answer(event=Event.DONE, changes={"checked": checked})
 
 
-def _unproven(desk: Desk, record: DeploymentRecord) -> Next | None:
-    """What speaks against it where it serves; None when its own server bears it out."""
-    found = trial.look(desk, record)
+def _unproven(found: Look) -> Next | None:
+    """What speaks against it where it would serve; None: nothing."""
     if found.bad:
-        return Answer(event=Event.JUDGED_BAD, reasons=tuple(f"on trial: {w}" for w in found.bad))
-    return Again(after_s=trial.LOOK_S, problem=f"on trial: {found.waits}") if found.waits else None
+        return Answer(event=Event.JUDGED_BAD, reasons=found.bad)
+    return Again(after_s=found.after_s, problem=found.waits) if found.waits else None
 
 
 def _commit(desk: Desk, record: DeploymentRecord) -> Next:
@@ -347,6 +346,7 @@ def _roll_back(desk: Desk, record: DeploymentRecord) -> Next:
     if desk.slots.read_facts(slot).counter > facts.counter:  # of a commit that did not hold
         desk.slots.write_facts(facts)
     letter = spare(facts.last_good)
+    trial.end_shadow(desk, record)
     if not trial.holder(desk, slot, letter):  # the next staging waits for who has it loaded
         desk.slots.clear(slot, letter)
     return Answer(event=Event.DONE)

@@ -6,6 +6,7 @@ has nothing to say this time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import socket
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agent.domain.trial import HOPELESS, Told
+from agent.domain.trial import HOPELESS, Seen, Told
 
 TIMEOUT_S: Final = 0.2
 """Of all that is waited for: the supervisor has other work."""
@@ -56,6 +57,31 @@ def told(path: Path, folder: str) -> Told | None:
         p95_ms=latency.get("p95_ms"), refused=str(refused.get("message", "")),
         hopeless=refused.get("code") in HOPELESS,
     )  # fmt: skip
+
+
+def seen(path: Path) -> Seen | None:
+    """What the server at ``path`` says of its shadow; None when it does not answer."""
+    stats = ask(path, timeout_s=TRIAL_TIMEOUT_S)
+    if stats is None:
+        return None
+    shadow = (stats.get("serving") or {}).get("shadow") or {}
+    failed = shadow.get("reason") or ", ".join(shadow.get("errors") or {})
+    return Seen(
+        variant=str(shadow.get("variant", "")), samples=int(shadow.get("samples", 0)),
+        agreement=shadow.get("agreement"), failed=str(failed),
+    )  # fmt: skip
+
+
+def shade(path: Path, folder: str, overlay: str) -> None:
+    """Ask for a candidate in the shadow, or with no folder for none; `seen` says what came of it.
+
+    Loading takes longer than the supervisor may wait, so the answer is not read.
+    """
+    question = json.dumps({"op": "shadow", "folder": folder, "overlay": overlay}).encode()
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
+        asked.settimeout(TRIAL_TIMEOUT_S)
+        asked.connect(str(path))
+        asked.sendall(_LENGTH.pack(len(question)) + question)
 
 
 def ask(path: Path, *, timeout_s: float = TIMEOUT_S) -> Mapping[str, Any] | None:

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
 
 from agent import applications, served
 from agent.desk import Desk
 from agent.domain.leases import Lease
 from agent.domain.record import DeploymentRecord
 from agent.domain.rungs import parted
-from agent.domain.trial import Look, Told, judge
-
-LOOK_S: Final = 0.5
-"""Between looks at those who have not taken it over yet."""
+from agent.domain.trial import Look, Told, judge, shadowed
 
 
 def server(desk: Desk, record: DeploymentRecord) -> Told | None:
@@ -43,11 +39,36 @@ def holder(desk: Desk, slot: str, letter: str) -> str:
     return desk.applications.holder(desk.slots.folder(slot, letter))
 
 
+def shadow(desk: Desk, record: DeploymentRecord) -> Look:
+    """Where the candidate stands that the order wants to see live inputs first."""
+    path, order = _socket(desk, record), record.assignment
+    if order.shadow is None or path is None:
+        return Look()
+    wanted, seen = order.bundle.variant, served.seen(path)
+    found = shadowed(
+        seen, order.shadow, wanted=wanted, waited_s=desk.now_s - record.state_entered_at_s
+    )
+    if found.waits and seen is not None and seen.variant != wanted:
+        applied = record.calibration is not None and record.calibration.applied
+        overlay = desk.slots.overlay(order.slot, record.folder)
+        folder = desk.slots.folder(order.slot, record.folder)
+        served.shade(path, os.path.realpath(folder), str(overlay) if applied else "")
+    return found
+
+
+def end_shadow(desk: Desk, record: DeploymentRecord) -> None:
+    """Take a candidate that does not stay out of the shadow, before its files go."""
+    path = _socket(desk, record)
+    if record.assignment.shadow is not None and path is not None:
+        served.shade(path, "", "")
+
+
 def look(desk: Desk, record: DeploymentRecord) -> Look:
     """Where the trial stands: over as soon as one finds it bad, and waiting while one does."""
     looks = [_at_server(desk, record), *(_at(desk, record, one) for one in _leases(desk, record))]
-    bad = tuple(why for one in looks for why in one.bad)
-    return Look(bad=bad, waits=next((one.waits for one in looks if one.waits), ""))
+    bad = tuple(f"on trial: {why}" for one in looks for why in one.bad)
+    waits = next((f"on trial: {one.waits}" for one in looks if one.waits), "")
+    return Look(bad=bad, waits=waits)
 
 
 def _at_server(desk: Desk, record: DeploymentRecord) -> Look:

@@ -187,9 +187,13 @@ def expired(record: DeploymentRecord, now_s: float) -> bool:
 
 
 def step_limit_s(record: DeploymentRecord) -> float:
-    """Seconds that the state may take; a trial's own length is not held against it."""
-    trial_s = record.assignment.trial_s if record.state is State.TRIAL else 0.0
-    return record.assignment.step_deadline_s + trial_s
+    """Seconds that the state may take, beside a trial's or a shadow's own length."""
+    order, own_s = record.assignment, 0.0
+    if record.state is State.TRIAL:
+        own_s = order.trial_s
+    elif record.state is State.JUDGING and order.shadow is not None:
+        own_s = order.shadow.seconds
+    return order.step_deadline_s + own_s
 
 
 def left_s(record: DeploymentRecord, now_s: float) -> float:

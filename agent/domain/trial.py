@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from fitment.core.deployment import DeviceGates
+from fitment.core.deployment import DeviceGates, ShadowPlan
 
 ERROR_SLIP: Final = 0.01
 """By so much the share of failed requests may differ, 0..1."""
 ENOUGH: Final = 100
 """Requests on either side before medians of different minutes are compared."""
+SHADOW_LOOK_S: Final = 5.0
+"""Between looks at a shadow; a candidate is put into it anew when it is not there by then."""
 HOPELESS: Final = frozenset({"golden_failed", "rung_mismatch", "bundle_damaged"})
 """Refusals of a server that a second try does not change."""
 _SHORT: Final = 19  # characters of a digest
@@ -47,6 +49,7 @@ class Look:
 
     waits: str = ""  # for what, as a sentence
     bad: tuple[str, ...] = ()  # why it is over
+    after_s: float = 0.5  # between looks while it waits
 
 
 def judge(
@@ -74,6 +77,44 @@ def judge(
     else:
         return Look(bad=tuple(f"{who}: {why}" for why in _worse(before, now, gates)))
     return Look(bad=(f"{what} ({waited_s:.0f} s after the switch)",)) if late else Look(waits=what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a server says of what is in its shadow."""
+
+    variant: str = ""
+    samples: int = 0  # live inputs that it answered, unheard
+    agreement: float | None = None  # with what serves, 0..1
+    failed: str = ""  # why it could not answer; empty: it could
+
+
+def shadowed(seen: Seen | None, plan: ShadowPlan, *, wanted: str, waited_s: float) -> Look:
+    """Where a candidate in the shadow stands.
+
+    Args:
+        seen: what the server says; None: there is none.
+        plan: what is asked.
+        wanted: the candidate's digest.
+        waited_s: since it should see inputs.
+    """
+    if seen is not None and seen.variant == wanted:
+        low = seen.agreement is not None and seen.agreement < (plan.agreement_min or 0.0)
+        if seen.failed:
+            return Look(bad=(f"in the shadow: it failed: {seen.failed}",))
+        if low and seen.samples >= plan.inputs:
+            least = f"at least {plan.agreement_min:g} is asked"
+            what = f"it agrees in {seen.agreement:.4f} of {seen.samples} inputs, {least}"
+            return Look(bad=(f"in the shadow: {what}",))
+    left_s = plan.seconds - waited_s
+    samples = seen.samples if seen is not None and seen.variant == wanted else 0
+    if left_s > 0 and seen is not None:
+        told = f"in the shadow: {samples} inputs so far, {plan.seconds:g} s are asked"
+        return Look(waits=told, after_s=min(SHADOW_LOOK_S, max(0.5, left_s)))
+    if samples >= plan.inputs or not plan.needed:
+        return Look()
+    why = "the slot has no server" if seen is None else f"it saw {samples} of {plan.inputs} inputs"
+    return Look(bad=(f"in the shadow: {why}",))
 
 
 def _worse(before: Told | None, now: Told, gates: DeviceGates) -> Iterator[str]:

@@ -70,6 +70,14 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
             " ('everywhere' behind it: of all devices). They download before. Repeatable."
         ),
     ] = None,
+    shadow: Annotated[
+        str,
+        typer.Option(
+            help="How long it sees what a served slot is asked, unheard, before the switch; its"
+            " answers are held against --agreement. With --ask, too few inputs roll it back."
+        ),
+    ] = "0s",
+    shadow_inputs: Annotated[int, typer.Option(help="Inputs that it should see there.")] = 100,
     failures: Annotated[str, typer.Option(help="Share of devices that may fail.")] = "0",
     slower: Annotated[str, typer.Option(help="Times the own latency; 'any' asks nothing.")] = "1.1",
     agreement: Annotated[str, typer.Option(help="Least share of answers like fp32's.")] = "",
@@ -108,7 +116,9 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         "group": group,
         "devices": list(device or []),
         "soak_s": duration_s(soak),
-        "deadline_s": duration_s(deadline or ("8d" if window else "1h")),
+        "deadline_s": duration_s(deadline)
+        if deadline
+        else duration_s("8d" if window else "1h") + duration_s(shadow),
         "windows": list(window or []),
         "metered": metered,
         "control_share": share(control, "--control") if control else 0.0,
@@ -129,6 +139,8 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
             "false_halt_rate": share(false_halts, "--false-halts"),
             "min_sample": min_sample,
             "cluster": cluster,
+            "shadow_s": duration_s(shadow),
+            "shadow_inputs": shadow_inputs,
             "too_few": (TooFew.ASK if ask else TooFew.PROCEED).value,
         },
     }

@@ -1,7 +1,4 @@
-"""What the controller knows, as frozen records. The store keeps them; rows are its business.
-
-Times are seconds since the epoch (UTC), given by the caller.
-"""
+"""What the controller knows, as frozen records. Times are unix seconds, given by the caller."""
 
 from __future__ import annotations
 
@@ -298,6 +295,8 @@ class Gate:
     min_sample: int = 1
     false_halt_rate: float = 0.05  # of the whole rollout, over its gates, waves and cohorts
     too_few: TooFew = TooFew.PROCEED
+    shadow_s: float = 0.0  # of live inputs, unheard, that each device shows it before it switches
+    shadow_inputs: int = 100  # of which it should see so many
     open_most: int = 30  # admitted and not ended in a cohort, until as many have ended
     cluster: str = ""  # label whose devices fail together, such as "site"; empty: each by itself
 

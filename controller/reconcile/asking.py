@@ -38,6 +38,8 @@ def check_gate(gate: fleet.Gate) -> None:
         ("the share above a ratio", gate.above_share, 0 <= gate.above_share < 1),
         ("the devices under way at once", gate.open_most, gate.open_most >= 1),
         ("the minimum sample", gate.min_sample, gate.min_sample >= 1),
+        ("the inputs of a shadow", gate.shadow_inputs, gate.shadow_inputs >= 1),
+        ("the seconds of a shadow", gate.shadow_s, gate.shadow_s >= 0),
     )
     for name, value, fits in bounds:
         if not fits:

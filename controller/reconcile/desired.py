@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from controller.domain import fleet, plan
+from controller.domain.judgement import TooFew
 from controller.reconcile import releasing
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
@@ -24,6 +25,7 @@ from fitment.core.deployment import (
     DesiredState,
     DeviceGates,
     Lesser,
+    ShadowPlan,
     Study,
     StudyKind,
 )
@@ -130,6 +132,18 @@ def _assignment(
         windows=deployment.windows,
         ladder=_ladder(context, release, releasing.ladder_of(release, device, deployment)),
         throttle_c=profile.throttle_c if profile else None, metered=rollout.metered,
+        shadow=_shadow(rollout.gate),
+    )  # fmt: skip
+
+
+def _shadow(gate: fleet.Gate) -> ShadowPlan | None:
+    """What the gate asks of agreement, and of too few, holds in the shadow as well."""
+    if not gate.shadow_s:
+        return None
+    return ShadowPlan(
+        seconds=gate.shadow_s, inputs=gate.shadow_inputs,
+        agreement_min=gate.agreement_min,
+        needed=gate.too_few is TooFew.ASK,
     )  # fmt: skip
 
 

@@ -17,10 +17,11 @@ from agent import client
 from agent.slots import Slots
 from controller.artifacts.packing import pack_into
 from fitment.core import digest
-from fitment.core.deployment import Outcome
+from fitment.core.deployment import Outcome, ShadowPlan
 from tests.integration.gateway_peers import wait_for
 from tests.integration.test_agent_process import DEVICE, FOUND, PLAN, Place
 from tests.integration.test_ladder import CHOSEN, EXACT, NARROW
+from tests.integration.test_serving_swaps import Load
 from tests.integration.worker_models import affine_bundle
 
 pytestmark = pytest.mark.skipif(FOUND.program is None, reason=FOUND.reason)
@@ -58,16 +59,18 @@ class Trials:
         assert process.stdout.readline() == "ready\n"
         return process
 
-    def deploy(self, tolerance: float) -> tuple[Outcome | None, str]:
+    def deploy(
+        self, tolerance: float, shadow: ShadowPlan | None = None
+    ) -> tuple[Outcome | None, str]:
         """Another variant; how it ended, and why."""
-        deployment = self.order(tolerance)
+        deployment = self.order(tolerance, shadow)
         outcome = self.place.outcome(deployment, 60.0)
         reports = [r for state in self.place.reported for r in state.deployments]
         return outcome, " ".join(
             reason for r in reports if r.deployment == deployment for reason in r.reasons
         )
 
-    def order(self, tolerance: float) -> str:
+    def order(self, tolerance: float, shadow: ShadowPlan | None = None) -> str:
         self.counter += 1
         name, place = f"v{self.counter}", self.place
         folder = place.folder / "bundles" / name
@@ -76,7 +79,8 @@ class Trials:
         ref = place.controller.sign(pack_into(folder, place.controller.blobs, place.folder), name)
         order = place.controller.assignment(ref, counter=self.counter, device=DEVICE)
         deployment = f"d-{self.counter}"
-        place.wish(replace(order, deployment=deployment, benchmark=PLAN, trial_s=0.1))
+        changed = replace(order, deployment=deployment, benchmark=PLAN, shadow=shadow, trial_s=0.1)
+        place.wish(changed)
         return deployment
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
@@ -116,6 +120,7 @@ def trials(tmp_path: Path, root: Path) -> Iterator[Trials]:
     place.close()
 
 
+SEEN = ShadowPlan(seconds=2.0, inputs=20, agreement_min=0.99, needed=True)
 APPLICATION = """
 import sys, time
 import onnxruntime
@@ -144,7 +149,14 @@ def test_a_variant_is_committed_only_when_those_who_run_it_bear_it_out(trials: T
     assert trials.deploy(1e-3)[0] is Outcome.COMMITTED
     _a_server_that_refuses_it(trials)
     server, obedient = trials.serve(), trials.run("cam", "obeys")
-    assert trials.deploy(EXACT)[0] is Outcome.COMMITTED
+    load = Load(f"unix:{trials.sockets / 'shoes.grpc'}", callers=1)
+    try:
+        outcome, why = trials.deploy(EXACT, SEEN)
+    finally:
+        load.end()
+    assert (outcome, load.failures) == (Outcome.COMMITTED, []), why
+    notes = " ".join(note for state in trials.place.reported for note in state.notes)
+    assert "in the shadow: 0 inputs so far, 2 s are asked" in notes
     committed = digest.digest_bytes((trials.slots.link("shoes") / "bundle.json").read_bytes())
     with contextlib.closing(client.Slot.open(trials.sockets / "shoes.sock")) as slot:
         assert slot.stats()["variant"] == committed

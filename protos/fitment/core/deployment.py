@@ -118,6 +118,20 @@ class Span:
     closes_unix: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowPlan:
+    """How long a candidate sees live inputs, unheard, before anything is switched.
+
+    It needs a server of the slot (``fitment-agent serve``). An agent that does not know of it goes
+    on without.
+    """
+
+    seconds: float
+    inputs: int = 100  # samples that tell something
+    agreement_min: float | None = None  # with what serves, 0..1; None: only failures count
+    needed: bool = False  # too few inputs, or no server, roll back; else it goes on without
+
+
 UNDERSTANDS_WINDOWS = "windows"
 """What an agent says that heeds `Assignment.windows`; an older one would switch at once."""
 
@@ -157,6 +171,7 @@ class Assignment:
     windows: tuple[Span, ...] = ()  # when it may switch, in order, apart; empty: at any time
     ladder: tuple[Lesser, ...] = ()  # rungs 1, 2, …; the chosen variant is rung 0
     throttle_c: float | None = None  # at which this class of device cuts its clocks
+    shadow: ShadowPlan | None = None
     metered: bool = False  # an operator asks: it may come over a metered link
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from agent.domain.trial import Look, Told, judge
-from fitment.core.deployment import DeviceGates
+from agent.domain.trial import Look, Seen, Told, judge, shadowed
+from fitment.core.deployment import DeviceGates, ShadowPlan
 
 OLD, NEW = "sha256:old", "sha256:new"
 GATES = DeviceGates(latency_p95_max_ms=10.0, latency_ratio_max=1.5)
@@ -70,3 +72,31 @@ def test_it_may_be_no_worse_than_before(now: Told, before: Told | None, bad: str
 
 def test_where_no_gate_is_asked_latency_is_not_judged() -> None:
     assert look(after(100, p50_ms=90.0, p95_ms=99.0), gates=DeviceGates()) == Look()
+
+
+PLAN = ShadowPlan(seconds=60.0, inputs=100, agreement_min=0.98)
+
+
+@pytest.mark.parametrize(
+    ("seen", "waited_s", "needed", "waits", "bad"),
+    [
+        (Seen(), 1.0, True, True, ""),  # it loads
+        (Seen(variant=OLD, samples=500), 1.0, True, True, ""),  # another one's
+        (Seen(variant=NEW, samples=100, agreement=0.99), 30.0, True, True, ""),
+        (Seen(variant=NEW, samples=100, agreement=0.99), 60.0, True, False, ""),
+        (Seen(variant=NEW, samples=100, agreement=0.97), 5.0, False, False, "0.9700 of 100"),
+        (Seen(variant=NEW, samples=99, agreement=0.5), 5.0, False, True, ""),  # too few to tell
+        (Seen(variant=NEW, samples=99, agreement=0.5), 60.0, False, False, ""),
+        (Seen(variant=NEW, samples=99, agreement=1.0), 60.0, True, False, "it saw 99 of 100"),
+        (Seen(variant=NEW, samples=3, failed="run_failed"), 5.0, False, False, "run_failed"),
+        (None, 1.0, True, False, "the slot has no server"),
+        (None, 1.0, False, False, ""),
+    ],
+)
+def test_the_shadow(
+    seen: Seen | None, waited_s: float, needed: bool, waits: bool, bad: str
+) -> None:
+    found = shadowed(seen, replace(PLAN, needed=needed), wanted=NEW, waited_s=waited_s)
+    assert (bool(found.waits), bool(found.bad)) == (waits, bool(bad))
+    assert bad in " ".join(found.bad)
+    assert 0.5 <= found.after_s <= 5.0
