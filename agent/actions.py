@@ -7,12 +7,12 @@ any time, which is what a restart does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from agent import orders
+from agent import orders, trial
 from agent.desk import Desk
 from agent.domain import plan, verdict, window
 from agent.domain.events import Event
@@ -32,6 +32,7 @@ from agent.jobs import (
     WorkerFailure,
 )
 from agent.slots import OVERLAY, spare
+from agent.steps import Action, Again, Answer, Job, Next
 from agent.submissions import keep
 from fitment.core.deployment import CalibrationMode, CalibrationReport, Outcome
 from fitment.core.deployment import DeploymentState as State
@@ -45,42 +46,6 @@ _AWAY: Final = frozenset({"unavailable", "busy"})
 """Failures of the other side: an outage burns no attempt."""
 _DAMAGED: Final = frozenset({"digest", "archive"})
 """Failures of a file that may be mended by fetching it again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """Start a worker."""
-
-    worker: str
-    job: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The state's work is over; ``changes`` are fields of the record."""
-
-    event: Event
-    reasons: tuple[str, ...] = ()
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
-    """Begin the action once more after a while."""
-
-    after_s: float
-    problem: str = ""  # why it goes on only when somebody mends something
-
-
-Next = Job | Answer | Again
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
-    """How a state's work begins and goes on."""
-
-    begin: Callable[[Desk, DeploymentRecord], Next]
-    finished: Callable[[Desk, DeploymentRecord, Any], Next] | None = None  # None: starts no job
 
 
 def classify(record: DeploymentRecord, failure: WorkerFailure, *, timed_out: bool) -> Event:
@@ -98,8 +63,16 @@ def classify(record: DeploymentRecord, failure: WorkerFailure, *, timed_out: boo
 
 
 def _fetch(desk: Desk, record: DeploymentRecord) -> Next:
-    bundle = record.assignment.bundle
-    return Job(worker="fetch", job=orders.fetch(desk, bundle, _delta_base(desk, record)))
+    """Receive it, when the device's allowance leaves room; to wait for that burns no attempt."""
+    order, base = record.assignment, _delta_base(desk, record)
+    held = orders.held(desk, order.bundle, asked=order.metered, delta=base is not None)
+    if held is not None and record.held:
+        return Again(after_s=held.after_s)
+    if held is not None:
+        return Answer(event=Event.HELD, reasons=(held.reason,), changes={"held": held.reason})
+    if record.held:
+        return Answer(event=Event.OPENED, changes={"held": ""})
+    return Job(worker="fetch", job=orders.fetch(desk, order.bundle, base))
 
 
 def _delta_base(desk: Desk, record: DeploymentRecord) -> SlotFacts | None:
@@ -152,6 +125,9 @@ def _stage(desk: Desk, record: DeploymentRecord) -> Next:
     desk.slots.prepare(slot)
     if desk.slots.active(slot) == letter:
         _switch_back(desk, slot, last_good)  # an earlier roll-back found a disk that refused
+    holder = trial.holder(desk, slot, letter)
+    if holder:
+        return Again(after_s=1.0, problem=f"'{holder}' has not let go of an earlier variant yet")
     job = orders.stage(desk, record.assignment.bundle, desk.slots.folder(slot, letter))
     return Job(worker="stage", job=job)
 
@@ -266,7 +242,8 @@ def _judge(desk: Desk, record: DeploymentRecord) -> Next:
     found = _look(desk, record)
     if not found.open:
         return Answer(event=Event.HELD, reasons=(f"judged good; {found.reason}",))
-    return Answer(event=Event.JUDGED_GOOD, reasons=judgement.reasons)
+    before = {"served": trial.server(desk, record)}  # stored before anything is switched
+    return Answer(event=Event.JUDGED_GOOD, reasons=judgement.reasons, changes=before)
 
 
 def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
@@ -281,14 +258,22 @@ def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
         if desk.slots.active(slot) == record.folder:
             _switch_back(desk, slot, desk.journal.slot(slot).last_good)
         return Answer(event=Event.HELD, reasons=(f"not tried out; {found.reason}",))
+    misfits = trial.misfits(desk, record)
+    if misfits:
+        return Answer(event=Event.JUDGED_BAD, reasons=misfits)
     desk.slots.switch(slot, record.folder)
     variant = record.assignment.bundle.variant
-    return Job(worker="check", job=check_job(desk, desk.slots.link(slot), variant))
+    return _unproven(desk, record) or Job(
+        worker="check", job=check_job(desk, desk.slots.link(slot), variant)
+    )
 
 
 def _tried_out(desk: Desk, record: DeploymentRecord, result: CheckResult) -> Next:
     if not result.golden_ok:
         return Answer(event=Event.JUDGED_BAD, reasons=("on trial: " + _wrong(result),))
+    unproven = _unproven(desk, record)
+    if unproven is not None:
+        return unproven
     left_s = record.assignment.trial_s - (desk.now_s - record.state_entered_at_s)
     if left_s > 0:
         return Again(after_s=min(left_s, TRIAL_CHECK_S))
@@ -299,6 +284,14 @@ def _tried_out(desk: Desk, record: DeploymentRecord, result: CheckResult) -> Nex
         integer_coverage=result.integer_coverage,
     )
     return Answer(event=Event.DONE, changes={"checked": checked})
+
+
+def _unproven(desk: Desk, record: DeploymentRecord) -> Next | None:
+    """What speaks against it where it serves; None when its own server bears it out."""
+    found = trial.look(desk, record)
+    if found.bad:
+        return Answer(event=Event.JUDGED_BAD, reasons=tuple(f"on trial: {w}" for w in found.bad))
+    return Again(after_s=trial.LOOK_S, problem=f"on trial: {found.waits}") if found.waits else None
 
 
 def _commit(desk: Desk, record: DeploymentRecord) -> Next:
@@ -331,6 +324,8 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
     )
     desk.slots.switch(order.slot, record.folder)
     desk.slots.write_facts(facts)
+    if order.ladder:
+        desk.slots.keep_manifest(order.slot, record.folder)
     desk.journal.save_slot(facts)
     if calibration and calibration.applied:
         job = SubmitJob(
@@ -351,7 +346,9 @@ def _roll_back(desk: Desk, record: DeploymentRecord) -> Next:
     _switch_back(desk, slot, facts.last_good)
     if desk.slots.read_facts(slot).counter > facts.counter:  # of a commit that did not hold
         desk.slots.write_facts(facts)
-    desk.slots.clear(slot, spare(facts.last_good))
+    letter = spare(facts.last_good)
+    if not trial.holder(desk, slot, letter):  # the next staging waits for who has it loaded
+        desk.slots.clear(slot, letter)
     return Answer(event=Event.DONE)
 
 

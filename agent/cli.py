@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import random
 import signal
 import sys
 import threading
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from agent import config
-from agent.errors import AgentError, UnreachableError, WorkerError
+from agent.errors import AgentError, PendingError, UnreachableError, WorkerError
 from fitment import __version__
 from fitment.core import plain
 
 _ENROLL_DEADLINE_S = 60.0
+_POLL_MOST_S = 60.0
 _PERMANENT_EXIT = 2
 
 
@@ -66,9 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     doctor = commands.add_parser("doctor", parents=[common], help="say what is right and wrong")
     doctor.set_defaults(command=_doctor)
-    enroll = commands.add_parser("enroll", parents=[common], help="join a fleet with a token")
+    enroll = commands.add_parser(
+        "enroll", parents=[common], help="join a fleet: with a token, or by an operator's word"
+    )
     enroll.add_argument("--controller", required=True, metavar="HOST:PORT")
-    enroll.add_argument("--token", required=True, help="one-time token of the controller")
+    enroll.add_argument(
+        "--token", default="",
+        help="one-time token of the controller; without: wait until an operator has compared the"
+        " code that is shown, and approved it",
+    )  # fmt: skip
+    enroll.add_argument(
+        "--wait", type=float, default=3600.0, metavar="SECONDS",
+        help="how long to wait for an operator (default: an hour)",
+    )  # fmt: skip
     enroll.add_argument("--device", default="", help="wished name; empty: the controller chooses")
     enroll.set_defaults(command=_enroll)
     run = commands.add_parser("run", parents=[common], help="be the agent, until SIGTERM")
@@ -80,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--slot", required=True, help="whose model; its switches are followed")
     serve.add_argument("--port", type=int, help="listen on this port of 127.0.0.1 as well")
     serve.set_defaults(command=_serve)
+    _add_shadow(commands, common)
     status = commands.add_parser(
         "status", parents=[common], help="what the slots hold and how deployments ended"
     )
@@ -87,12 +100,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_shadow(commands: Any, common: argparse.ArgumentParser) -> None:
+    shadow = commands.add_parser(
+        "shadow", parents=[common],
+        help="let a bundle see what a served slot is asked, and compare its answers, unheard",
+    )  # fmt: skip
+    shadow.add_argument("--slot", required=True, help="one that `serve` serves")
+    what = shadow.add_mutually_exclusive_group(required=True)
+    what.add_argument("--bundle", type=Path, help="unpacked folder of the candidate")
+    what.add_argument("--end", action="store_true", help="take out what is in the shadow")
+    shadow.add_argument("--overlay", type=Path, help="a calibration's, for the candidate")
+    shadow.add_argument("--inputs", type=int, default=100, help="live samples to see (100)")
+    shadow.add_argument("--timeout-s", type=float, default=600.0, help="to wait for them (600)")
+    shadow.add_argument("--agreement", type=float, help="exit 1 below this share, 0..1")
+    shadow.set_defaults(command=_shadow)
+
+
 def _doctor(arguments: argparse.Namespace, settings: config.Settings) -> int:
-    from agent import doctor
+    from agent import doctor, status
+    from agent.desk import Folders
 
     found = doctor.diagnose(
-        Path(settings.hardware.root), settings.hardware, settings.options, settings.data_dir
-    )
+        Path(settings.hardware.root), settings.hardware, settings.options, settings.data_dir,
+        allowance=status.allowance(Folders(data_dir=settings.data_dir), settings),
+    )  # fmt: skip
     _answer(arguments, plain.to_plain(found), doctor.render(found))
     return 0 if found.healthy else 1
 
@@ -108,7 +139,7 @@ def _enroll(arguments: argparse.Namespace, settings: config.Settings) -> int:
         result="", controller=arguments.controller, token=arguments.token,
         device=arguments.device or settings.device, keys=str(folders.keys),
     )  # fmt: skip
-    result: EnrollResult = _run_worker(folders.jobs, "enroll", job)
+    result: EnrollResult = _admitted(folders.jobs, job, wait_s=arguments.wait)
     link = f"MQTT at {result.mqtt}" if result.mqtt else "the gRPC session"
     _answer(
         arguments,
@@ -116,6 +147,41 @@ def _enroll(arguments: argparse.Namespace, settings: config.Settings) -> int:
         f"Enrolled as '{result.device}', over {link}. Keys are in {folders.keys}.",
     )
     return 0
+
+
+def _admitted(folder: Path, job: Any, *, wait_s: float) -> Any:
+    """Enrol; without a token, ask again, ever more patiently, until an operator has answered.
+
+    Raises:
+        UnreachableError: the controller does not answer, or no operator has in ``wait_s``.
+        WorkerError: it was refused.
+    """
+    until, pause_s, said = time.monotonic() + wait_s, 2.0, ""
+    while True:
+        found = _once(folder, job)
+        if not isinstance(found, UnreachableError):
+            return found
+        waits = isinstance(found, PendingError)
+        if job.token or not (waits or said):
+            raise found
+        if waits and str(found) != said:
+            said = str(found)
+            print(f"fitment-agent: {said}", file=sys.stderr, flush=True)
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise UnreachableError(
+                f"{said}; nobody did in {wait_s:g} s: the same command goes on waiting"
+            )
+        pause_s = min(_POLL_MOST_S, max(pause_s * 1.5, getattr(found, "retry_after_s", 0.0)))
+        time.sleep(min(left_s, pause_s * random.uniform(0.8, 1.2)))
+
+
+def _once(folder: Path, job: Any) -> Any:
+    """What enrolling gave, or why the controller, or its operator, says nothing yet."""
+    try:
+        return _run_worker(folder, "enroll", job)
+    except UnreachableError as error:
+        return error
 
 
 def _run_worker(folder: Path, worker: str, job: Any) -> Any:
@@ -136,6 +202,8 @@ def _run_worker(folder: Path, worker: str, job: Any) -> Any:
             time.sleep(0.02)
             continue
         if finished.failure is not None:
+            if finished.failure.code == "pending":
+                raise PendingError(finished.failure.message, finished.failure.retry_after_s or 0.0)
             if finished.failure.code in ("unavailable", "busy"):
                 raise UnreachableError(finished.failure.message)
             error = WorkerError(finished.failure.message)
@@ -181,11 +249,29 @@ def _serve(arguments: argparse.Namespace, settings: config.Settings) -> int:
     return 0
 
 
+def _shadow(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    from agent import shadowing
+    from agent.desk import Folders
+
+    folders = Folders(data_dir=settings.data_dir.absolute())
+    if arguments.end:
+        shadowing.end(folders, settings, arguments.slot)
+        _answer(arguments, {"shadow": None}, f"Nothing is in the shadow of slot {arguments.slot}.")
+        return 0
+    asked = shadowing.Asked(
+        slot=arguments.slot, bundle=arguments.bundle, overlay=arguments.overlay,
+        inputs=arguments.inputs, timeout_s=arguments.timeout_s, agreement_min=arguments.agreement,
+    )  # fmt: skip
+    found = shadowing.compare(folders, settings, asked, lambda text: print(text, file=sys.stderr))
+    _answer(arguments, plain.to_plain(found), shadowing.render(found))
+    return 0 if found.good else 1
+
+
 def _status(arguments: argparse.Namespace, settings: config.Settings) -> int:
     from agent import status
     from agent.desk import Folders
 
-    found = status.read(Folders(data_dir=settings.data_dir))
+    found = status.read(Folders(data_dir=settings.data_dir), settings)
     _answer(arguments, plain.to_plain(found), status.render(found))
     return 0
 

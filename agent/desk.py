@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.applications import Applications
 from agent.jobs import Connection, Limits, Setting
 from agent.journal import Journal
+from agent.ledger import Ledger
 from agent.slots import Slots
 from fitment.core import digest
 from fitment.core.deployment import BundleRef
@@ -84,12 +86,16 @@ class Desk:
     slots: Slots
     journal: Journal
     setting: Setting
+    ledger: Ledger
     now_s: float  # monotonic
     floor_unix: float = 0.0  # latest trusted time
     wall_unix: float = 0.0  # what the clock says, right or not
     runtimes: tuple[str, ...] = ()  # that this device may use
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder
     limits: Limits = field(default_factory=Limits)  # of workers that load a model
+    sockets: Path | None = None  # of servers and applications; None: there are none
+    applications: Applications | None = None  # that load models by themselves
+    takeover_s: float = 60.0  # in which they have to take a variant on trial over
 
     @property
     def threads(self) -> int:

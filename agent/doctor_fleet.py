@@ -80,7 +80,7 @@ def _controller(identity: Identity, reach: Reach) -> Iterator[Finding]:
 
 def _slots(folders: Folders) -> Iterator[Finding]:
     try:
-        found = status.read(folders).slots
+        found = status.read(folders, Settings()).slots
     except AgentError as error:
         yield warn("slots", str(error), "run the agent: fitment-agent run")
         return

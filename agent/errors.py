@@ -6,6 +6,7 @@ AgentError                a person must do something; the message says what
 ├── JournalError          the journal cannot be read or written
 ├── SlotError             the slot folders cannot be read or written
 ├── UnreachableError      the controller does not answer
+│   └── PendingError      it answers, and an operator has to
 └── WorkerError           a worker that a command waited for failed
 """
 
@@ -34,6 +35,14 @@ class UnreachableError(AgentError):
     """The controller does not answer."""
 
     exit_code = 4
+
+
+class PendingError(UnreachableError):
+    """An operator has to let the device in; ask again after ``retry_after_s``."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class JournalError(AgentError):

@@ -18,7 +18,13 @@ from agent.sensors import process_memory
 from agent.telemetry import Serves
 from fitment import __version__
 from fitment.core import digest
-from fitment.core.deployment import UNDERSTANDS_WINDOWS, ReportedState, RungReport, SlotReport
+from fitment.core.deployment import (
+    UNDERSTANDS_WINDOWS,
+    AllowanceReport,
+    ReportedState,
+    RungReport,
+    SlotReport,
+)
 from fitment.core.fingerprint import Fingerprint
 
 STUDIES_REPORTED: Final = 32
@@ -31,7 +37,7 @@ def build(
     boot_id: str, notes: Iterable[str], stood: Mapping[str, Stood],
     asked: frozenset[str] = frozenset(), time_zone: str = "",
 ) -> ReportedState:  # fmt: skip
-    """The state of now, without the supervisor's memory, which changes all the time.
+    """The state of now, without the numbers that change all the time.
 
     ``asked``: the deployments that the controller wishes for. Of those that ended long ago it is
     told again how: it was restored from a backup, and would wait for them in vain.
@@ -65,17 +71,22 @@ def build(
         notes=tuple(said)[-_NOTES:],
         time_zone=time_zone,
         understands=(UNDERSTANDS_WINDOWS,),
+        quarantined=_held(journal.quarantine(), desk.stack),
         metadata_versions=trusted.versions(desk.folders.metadata),
     )
 
 
-def with_memory(state: ReportedState) -> ReportedState:
-    """The same with this process's memory; null where the kernel does not tell."""
+def with_numbers(state: ReportedState, allowance: AllowanceReport) -> ReportedState:
+    """The same with what changes all the time and is worth no report of its own.
+
+    That is the allowance, and this process's memory; null where the kernel does not tell.
+    """
     memory = process_memory(os.getpid())
     return replace(
         state,
         supervisor_anonymous_bytes=memory.anonymous_bytes,
         supervisor_pss_bytes=memory.pss_bytes,
+        allowance=allowance,
     )
 
 
@@ -140,3 +151,10 @@ def _quarantined(failures: dict[str, int]) -> list[str]:
         f"slot {slot}: variant {digest.short(variant)} is in quarantine after {count} failures"
         for (slot, variant, _stack), count in held
     ]
+
+
+def _held(failures: dict[str, int], stack: str) -> tuple[str, ...]:
+    """``slot/variant`` of what is in quarantine on this very stack."""
+    suffix = f"/{stack}"
+    held = [key for key, count in failures.items() if count >= QUARANTINE_AFTER]
+    return tuple(sorted(key.removesuffix(suffix) for key in held if key.endswith(suffix)))

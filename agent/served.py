@@ -14,11 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from agent.domain.trial import HOPELESS, Told
+
 TIMEOUT_S: Final = 0.2
 """Of all that is waited for: the supervisor has other work."""
 _LENGTH: Final = struct.Struct(">I")
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _QUESTION: Final = json.dumps({"op": "stats"}).encode()
+TRIAL_TIMEOUT_S: Final = 2.0
+"""A server that loads a model is slow to answer."""
+_OF_THE_MODEL: Final = ("run_failed", "out_of_memory", "input_mismatch", "io_mismatch", "busy")
+"""Errors that another variant may be the cause of; the others are slips of a caller."""
 
 
 def columns(folder: Path) -> dict[str, float]:
@@ -31,11 +37,32 @@ def columns(folder: Path) -> dict[str, float]:
     return row
 
 
-def ask(path: Path) -> Mapping[str, Any] | None:
+def told(path: Path, folder: str) -> Told | None:
+    """What the server at ``path`` says for a trial; None when it does not answer.
+
+    ``folder`` is what it should load: only a refusal of that counts.
+    """
+    stats = ask(path, timeout_s=TRIAL_TIMEOUT_S)
+    if stats is None:
+        return None
+    refused, latency = stats.get("refused") or {}, stats.get("latency") or {}
+    if refused.get("folder") != folder:
+        refused = {}
+    by_code = (stats.get("serving") or {}).get("errors_by_code") or {}
+    return Told(
+        variant=str(stats.get("variant", "")), requests=int(stats.get("requests", 0)),
+        errors=sum(int(by_code.get(code, 0)) for code in _OF_THE_MODEL),
+        count=int(latency.get("count", 0)), p50_ms=latency.get("p50_ms"),
+        p95_ms=latency.get("p95_ms"), refused=str(refused.get("message", "")),
+        hopeless=refused.get("code") in HOPELESS,
+    )  # fmt: skip
+
+
+def ask(path: Path, *, timeout_s: float = TIMEOUT_S) -> Mapping[str, Any] | None:
     """A worker's statistics; None when it does not answer."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(TIMEOUT_S)
+            connection.settimeout(timeout_s)
             connection.connect(str(path))
             connection.sendall(_LENGTH.pack(len(_QUESTION)) + _QUESTION)
             with connection.makefile("rb") as stream:
@@ -63,6 +90,8 @@ def flat(slot: str, stats: Mapping[str, Any]) -> dict[str, float]:
     for name, moments in (serving.get("inputs") or {}).items():
         for key in ("mean", "std", "min", "max", "drift"):
             found[f"input.{name}.{key}"] = (moments or {}).get(key)
+    for name, share in (serving.get("predictions") or {}).items():
+        found[f"predicted.{name}"] = share
     return {
         f"serving.{slot}.{name}": math.nan if value is None else float(value)
         for name, value in found.items()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agent.domain import patience
+from agent.domain import allowance, patience
 from agent.outbox import Outbox
 from agent.sensors import process_memory, snapshot
 from agent.transport.link import AgentLink
@@ -64,15 +64,17 @@ class Telemetry:
     def tick(
         self, link: AgentLink, *, online: bool, root: str, last: LastRun,
         serves: Callable[[], Mapping[str, Serves]], now_s: float, wall_unix_s: float,
+        share: float = 0.0,
     ) -> None:  # fmt: skip
-        """Sample when it is time, and send."""
-        if now_s >= self._sampled_at_s + self.interval_s:
+        """Sample when it is time, and send. ``share`` of the device's allowance is used up."""
+        if now_s >= self._sampled_at_s + self.interval_s * allowance.sample_factor(share):
             self._sampled_at_s = now_s
             columns, tags = tagged(last, serves())
             columns = {**self._sample(root), **columns}
             self._outbox.append(
                 boot_id=self._boot_id, monotonic_ns=int(now_s * 1e9),
                 wall_unix_ns=int(wall_unix_s * 1e9), columns=columns, tags=tags,
+                limit=allowance.kept_batches(share, patience.OUTBOX_LIMIT),
             )  # fmt: skip
         if online:
             self._send(link, now_s)
@@ -94,12 +96,13 @@ def tagged(last: LastRun, serves: Mapping[str, Serves]) -> tuple[dict[str, float
     """Columns of the ladders, and tags that say which variant and rung a sample is of.
 
     The tags ``slot``, ``variant`` and ``rung`` are of the slot that was measured last, or of the
-    only one. A measurement of another variant than serves is left out: rungs are not compared.
+    only one; with several, each has its own behind its name. A measurement of another variant than
+    serves is left out: rungs are not compared.
     """
     columns = {f"rung.{slot}": float(now.rung) for slot, now in serves.items() if now.laddered}
     tags: dict[str, str] = {}
     for slot, now in serves.items():
-        if now.laddered:
+        if now.laddered or len(serves) > 1:
             tags |= {f"{slot}.variant": now.variant, f"{slot}.rung": str(now.rung)}
     slot = last.slot or (next(iter(serves)) if len(serves) == 1 else "")
     variant, latency_ms = last.variant, last.p50_ms
@@ -121,6 +124,9 @@ def sample_device(root: str) -> Mapping[str, float]:
         "cpu_pressure_avg10_percent": _scaled(conditions.psi_avg10, 1.0),
         "cpu_mhz": _scaled(conditions.freq_khz, 1000.0),
         "temperature_c": _scaled(conditions.temperature_c, 1.0),
+        "memory_pressure_avg10_percent": _scaled(conditions.memory_psi_avg10, 1.0),
+        "throttled": _scaled(conditions.cooling_active, 1.0),
+        "ecc_corrected_count": _scaled(conditions.ecc_corrected, 1.0),
     }
 
 

@@ -255,6 +255,7 @@ def _controller(
         must_act=relay.may_send,
         clock=time.time,
         settings=ReconcileSettings(
+            enrolment_by_approval=settings.enrolment_by_approval,
             optimise=settings.optimise,
             auto_approve=settings.auto_approve,
             retention=settings.retention,

@@ -1,99 +1,90 @@
-"""A thin, typed REST client: what the command line and scripts use.
+"""A thin, typed REST client: what the command line, scripts and notebooks use.
 
-Every method is one request; answers become the records that the controller keeps. Problems
-become the same errors that the controller raised.
+    from controller.client import Client
+
+    with Client.of("http://10.0.0.5:8080", "the operator's token") as client:
+        made = client.create_rollout(release, waves=(0.1, 1.0))
+        print(client.wait_rollout(made.rollout.id).rollout.state)
+
+It needs none of the controller's libraries but two (``pip install 'fitment[client]'``). Methods
+are one request, lists are read page by page, answers become the records that the controller keeps,
+and problems the same errors that it raised. What can be asked again without harm (questions,
+labels, and what carries an Idempotency-Key, as everything does that makes something) is asked
+again, when the connection broke or the controller was busy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import httpx
-
+from controller.calls import Calls, Unreachable
 from controller.domain import fleet
-from controller.domain.comparison import Comparison
-from controller.domain.roles import Identity, Role
-from controller.errors import (
-    Conflict,
-    DiskFull,
-    FitError,
-    FitmentError,
-    Forbidden,
-    LeaseLost,
-    NotFound,
-    Temporary,
-    TrustError,
-    UserError,
-    WorkloadError,
+from controller.domain.belonging import (
+    Applicant,
+    DeviceGroup,
+    DeviceLine,
+    GroupLine,
+    Imported,
+    Note,
 )
+from controller.domain.comparison import Comparison
+from controller.domain.history import Event
+from controller.domain.labels import Posted
+from controller.domain.preview import Preview
+from controller.domain.roles import Identity, Role
+from controller.domain.tickets import Ticket
+from controller.errors import UserError
 from controller.gateway.views import (
     FACT_HEADER,
+    FieldView,
+    GroupView,
     NewOperator,
     NewToken,
     OperatorView,
+    PolicyView,
+    RolloutField,
     RolloutView,
     SeriesView,
     Status,
     TelemetryView,
 )
-from fitment.core import plain
 
-T = TypeVar("T")
-TIMEOUT_S = 30.0
+__all__ = ["Client", "Unreachable"]
+
 REGISTER_TIMEOUT_S = 900.0
 """Registration loads the workload in a worker; the first import of its libraries is slow."""
 
-_ERRORS: Mapping[str, type[FitmentError]] = {
-    kind.code: kind
-    for kind in (
-        UserError, NotFound, Conflict, WorkloadError, TrustError, Forbidden, Temporary, DiskFull,
-        LeaseLost, FitError,
-    )
-}  # fmt: skip
 
-
-class Unreachable(UserError):
-    """Nobody answers at the controller's address."""
-
-    code = "unreachable"
-
-
-class Client:
+class Client(Calls):
     """One controller, as an operator sees it."""
-
-    def __init__(
-        self, server: str, token: str, *, transport: httpx.BaseTransport | None = None
-    ) -> None:
-        self.server = server
-        self._http = httpx.Client(
-            base_url=server,
-            headers={"authorization": f"Bearer {token}"},
-            timeout=TIMEOUT_S,
-            transport=transport,
-            # The server closes a quiet connection after five seconds: never be just too late.
-            limits=httpx.Limits(keepalive_expiry=2.0),
-            trust_env=False,  # a proxy for the internet is not one for the controller
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._http.close()
 
     def status(self) -> Status:
         return self._get(Status, "/v1/status")
 
-    def devices(self) -> tuple[fleet.Device, ...]:
-        return self._all(fleet.Device, "/v1/devices")
+    def devices(self, where: str = "", group: str = "") -> tuple[fleet.Device, ...]:
+        """All of them, or those that an expression or a group takes."""
+        return self._all(fleet.Device, "/v1/devices", where=where, group=group)
+
+    def groups(self) -> tuple[DeviceGroup, ...]:
+        return self._all(DeviceGroup, "/v1/groups")
+
+    def group(self, name: str) -> GroupView:
+        return self._get(GroupView, f"/v1/groups/{_part(name)}")
+
+    def create_group(self, name: str, where: str) -> GroupView:
+        return self._post(GroupView, "/v1/groups", name=name, where=where)
+
+    def change_group(self, name: str, where: str) -> GroupView:
+        return self._post(GroupView, f"/v1/groups/{_part(name)}", where=where)
+
+    def delete_group(self, name: str) -> DeviceGroup:
+        return self._ask(DeviceGroup, "DELETE", f"/v1/groups/{_part(name)}")
+
+    def each_device(self) -> Iterator[fleet.Device]:
+        """All devices, a page at a time."""
+        return self._each(fleet.Device, "/v1/devices")
 
     def device(self, name: str) -> fleet.Device:
         return self._get(fleet.Device, f"/v1/devices/{_part(name)}")
@@ -104,6 +95,52 @@ class Client:
     def readmit(self, name: str) -> fleet.Device:
         """Put a device on record again that was enrolled after the backup."""
         return self._post(fleet.Device, f"/v1/devices/{_part(name)}/readmit")
+
+    def decommission(self, name: str) -> fleet.Device:
+        """Take a device out of service; its history stays, and its name is free."""
+        return self._post(fleet.Device, f"/v1/devices/{_part(name)}/decommission")
+
+    def applicants(self) -> tuple[Applicant, ...]:
+        """Devices that ask to be let in, and those that were answered in the last day."""
+        return self._all(Applicant, "/v1/applicants")
+
+    def approve_applicant(
+        self, name: str, code: str, labels: Mapping[str, str] | None = None
+    ) -> Applicant:
+        """Let in the device that shows ``code``."""
+        path = f"/v1/applicants/{_part(name)}/approve"
+        return self._post(Applicant, path, code=code, labels=dict(labels or {}))
+
+    def reject_applicant(self, name: str) -> Applicant:
+        return self._post(Applicant, f"/v1/applicants/{_part(name)}/reject")
+
+    def history(self, name: str, limit: int = 200) -> tuple[Event, ...]:
+        """The newest of what is on record of a device, newest first."""
+        path = f"/v1/devices/{_part(name)}/history"
+        return self._get(tuple[Event, ...], path, limit=str(limit))
+
+    def note(self, name: str, text: str) -> Note:
+        return self._post(Note, f"/v1/devices/{_part(name)}/notes", text=text)
+
+    def notes(self, device: str = "") -> tuple[Note, ...]:
+        return self._all(Note, "/v1/notes", device=device)
+
+    def label(self, name: str, give: Mapping[str, str], take: Sequence[str] = ()) -> fleet.Device:
+        """Give a device labels, and take those with these keys from it."""
+        path = f"/v1/devices/{_part(name)}/labels"
+        return self._post(fleet.Device, path, give=dict(give), take=list(take))
+
+    def take_in(
+        self,
+        devices: Sequence[DeviceLine],
+        groups: Sequence[GroupLine] = (),
+        *,
+        dry_run: bool = False,
+    ) -> Imported:
+        """Import labels, notes and groups."""
+        return self._post(
+            Imported, "/v1/import", devices=list(devices), groups=list(groups), dry_run=dry_run
+        )
 
     def whoami(self) -> Identity:
         return self._get(Identity, "/v1/whoami")
@@ -133,6 +170,50 @@ class Client:
         if since is not None:
             asked["since"] = str(since)
         return self._get(SeriesView, "/v1/telemetry", **asked)
+
+    def export(
+        self, path: Path | str, form: str = "", *, since: float | None = None,
+        until: float | None = None, device: str = "", columns: Sequence[str] = (),
+    ) -> int:  # fmt: skip
+        """Write telemetry as it was sent to a file; gives its size in bytes.
+
+        ``form`` is ``parquet``, ``csv`` or ``jsonl``; empty: what the file's name ends in. The file
+        is there when it is whole, and not before.
+
+        Raises:
+            UserError: the format is none of these, or pyarrow is missing where the controller runs.
+            Temporary: the connection broke before the end.
+        """
+        target = Path(path)
+        asked = {"format": form or target.suffix.removeprefix("."), "device": device,
+                 "columns": ",".join(columns), "since": since, "until": until}  # fmt: skip
+        query = {key: str(value) for key, value in asked.items() if value not in ("", None)}
+        part = target.with_name(f"{target.name}.part")
+        try:
+            with part.open("wb") as file:
+                for chunk in self._stream("/v1/telemetry/export", query):
+                    file.write(chunk)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        return target.stat().st_size
+
+    def post_labels(self, name: str, labels: Sequence[Mapping[str, Any]]) -> Posted:
+        """Say of a device's answers what they should have been; again is no harm.
+
+        Each label has ``time`` (when it was answered: seconds or ISO 8601) and one of ``label``
+        (with ``predicted``), ``correct`` or ``correction``; and may have ``id``, ``release`` or
+        ``variant`` (else what served then), ``slice`` and ``must_pass``. At most 2,000 at once.
+        """
+        return self._post(Posted, f"/v1/devices/{_part(name)}/field-labels", labels=list(labels))
+
+    def field(self, by: str = "variant", **filters: str) -> FieldView:
+        """Accuracy by labels; ``filters``: ``device``, ``release``, ``variant``, ``slice``."""
+        return self._get(FieldView, "/v1/field", by=by, **filters)
+
+    def rollout_field(self, key: str) -> RolloutField:
+        """What labels and prediction mixes say of a rollout, beside its control group."""
+        return self._get(RolloutField, f"/v1/rollouts/{_part(key)}/field")
 
     def pull(self, name: str, slot: str = "") -> fleet.RunningModel:
         """The model file that a slot of a device runs; ``slot`` may be empty where it has one."""
@@ -200,58 +281,90 @@ class Client:
     def rollout(self, key: str) -> RolloutView:
         return self._get(RolloutView, f"/v1/rollouts/{_part(key)}")
 
+    def wait_rollout(
+        self, key: str, *, timeout_s: float = 3600.0, every_s: float = 2.0,
+        told: Callable[[RolloutView], None] | None = None,
+    ) -> RolloutView:  # fmt: skip
+        """Look until a rollout needs nobody's patience: it ended, halted, paused, or asks.
+
+        A controller that is away meanwhile is waited for. ``told`` is called with every look.
+
+        Raises:
+            Temporary: it still goes on after ``timeout_s``.
+        """
+        return self._wait(lambda: self.rollout(key), _is_over, f"rollout {key}", timeout_s, every_s,
+                          told)  # fmt: skip
+
+    def wait_fit(
+        self, key: str, *, timeout_s: float = 3600.0, every_s: float = 2.0,
+        told: Callable[[fleet.FitJob], None] | None = None,
+    ) -> fleet.FitJob:  # fmt: skip
+        """Look until a fit is done, or has failed.
+
+        Raises:
+            Temporary: it still goes on after ``timeout_s``.
+        """
+        ends = (fleet.JobStatus.DONE, fleet.JobStatus.FAILED)
+        return self._wait(lambda: self.fit(key), lambda job: job.status in ends, f"fit {key}",
+                          timeout_s, every_s, told)  # fmt: skip
+
     def create_rollout(self, release: str, **plan: Any) -> RolloutView:
         """``plan`` holds the fields of `controller.reconcile.rolling.RolloutPlan`."""
         return self._post(RolloutView, "/v1/rollouts", release=release, **plan)
 
+    def preview_rollout(self, release: str, **plan: Any) -> Preview:
+        """What `create_rollout` would begin; nothing is kept."""
+        return self._post(Preview, "/v1/rollouts/preview", release=release, **plan)
+
+    def retry_rollout(self, key: str, devices: Sequence[str] = ()) -> RolloutView:
+        """Another turn for devices that failed; without names for all of them."""
+        return self._post(RolloutView, f"/v1/rollouts/{_part(key)}/retry", devices=list(devices))
+
     def change_rollout(self, key: str, act: str) -> RolloutView:
-        """``act`` is ``pause``, ``resume``, ``cancel`` or ``revert``."""
+        """``act`` is ``pause``, ``resume``, ``cancel``, ``revert`` or ``let-go``."""
         return self._post(RolloutView, f"/v1/rollouts/{_part(key)}/{_part(act)}")
 
     def deployments(self, **filters: str) -> tuple[fleet.Deployment, ...]:
         """``filters`` may be ``rollout``, ``device``, ``release``, ``outcome``."""
         return self._all(fleet.Deployment, "/v1/deployments", **filters)
 
+    def each_deployment(self, **filters: str) -> Iterator[fleet.Deployment]:
+        """The same, a page at a time: a fleet has had many."""
+        return self._each(fleet.Deployment, "/v1/deployments", **filters)
+
     def triggers(self) -> tuple[fleet.Trigger, ...]:
         return self._all(fleet.Trigger, "/v1/triggers")
+
+    def tickets(self, **filters: str) -> tuple[Ticket, ...]:
+        """``filters`` may be ``device``, ``model``, and ``state`` (``open`` or ``all``)."""
+        return self._all(Ticket, "/v1/tickets", **filters)
+
+    def ticket(self, key: str) -> Ticket:
+        return self._get(Ticket, f"/v1/tickets/{_part(key)}")
+
+    def change_ticket(self, key: str, act: str, *, result: str = "") -> Ticket:
+        """``act`` is ``acknowledge`` or ``close``; ``result`` says what was done about it."""
+        route = f"/v1/tickets/{_part(key)}/{_part(act)}"
+        body: dict[str, Any] = {"result": result} if result else {}
+        return self._post(Ticket, route, **body)
+
+    def policies(self) -> tuple[PolicyView, ...]:
+        return self._get(tuple[PolicyView, ...], "/v1/policies")
+
+    def set_policy(self, policy: str, model: str = "") -> tuple[PolicyView, ...]:
+        """``propose``, ``canary``, ``auto``; empty: as for all models."""
+        kind = tuple[PolicyView, ...]
+        return self._post(kind, "/v1/policies", policy=policy, model=model)
 
     def audit(self, limit: int = 200, **filters: str) -> tuple[fleet.AuditEntry, ...]:
         kind = tuple[fleet.AuditEntry, ...]
         return self._get(kind, "/v1/audit", limit=str(limit), **filters)
 
-    def _get(self, kind: type[T], path: str, **query: str) -> T:
-        given = {key: value for key, value in query.items() if value}
-        return self._ask(kind, "GET", path, params=given)
 
-    def _all(self, kind: type[T], path: str, **query: str) -> tuple[T, ...]:
-        """All pages of a list."""
-        given = {key: value for key, value in query.items() if value}
-        answer = self._request("GET", path, params=given)
-        found = list(plain.from_plain(tuple[kind, ...], answer.json()))  # type: ignore[valid-type]
-        while "next" in answer.links:
-            answer = self._request("GET", answer.links["next"]["url"])
-            found += plain.from_plain(tuple[kind, ...], answer.json())  # type: ignore[valid-type]
-        return tuple(found)
-
-    def _post(self, kind: type[T], route: str, *, timeout_s: float = TIMEOUT_S, **body: Any) -> T:
-        return self._ask(kind, "POST", route, json=plain.to_plain(body), timeout=timeout_s)
-
-    def _ask(self, kind: type[T], method: str, path: str, **more: Any) -> T:
-        return plain.from_plain(kind, self._request(method, path, **more).json())
-
-    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
-        try:
-            answer = self._http.request(method, path, **more)
-        except httpx.TimeoutException as error:
-            raise Temporary(f"the controller at {self.server} did not answer in time") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unreachable(
-                f"no controller answers at {self.server} ({error}); start one with"
-                " 'fitment serve', or name another with --server"
-            ) from error
-        if answer.is_success:
-            return answer
-        raise _problem(answer)
+def _is_over(view: RolloutView) -> bool:
+    """Whether nothing happens any more without an operator."""
+    going = (fleet.RolloutState.RUNNING, fleet.RolloutState.REVERTING)
+    return view.rollout.state not in going
 
 
 def _part(text: str) -> str:
@@ -259,18 +372,3 @@ def _part(text: str) -> str:
     if not text or "/" in text or text in {".", ".."} or "?" in text or "#" in text:
         raise UserError(f"'{text}' is no name or id")
     return text
-
-
-def _problem(answer: httpx.Response) -> FitmentError:
-    try:
-        document = answer.json()
-    except ValueError:
-        document = {}
-    code, text = str(document.get("code", "")), str(document.get("detail", ""))
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
-        return UserError(
-            "the controller does not accept this operator token: set FITMENT_TOKEN, or give the"
-            " --data-dir that holds its operator.token"
-        )
-    kind = _ERRORS.get(code, FitmentError)
-    return kind(text or f"the controller answered {answer.status_code}")

@@ -63,6 +63,7 @@ class Settings:
     mqtt_url: str = ""  # mqtts://host:port of a broker that we do not start
     artifact_urls: str = ""  # mirrors of data_dir/blobs: https://models.example/{folder}/{hex} …
     offline_dir: Path | None = None  # keys of root and targets; None: data_dir/offline
+    enrolment_by_approval: bool = False  # devices without a token may ask for an operator's word
     optimise: bool = True  # triggers start fits by themselves
     auto_approve: bool = False  # releases and rollouts that a trigger made need no operator
     fit_threads: int = 2  # processor threads of a fit worker

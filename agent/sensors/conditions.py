@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from agent.sensors.clocks import read_clocks
-from agent.sensors.pressure import read_pressure
+from agent.sensors.ecc import read_corrected
+from agent.sensors.pressure import read_memory_pressure, read_pressure
 from agent.sensors.thermal import read_pi_throttled, read_thermal
 from agent.sysfs import DiskTree, Run
 
@@ -23,6 +24,8 @@ class Conditions:
     cooling_active: bool | None = None
     throttle_count: int | None = None
     throttle_flags: int | None = None  # Raspberry Pi: bits of get_throttled
+    memory_psi_avg10: float | None = None  # percent
+    ecc_corrected: int | None = None  # memory errors since boot, of all controllers
 
     def numbers(self) -> dict[str, float]:
         """The readings that exist, as numbers, for a measurement's ``conditions``."""
@@ -48,6 +51,8 @@ def snapshot(root: Path | str = "/", run: Run | None = None) -> Conditions:
         cooling_active=thermal.cooling_active,
         throttle_count=thermal.throttle_count,
         throttle_flags=throttled.flags if throttled else None,
+        memory_psi_avg10=read_memory_pressure(tree).avg10,
+        ecc_corrected=read_corrected(tree),
     )
 
 

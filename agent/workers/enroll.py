@@ -1,4 +1,4 @@
-"""Enrol: a one-time token and a key that this device makes become a certificate.
+"""Enrol: a one-time token, or an operator's word, and a key made here become a certificate.
 
 The token's third part pins the controller: see `agent.workers.first_contact`. Nothing is
 written, but the key, until the whole answer was checked.
@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 
 from agent.jobs import EnrollJob, EnrollResult
-from agent.workers import child, first_contact, gateway_client, keys
+from agent.workers import apply, child, first_contact, gateway_client, keys
 from agent.workers.child import JobError
 from agent.workers.keys import Issued
 from fitment.core import digest as digests
@@ -28,31 +28,38 @@ _ROOM_BYTES = 256 * 1024  # keys and certificates take a tenth of it
 def handle(job: EnrollJob) -> EnrollResult:
     """Fill ``job.keys``.
 
+    Without a token the device asks for an operator's word: `agent.workers.apply`.
+
     Raises:
-        JobError: ``token``, ``name``, ``address``, ``wrong_ca``, ``unavailable`` (unreachable),
-            ``refused`` (token unknown, used or expired: the message says which), ``conflict``
-            (name taken), ``answer``, ``disk_full``.
+        JobError: ``pending`` (no operator has said anything yet), ``token``, ``name``,
+            ``address``, ``wrong_ca``, ``unavailable`` (unreachable), ``refused`` (token unknown,
+            used or expired: the message says which), ``conflict`` (name taken), ``answer``,
+            ``disk_full``.
     """
-    token = first_contact.read_token(job.token)
     if job.device and not topics.valid_device_name(job.device):
         raise JobError(
             "name",
             f"not a device name: {job.device!r} (use A-Z a-z 0-9 _ -, at most 64 characters)",
             permanent=True,
         )
-    ca_pem = _controller_ca(job, token.fingerprint)
     folder = Path(job.keys)
-    keys.ensure_folder(folder)
-    key = keys.ensure_key(folder)
-    _check_room(folder)
-    request = gateway_pb2.AdmitRequest(
-        token=token.text, device=job.device, csr_pem=keys.make_csr(key, job.device)
-    )
-    answer = _admit(job.controller, ca_pem, request)
-    first_contact.check_ca(answer.ca_pem, token.fingerprint, "what the controller sent")
+    if not job.token:
+        answer, key = apply.ask(job, folder)
+    else:
+        token = first_contact.read_token(job.token)
+        ca_pem = _controller_ca(job, token.fingerprint)
+        keys.ensure_folder(folder)
+        key = keys.ensure_key(folder)
+        _check_room(folder)
+        request = gateway_pb2.AdmitRequest(
+            token=token.text, device=job.device, csr_pem=keys.make_csr(key, job.device)
+        )
+        answer = _admit(job.controller, ca_pem, request)
+        first_contact.check_ca(answer.ca_pem, token.fingerprint, "what the controller sent")
     issued = keys.check_issued(answer.certificate_pem, answer.ca_pem, key)
     result = _result(answer, issued)
     _write(folder, answer, result, enroll_address=job.controller)
+    apply.done(folder)
     return result
 
 

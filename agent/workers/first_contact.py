@@ -73,6 +73,22 @@ def find_ca(address: str, fingerprint: str) -> bytes:
     )
 
 
+def shown_ca(address: str) -> tuple[bytes, str]:
+    """PEM and fingerprint of the CA that the server at ``address`` says it has.
+
+    Nothing vouches for it but people who compare a code that covers it (`fitment.core.admission`).
+
+    Raises:
+        JobError: ``unavailable``, ``address``, or ``wrong_ca`` when the server shows none.
+    """
+    carried = _carried(_leaf(address))
+    if not carried:
+        raise JobError(
+            "wrong_ca", f"the server at {address} is no Fitment controller", permanent=True
+        )
+    return _pem(carried[0]), digests.digest_bytes(carried[0])
+
+
 def check_ca(ca_pem: bytes, fingerprint: str, origin: str) -> None:
     """Check that a CA file is the one that the token names.
 

@@ -105,6 +105,7 @@ class Framed:
                 "requests": service.requests,
                 "errors": service.errors,
                 "swaps": service.swaps,
+                "refused": service.refused,
                 "latency": served.meter.latency(),
                 "serving": service.report(),
             }, []

@@ -37,6 +37,7 @@ from controller.catalog import samples
 from controller.catalog.foreign import translated
 from controller.catalog.samples import Shapes
 from controller.catalog.snapshot import WORKLOAD_FILE, Description, Snapshot, describe, snapshot
+from controller.domain.choice import PREFERENCES
 from controller.domain.fleet import Budget
 from controller.errors import WorkloadError
 
@@ -333,9 +334,19 @@ def _budget(path: Path, what: str, keys: Mapping[str, Any]) -> Budget:
             raise WorkloadError(
                 f"{path.name}: `{what}` has no key '{key}'; the keys are {', '.join(known)}"
             )
+        if key == "prefer" and value is not None:
+            _check_preference(path, what, value)
+            continue
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise WorkloadError(f"{path.name}: `{what}`: '{key}' must be a number, not {value!r}")
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise WorkloadError(f"{path.name}: `{what}`: '{key}' must be ≥ 0, not {value}")
     sizes = {k: int(v) for k, v in keys.items() if k.endswith("_bytes_max") and v is not None}
     return Budget(**{**keys, **sizes})
+
+
+def _check_preference(path: Path, what: str, value: object) -> None:
+    if value not in PREFERENCES:
+        raise WorkloadError(
+            f"{path.name}: `{what}`: 'prefer' is one of {', '.join(PREFERENCES)}, not {value!r}"
+        )

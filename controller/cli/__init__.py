@@ -16,6 +16,8 @@ from controller.cli import (
     demo,
     devices,
     fit,
+    groups,
+    labels,
     models,
     operators,
     profiles,
@@ -23,6 +25,8 @@ from controller.cli import (
     rollouts,
     serve,
     simulate,
+    telemetry,
+    tickets,
     trust,
     variants,
     watching,
@@ -39,7 +43,7 @@ INTERRUPTED = 130
 def build_app() -> typer.Typer:
     """The whole command line, from its modules."""
     app = typer.Typer(
-        name="fitment", no_args_is_help=True, add_completion=False,
+        name="fitment", no_args_is_help=True,
         pretty_exceptions_enable=False,
         help="Keeps the right variant of a model on every device of a mixed fleet.",
     )  # fmt: skip
@@ -48,13 +52,17 @@ def build_app() -> typer.Typer:
     app.command("status")(watching.status)
     app.add_typer(devices.tokens, name="token")
     app.add_typer(devices.devices, name="device")
+    app.add_typer(groups.app, name="group")
     app.add_typer(operators.app, name="operator")
     app.add_typer(models.app, name="model")
     app.command("fit")(fit.fit)
     app.add_typer(variants.app, name="variant")
     app.add_typer(releases.app, name="release")
     app.add_typer(rollouts.app, name="rollout")
+    app.add_typer(labels.app, name="label")
+    app.add_typer(telemetry.app, name="telemetry")
     app.add_typer(watching.triggers, name="trigger")
+    app.add_typer(tickets.app, name="ticket")
     app.command("simulate")(simulate.simulate)
     app.command("conformance")(conformance.conformance)
     app.command("audit")(watching.audit)

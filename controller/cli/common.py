@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +35,6 @@ DataDir = Annotated[
     ),
 ]
 DEFAULT_DATA_DIR = Path("fitment-data")
-TOKEN_VARIABLE = "FITMENT_TOKEN"  # noqa: S105 - a variable's name
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?\Z")
 _UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -64,35 +62,7 @@ def connect(server: str, data_dir: Path) -> Client:
     """
     from controller.client import Client
 
-    return Client(server or _address(data_dir), _token(data_dir))
-
-
-def _address(data_dir: Path) -> str:
-    path = data_dir / "controller.json"
-    try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(
-            f"no controller runs on {data_dir}: start one with 'fitment serve',"
-            " or name one with --server or --data-dir"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    return str(document["rest"])
-
-
-def _token(data_dir: Path) -> str:
-    given = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if given:
-        return given
-    path = data_dir / "operator.token"
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise UserError(
-            f"no operator token: set {TOKEN_VARIABLE}, or give the --data-dir with its"
-            f" operator.token ({error.strerror}: {path})"
-        ) from error
+    return Client.of(server, data_dir=data_dir)
 
 
 def print_json(value: object) -> None:

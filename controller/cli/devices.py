@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from controller.cli import applicants, keepsakes
 from controller.cli.common import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -22,36 +24,62 @@ from controller.cli.common import (
     print_table,
     when,
 )
+from controller.cli.completing import complete_devices, complete_groups
 from controller.domain import fleet
 from controller.domain.telemetry import Period
+from controller.errors import UserError
 from controller.gateway.views import SeriesView
 from fitment.core.deployment import ReportedState, SlotReport
 
+Device = Annotated[str, typer.Argument(autocompletion=complete_devices)]
+
 devices = typer.Typer(no_args_is_help=True, help="Enrolled devices.")
+applicants.add_to(devices)
+keepsakes.add_to(devices)
 tokens = typer.Typer(no_args_is_help=True, help="One-time admissions.")
 
 
 @devices.command("list")
 def list_devices(
-    *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+    *,
+    where: Annotated[
+        str, typer.Option(help="Only those that match, such as 'label.site == \"lab\" and online'.")
+    ] = "",
+    group: Annotated[
+        str, typer.Option(help="Only those of a group.", autocompletion=complete_groups)
+    ] = "",
+    every: Annotated[bool, typer.Option("--all", help="Those out of service, too.")] = False,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
 ) -> None:
-    """All devices, with profile and what they run."""
+    """All devices, or those that match, with profile and what they run."""
     with connect(server, data_dir) as client:
-        found = client.devices()
+        listed = client.devices(where, group)
+    found = [device for device in listed if every or not device.decommissioned_at]
     if as_json:
         print_json(found)
         return
+    empty = "No device is enrolled yet; run: fitment token create"
+    print_devices(found, empty="No device matches." if where or group else empty)
+
+
+def print_devices(found: Sequence[fleet.Device], *, empty: str) -> None:
+    """Devices as a table, or one line."""
     rows = [
         (device.name, _state(device), _profile(device), _runs(device), ago(device.last_seen))
         for device in found
     ]
-    columns = ("device", "state", "profile", "runs", "seen")
-    print_table(columns, rows, empty="No device is enrolled yet; run: fitment token create")
+    print_table(("device", "state", "profile", "runs", "seen"), rows, empty=empty)
 
 
 @devices.command("show")
 def show_device(
-    name: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+    name: Device,
+    *,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
 ) -> None:
     """One device: what it is, why it got its profile, what it runs."""
     with connect(server, data_dir) as client:
@@ -75,13 +103,14 @@ def show_device(
         facts["emulated"] = "yes: it stands in for a board" * device.reported.fingerprint.emulated
         facts["time zone"] = device.labels.get("time_zone") or device.reported.time_zone
         facts["rungs"] = "; ".join(rungs(device.reported))
+        facts["allowance"] = allowance(device.reported)
         facts["notes"] = "; ".join(device.reported.notes)
     print_facts(facts)
 
 
 @devices.command("pull")
 def pull_model(
-    name: str,
+    name: Device,
     *,
     out: Annotated[Path, typer.Option(help="The folder to write it to.")] = Path(),
     slot: Annotated[str, typer.Option(help="Which model, where it runs more than one.")] = "",
@@ -111,7 +140,11 @@ def pull_model(
 
 @devices.command("readmit")
 def readmit_device(
-    name: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+    name: Device,
+    *,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
 ) -> None:
     """Put a device on record again that was enrolled after the backup. Not one that was revoked!"""
     with connect(server, data_dir) as client:
@@ -124,7 +157,11 @@ def readmit_device(
 
 @devices.command("revoke")
 def revoke_device(
-    name: str, *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False
+    name: Device,
+    *,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
 ) -> None:
     """Shut a device out, at once and for good; it needs a new token to come back."""
     with connect(server, data_dir) as client:
@@ -135,9 +172,33 @@ def revoke_device(
         print(f"{name} is revoked.")
 
 
+@devices.command("decommission")
+def decommission_device(
+    name: Device,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """Take a device out of service, for good: certificate revoked, nothing asked of it any more.
+
+    What is known of it stays. Its name is free at once; who takes it is another device, which no
+    rollout that names the old one is for.
+    """
+    if not yes and (as_json or not typer.confirm(f"Take {name} out of service for good?")):
+        raise UserError(f"{name} stays in service; say --yes to take it out without being asked")
+    with connect(server, data_dir) as client:
+        gone = client.decommission(name)
+    if as_json:
+        print_json(gone)
+    else:
+        print(f"{name} is out of service. Its history: fitment device history {name}")
+
+
 @devices.command("telemetry")
 def show_telemetry(
-    name: str,
+    name: Device,
     column: Annotated[str, typer.Argument(help="A quantity, with its unit in its name.")],
     *,
     limit: Annotated[int, typer.Option(min=1, help="Newest values.")] = 20,
@@ -209,6 +270,8 @@ def create_token(
 
 
 def _state(device: fleet.Device) -> str:
+    if device.decommissioned_at:
+        return "decommissioned"
     if device.revoked:
         return "revoked"
     return "online" if device.online else "offline"
@@ -232,6 +295,24 @@ def rungs(reported: ReportedState) -> list[str]:
         )
         found.append(f"{slot.slot}: rung {slot.rung}{since}{why}; ladder: {ready or 'none'}")
     return found
+
+
+def allowance(reported: ReportedState) -> str:
+    """What it has used of what it may transfer and write, as it said last."""
+    used = reported.allowance
+    if used is None:
+        return ""
+    link = {True: "metered", False: "not metered", None: "taken as not metered"}[used.metered]
+    month = _used(used.transferred_bytes, used.transfer_bytes_per_month)
+    day = _used(used.written_bytes, used.write_bytes_per_day)
+    return (
+        f"{month} transferred this month, {day} written today; its link is {link}"
+        f" ({used.metered_why})"
+    )
+
+
+def _used(count: int, cap: int) -> str:
+    return f"{count / 1e6:.1f} MB" + (f" of {cap / 1e6:.1f} MB" if cap else "")
 
 
 def _runs(device: fleet.Device) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from controller.cli.common import (
@@ -80,9 +82,44 @@ def show_model(
             "snapshot": found.snapshot,
             "registered": when(found.registered_at),
             "fp32 accuracy": _accuracy(found),
-            "budget": ", ".join(f"{key} {value:g}" for key, value in limits.items()) or "none",
+            "budget": ", ".join(_limit(*pair) for pair in limits.items()) or "none",
         }
     )
+
+
+@app.command("policy")
+def model_policy(
+    model: Annotated[str, typer.Argument(help="A name; none: all models.")] = "",
+    policy: Annotated[
+        str,
+        typer.Argument(help="propose, canary or auto; 'default': as all models. None: show it."),
+    ] = "",
+    *,
+    fleet_wide: Annotated[
+        bool, typer.Option("--all", help="Of all models that have none of their own.")
+    ] = False,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """How far the loop goes by itself when something asks for another fit of MODEL.
+
+    propose: it fits and makes a release, an operator approves it. canary: it approves and updates
+    one device, an operator lets the rest follow. auto: all of it, canary first.
+    With --all the policy stands in MODEL's place: fitment model policy --all canary.
+    """
+    name, said = ("", policy or model) if fleet_wide else (model, policy)
+    with connect(server, data_dir) as client:
+        if said:
+            found = client.set_policy("" if said == "default" else said, name)
+        else:
+            found = client.policies()
+    if as_json:
+        print_json(found)
+        return
+    rows = [(p.model or "all models", p.policy.value, p.own or "-") for p in found]
+    wanted = [r for r in rows if not name or r[0] in (name, "all models")]
+    print_table(("model", "policy", "said for it"), wanted, empty="")
 
 
 @app.command("approve")
@@ -97,6 +134,10 @@ def approve_model(
         return
     for release in releases:
         print(f"Release {release.id} of {release.slot} is approved (counter {release.counter}).")
+
+
+def _limit(name: str, value: float | str) -> str:
+    return f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}"
 
 
 def _accuracy(model: fleet.ModelVersion) -> str:

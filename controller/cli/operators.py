@@ -9,7 +9,6 @@ import typer
 
 from controller.cli.common import (
     DEFAULT_DATA_DIR,
-    TOKEN_VARIABLE,
     DataDir,
     Json,
     Server,
@@ -46,6 +45,8 @@ def create_operator(
     if as_json:
         print_json(made)
         return
+    from controller.calls import TOKEN_VARIABLE
+
     print(made.text)
     until = (
         f"until {when(made.operator.expires_at)}" if made.operator.expires_at else "until revoked"

@@ -20,25 +20,44 @@ from controller.cli.common import (
     print_table,
     when,
 )
-from controller.domain import fleet, windows
+from controller.cli.completing import (
+    complete_devices,
+    complete_groups,
+    complete_releases,
+    complete_rollouts,
+)
+from controller.cli.labels import JUDGED, judged
+from controller.cli.previews import show_preview
+from controller.domain import eligible, fleet, windows
 from controller.domain.judgement import Exposure, GateReport, TooFew
 from controller.errors import UserError
 from controller.gateway.views import RolloutView
 from fitment.core import digest
 from fitment.core.deployment import DeploymentState
 
+Rollout = Annotated[str, typer.Argument(autocompletion=complete_rollouts)]
+
 app = typer.Typer(no_args_is_help=True, help="Releases on their way to devices.")
 
 
 @app.command("create")
 def create_rollout(  # noqa: PLR0913 - one parameter an option
-    release: str,
+    release: Annotated[str, typer.Argument(autocompletion=complete_releases)],
     *,
     waves: Annotated[str, typer.Option(help="Rising shares of the devices.")] = "0.1,0.5,1",
     select: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE: a label, profile or name; repeatable.")
     ] = None,
-    device: Annotated[list[str] | None, typer.Option(help="A device; repeatable.")] = None,
+    where: Annotated[
+        str, typer.Option(help="Only to those that match; see: fitment group create --help.")
+    ] = "",
+    group: Annotated[
+        str, typer.Option(help="Only to those of a group.", autocompletion=complete_groups)
+    ] = "",
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="A device; repeatable.", autocompletion=complete_devices),
+    ] = None,
     soak: Annotated[str, typer.Option(help="Pause after each wave.")] = "0s",
     deadline: Annotated[
         str, typer.Option(help="For each device; 1h, or 8d with --window.", show_default=False)
@@ -55,10 +74,28 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     slower: Annotated[str, typer.Option(help="Times the own latency; 'any' asks nothing.")] = "1.1",
     agreement: Annotated[str, typer.Option(help="Least share of answers like fp32's.")] = "",
     energy: Annotated[str, typer.Option(help="Times the energy of before.")] = "",
+    memory: Annotated[str, typer.Option(help="Times the peak memory of before.")] = "",
+    throttled: Annotated[str, typer.Option(help="Share that it throttles anew.")] = "",
+    coverage: Annotated[str, typer.Option(help="Least share of operators in integers.")] = "",
+    field_drop: Annotated[str, typer.Option(help="Most that field accuracy may fall.")] = "",
+    must_pass: Annotated[
+        bool, typer.Option("--must-pass", help="Labels marked must_pass are never wrong.")
+    ] = False,
+    coverage_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
+    agreement_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
     false_halts: Annotated[str, typer.Option(help="Chance to halt a good release.")] = "0.05",
     min_sample: Annotated[int, typer.Option(help="Devices before a cohort is judged.")] = 1,
     cluster: Annotated[str, typer.Option(help="Label of devices that fail together.")] = "",
+    metered: Annotated[
+        bool, typer.Option("--metered", help="Let it come over metered links, too.")
+    ] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Pause where too few can tell.")] = False,
+    control: Annotated[str, typer.Option(help="Share that stays on what it runs.")] = "",
+    control_by: Annotated[str, typer.Option(help="Label whose devices stay together.")] = "",
+    control_for: Annotated[str, typer.Option(help="How long after the last wave.")] = "0s",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say who would get what, and begin nothing.")
+    ] = False,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
@@ -67,15 +104,28 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     plan: dict[str, Any] = {
         "waves": shares(waves),
         "selector": pairs(select or [], "--select"),
+        "where": where,
+        "group": group,
         "devices": list(device or []),
         "soak_s": duration_s(soak),
         "deadline_s": duration_s(deadline or ("8d" if window else "1h")),
         "windows": list(window or []),
+        "metered": metered,
+        "control_share": share(control, "--control") if control else 0.0,
+        "control_by": control_by,
+        "control_s": duration_s(control_for),
         "gate": {
             "max_failure_share": share(failures, "--failures"),
             "latency_ratio_max": None if slower == "any" else share(slower, "--slower"),
-            "agreement_min": share(agreement, "--agreement") if agreement else None,
-            "energy_ratio_max": share(energy, "--energy") if energy else None,
+            "agreement_min": _asked(agreement, "--agreement"),
+            "energy_ratio_max": _asked(energy, "--energy"),
+            "memory_ratio_max": _asked(memory, "--memory"),
+            "thermal_share_max": _asked(throttled, "--throttled"),
+            "field_drop_max": _asked(field_drop, "--field-drop"),
+            "must_pass": must_pass,
+            "coverage_min": _asked(coverage, "--coverage"),
+            "coverage_drop_max": _asked(coverage_drop, "--coverage-drop"),
+            "agreement_drop_max": _asked(agreement_drop, "--agreement-drop"),
             "false_halt_rate": share(false_halts, "--false-halts"),
             "min_sample": min_sample,
             "cluster": cluster,
@@ -83,6 +133,9 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         },
     }
     with connect(server, data_dir) as client:
+        if dry_run:
+            show_preview(client.preview_rollout(release, **plan), as_json=as_json)
+            return
         view = client.create_rollout(release, **plan)
     _answer(view, as_json=as_json)
 
@@ -104,7 +157,7 @@ def list_rollouts(
 
 @app.command("status")
 def rollout_status(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -116,9 +169,30 @@ def rollout_status(
     _answer(view, as_json=as_json)
 
 
+@app.command("retry")
+def retry_rollout(
+    rollout: Rollout,
+    *,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this one, also if it refused the release; repeatable.",
+            autocompletion=complete_devices,
+        ),
+    ] = None,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """Give devices that failed another turn; gates go on counting their first attempt."""
+    with connect(server, data_dir) as client:
+        view = client.retry_rollout(rollout, device or [])
+    _answer(view, as_json=as_json)
+
+
 @app.command("pause")
 def pause_rollout(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -130,7 +204,7 @@ def pause_rollout(
 
 @app.command("resume")
 def resume_rollout(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -142,7 +216,7 @@ def resume_rollout(
 
 @app.command("cancel")
 def cancel_rollout(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -154,7 +228,7 @@ def cancel_rollout(
 
 @app.command("revert")
 def revert_rollout(
-    rollout: str,
+    rollout: Rollout,
     *,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -162,6 +236,41 @@ def revert_rollout(
 ) -> None:
     """Take devices that were updated back to the release before."""
     _change(rollout, "revert", server=server, data_dir=data_dir, as_json=as_json)
+
+
+@app.command("let-go")
+def let_control_go(
+    rollout: str,
+    *,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """End the control group now: its devices get the release like the others."""
+    _change(rollout, "let-go", server=server, data_dir=data_dir, as_json=as_json)
+
+
+@app.command("field")
+def rollout_field(
+    rollout: str,
+    *,
+    server: Server = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """What labels from the field, and the mix of predictions, say of ROLLOUT."""
+    with connect(server, data_dir) as client:
+        found = client.rollout_field(rollout)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(r.group, r.slice or "all", *judged(r.counted, r.low, r.high)) for r in found.rows]
+    columns = ("devices", "slice", *JUDGED)
+    print_table(columns, rows, empty="No label was posted; see: fitment label post --help")
+    for mix in found.mix:
+        shares_of = ", ".join(f"{name} {share:.1%}" for name, share in sorted(mix.shares.items()))
+        moved = "" if mix.moved is None else f", {mix.moved:.1%} from before"
+        print(f"predictions, {mix.group} ({mix.devices} devices{moved}): {shares_of}")
 
 
 def shares(text: str) -> list[float]:
@@ -188,6 +297,10 @@ def share(text: str, option: str) -> float:
         raise UserError(f"{option} takes a number such as 0.02 or 2%, not '{text}'") from error
 
 
+def _asked(text: str, option: str) -> float | None:
+    return share(text, option) if text else None
+
+
 def _part(text: str) -> float:
     return float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
 
@@ -207,14 +320,18 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
         {
             "rollout": rollout.id,
             "release": rollout.release,
+            "for": eligible.asked_for(rollout),
             "state": rollout.state.value,
             "wave": _wave(rollout),
             "created": when(rollout.created_at),
             "because": "; ".join(rollout.reasons),
             "switches in": "; ".join(rollout.windows),
+            "metered links": "may be used" * rollout.metered,
             "asks": f"{rollout.asks}; answer: fitment rollout resume" if rollout.asks else "",
             "admitted": _exposed(view.exposure),
             "goes back to": rollout.revert_release,
+            "control group": _control(view),
+            "left before their turn": "; ".join(f"{n}: {why}" for n, why in view.left.items()),
         }
     )
     if view.gates:
@@ -248,6 +365,20 @@ def _gate(report: GateReport) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _control(view: RolloutView) -> str:
+    made = view.rollout
+    if not made.control_below:
+        return ""
+    if made.control_ended_at:
+        return f"was let go {when(made.control_ended_at)}"
+    by = f" by {made.control_by}" if made.control_by else ""
+    names = ", ".join(view.control[:5]) + (" …" if len(view.control) > 5 else "")
+    return (
+        f"{len(view.control)} devices{by} stay on what they run until"
+        f" {made.control_s:g} s after the last wave ({names})"
+    )
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
@@ -265,8 +396,11 @@ def _wave(rollout: fleet.Rollout) -> str:
 
 def _progress(deployment: fleet.Deployment) -> str:
     if deployment.outcome is None:
-        return deployment.state.value + _window(deployment)
+        waits = f", waits: {deployment.held}" if deployment.held else _window(deployment)
+        return deployment.state.value + waits
     why = "; ".join(deployment.reasons)
+    if deployment.attempt > 1:
+        why = f"attempt {deployment.attempt}{'; ' * bool(why)}{why}"
     return f"{deployment.outcome.value}: {why}" if why else deployment.outcome.value
 
 

@@ -43,6 +43,13 @@ _AutoApprove = Annotated[
     bool | None,
     typer.Option("--auto-approve/--no-auto-approve", help="Releases need no operator."),
 ]
+_ByApproval = Annotated[
+    bool | None,
+    typer.Option(
+        "--enrolment-by-approval/--no-enrolment-by-approval",
+        help="Let devices without a token ask for an operator's word.",
+    ),
+]
 _Standby = Annotated[
     bool | None,
     typer.Option("--standby/--no-standby", help="Wait until no other controller acts here."),
@@ -68,6 +75,7 @@ def serve(  # noqa: PLR0913 - one parameter an option
     artifact_urls: _ArtifactUrls = None,
     optimise: _Optimise = None,
     auto_approve: _AutoApprove = None,
+    enrolment_by_approval: _ByApproval = None,
     standby: _Standby = None,
     lease_s: _LeaseS = None,
     fit_threads: Annotated[int | None, typer.Option(help="Processor threads of a fit.")] = None,

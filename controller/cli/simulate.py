@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controller.cli.common import Json, print_facts, print_json
+from controller.cli.common import Json, print_facts, print_json, print_table
 from controller.errors import UserError
+
+MONTH = "month"
+_LEAST_A_MONTH = 9
 
 if TYPE_CHECKING:
     from controller.simulator.seed import Fleet
@@ -36,6 +41,9 @@ def simulate(  # noqa: PLR0913 - one parameter an option
     settle: Annotated[
         float, typer.Option(help="With --wire: seconds of telemetry alone, before the rollout.")
     ] = 20.0,
+    plot: Annotated[
+        Path | None, typer.Option(help="With month: an SVG of regret and refits by day.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run one rollout over a modelled fleet with the controller's own loop.
@@ -48,8 +56,12 @@ def simulate(  # noqa: PLR0913 - one parameter an option
     from controller.simulator.seed import Fleet, check_mix
     from controller.simulator.traits import SCENARIOS
 
+    if scenario == MONTH:
+        _month(devices, seed, plot, as_json=as_json)
+        return
     if scenario not in SCENARIOS:
         told = "; ".join(f"{row.name}: {row.says}" for row in SCENARIOS.values())
+        told += f"; {MONTH}: thirty days of weather, drivers and dust, and three policies"
         raise UserError(f"no scenario '{scenario}'. There are: {told}")
     if devices < 1:
         raise UserError(f"--devices takes a number from 1 on, not {devices}")
@@ -69,6 +81,41 @@ def simulate(  # noqa: PLR0913 - one parameter an option
         print_json(result)
         return
     _show(result)
+
+
+def _month(devices: int, seed: int, plot: Path | None, *, as_json: bool) -> None:
+    """The loop, never fitting again, and fitting at every report: a row each."""
+    from controller.simulator import month, month_plot
+
+    if devices < _LEAST_A_MONTH:
+        raise UserError(
+            f"--scenario {MONTH} needs --devices {_LEAST_A_MONTH} or more: three classes, and who"
+            " is alone is told by at least two others"
+        )
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    results = [month.simulate(devices, seed, policy, say) for policy in month.Policy]
+    if plot is not None:
+        plot.write_text(month_plot.picture(results))
+    if as_json:
+        print_json(results)
+        return
+    rows = [
+        (
+            r.policy, f"{r.regret:.0f}", f"{r.regret_of_ill:.0f}", str(r.over_hours),
+            str(r.refits), str(r.studies), str(r.updates), ", ".join(r.tickets) or "-",
+            "yes" if r.settled else "no",
+        )
+        for r in results
+    ]  # fmt: skip
+    columns = (
+        "policy", "regret", "of the ill", "hours over budget", "refits", "studies", "updates",
+        "tickets", "settled",
+    )  # fmt: skip
+    print_table(columns, rows, empty="")
+    print("All of it is modelled. Regret: points of accuracy times device-hours.")
 
 
 def _on_the_wire(wanted: Fleet, numbers: dict[str, float], *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from controller.cli.common import (
     print_table,
     when,
 )
+from controller.domain import fleet
 from fitment.core import digest
 
 LONG_NUMBER = 24
@@ -46,6 +47,7 @@ def status(
             "fits running": str(found.jobs_active),
             "rollouts running": str(found.rollouts_active),
             "open triggers": str(found.triggers_open),
+            "open tickets": str(found.tickets_open),
         }
     )
     for note in found.notes:
@@ -63,10 +65,16 @@ def list_triggers(
         print_json(found)
         return
     rows = [
-        (when(t.created_at), t.kind.value, t.device, t.reason, t.result or "open") for t in found
+        (when(t.created_at), t.kind.value, _devices(t), t.reason, t.result or t.waits or "open")
+        for t in found
     ]
     columns = ("at", "kind", "device", "because", "result")
     print_table(columns, rows, empty="Nothing has asked for another fit.")
+
+
+def _devices(trigger: fleet.Trigger) -> str:
+    more = len(trigger.joined) - 1
+    return f"{trigger.device} and {more} more" if more > 0 else trigger.device
 
 
 def audit(

@@ -17,16 +17,16 @@ from controller.catalog import workload as catalog
 from controller.catalog.foreign import translated
 from controller.compress.cache import FitCache
 from controller.compress.passes.export import load_onnx
-from controller.compress.predict import predict
+from controller.compress.predict import by_kind, predict
 from controller.compress.quantize import storage
 from controller.compress.rungs import Built, RungMaker, Settings
 from controller.compress.search import ladder
 from controller.compress.search.ladder import RuntimeTarget
 from controller.compress.search.scheme import best_table
 from controller.domain.fleet import Budget, Variant
+from controller.domain.residuals import Residual, corrected
 from controller.errors import FitError, FitmentError, WorkloadError
 from fitment.core.kernels import KernelTable
-from fitment.core.measurement import Cost
 
 FEEDS = "feeds.npy"
 RESERVE = 0.1  # of the accuracy budget is kept back: guard figures have noise
@@ -45,6 +45,7 @@ class FitRequest:
     model_id: str = ""
     profile: str = ""
     kernel_tables: tuple[KernelTable, ...] = ()
+    residuals: tuple[Residual, ...] = ()  # what devices of the profile measured over predictions
     budget: Budget = field(default_factory=Budget)
     effort: str = "quick"  # or "thorough"
     seed: int = 0
@@ -146,12 +147,14 @@ class _Climb:
         if table is None:
             return variant
         layers = self._maker.layers(rung.recipe.split()[0])
-        predicted: Cost | None
         try:
             predicted = predict(layers, table, rung.scheme)
-        except FitError:
-            predicted = None  # the table lacks this scheme; a device will have to say
-        return replace(variant, predicted=predicted)
+            parts = by_kind(layers, table, rung.scheme)
+        except FitError:  # the table lacks this scheme; a device will have to say
+            return replace(variant, predicted=None, predicted_parts={})
+        value, devices = corrected(parts, self._request.residuals, rung.runtime)
+        cost = replace(predicted, value=value, devices=devices)
+        return replace(variant, predicted=cost, predicted_parts=parts)
 
     def _needless(self, rung: ladder.Rung) -> str:
         """Why a dear rung need not be tried: its cheaper relative already answers it."""

@@ -57,6 +57,23 @@ def predict(layers: Sequence[LayerShape], table: KernelTable, scheme: str) -> Co
     )
 
 
+RUN = "run"
+"""The part of a prediction that a run costs before any layer."""
+
+
+def by_kind(layers: Sequence[LayerShape], table: KernelTable, scheme: str) -> dict[str, float]:
+    """The parts of `predict`, in milliseconds: `RUN`, and the layers of each kind together.
+
+    Raises:
+        FitError: the table holds nothing in that scheme, or there are no layers.
+    """
+    fixed_ms, each, _ = _parts(layers, table, scheme)
+    found = {RUN: fixed_ms}
+    for layer, ms in zip(layers, each, strict=True):
+        found[layer.kind] = found.get(layer.kind, 0.0) + ms
+    return found
+
+
 def by_layer(
     layers: Sequence[LayerShape], table: KernelTable, scheme: str
 ) -> tuple[float, tuple[float, ...]]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
+from controller.domain import shares
+from controller.domain.shares import Z95
 from controller.errors import FitError
 
-Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
+__all__ = ["Z95", "wilson"]
 
 
 def wilson(right: int, count: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927)."""
+    """Wilson's score interval of a share (`controller.domain.shares`).
+
+    Raises:
+        FitError: there is no sample.
+    """
     if count <= 0:
         raise FitError("an interval needs at least one sample")
-    share = right / count
-    middle = share + z * z / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+    return shares.wilson(right, count, z)

@@ -11,16 +11,20 @@ from typing import Any, TypeVar
 from controller.dashboard.views.beside import Asked
 from controller.dashboard.views.beside import names_of as variant_names
 from controller.dashboard.views.overview import JOB_ENDED, ROLLOUT_ENDED, FleetRecords
+from controller.dashboard.views.planned import Wish
 from controller.dashboard.views.twin import COLUMNS, SAMPLES_MOST, DeviceRecords, names_of
 from controller.dashboard.views.waves import ACTS, RolloutRecords
 from controller.dashboard.views.workbench import ModelRecords
 from controller.domain import fleet
 from controller.domain.roles import Identity, Role, covers
+from controller.domain.tickets import Ticket
 from controller.errors import UserError
 from controller.gateway.http import access
 from controller.gateway.http.api import Api, found
 from controller.gateway.http.variants import compared
+from controller.reconcile import keepsakes
 from controller.reconcile.context import ACTING
+from controller.reconcile.rolling import RolloutPlan
 
 T = TypeVar("T")
 
@@ -49,9 +53,10 @@ class Visit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Journal:
-    """What the pages of triggers and audit are made from."""
+    """What the pages of triggers, tickets and audit are made from."""
 
     triggers: tuple[fleet.Trigger, ...] = ()
+    tickets: tuple[Ticket, ...] = ()
     audit: tuple[fleet.AuditEntry, ...] = ()
     names: Mapping[str, str] | None = None  # model id -> name and version
     pages: Mapping[str, tuple[str, ...]] | None = None  # subject -> its page
@@ -117,6 +122,7 @@ class Desk:
             rollouts=tuple(rollouts),
             deployments=tuple(d for r in rollouts for d in store.deployments.find(rollout=r.id)),
             triggers=store.triggers.find(closed_at=0.0),
+            tickets=store.tickets.find(closed_at=0.0),
         )
 
     async def rollouts(self) -> FleetRecords:
@@ -154,6 +160,8 @@ class Desk:
             names=self._named({d.variant for d in deployments}),
             series={c: store.telemetry.latest(name, c, SAMPLES_MOST) for c in COLUMNS},
             samples=store.telemetry.count(name),
+            events=keepsakes.events(self._api.controller.context, name),
+            tickets=store.tickets.find(device=name),
         )
 
     async def model(self, key: str) -> ModelRecords:
@@ -200,6 +208,8 @@ class Desk:
             rollout=made,
             gates=gates,
             exposure=exposure,
+            control=self._api.controller.control_of(made),
+            field=self._api.controller.field_of(made),
             release=store.releases.get(made.release),
             deployments=deployments,
             devices={device.name: device for device in devices if device is not None},
@@ -223,6 +233,25 @@ class Desk:
                 asked = replace(asked, trouble=str(error))
         return asked, time.monotonic() - began
 
+    async def preview(self, release: str, where: str, group: str) -> Wish:
+        """For the page that says what a rollout would do; what is wrong is in it."""
+        return await self._look(
+            ("preview", release, where, group), lambda: self._preview(release, where, group)
+        )
+
+    def _preview(self, release: str, where: str, group: str) -> Wish:
+        controller = self._api.controller
+        names = tuple(found.name for found in controller.store.groups.find())
+        wish = Wish(release=release, where=where, group=group, groups=names)
+        if not release:
+            return wish
+        try:
+            found_ = controller.preview_rollout(release, RolloutPlan(where=where, group=group))
+        except UserError as error:
+            return replace(wish, trouble=str(error))
+        variants = {plan.variant for plan in found_.cohorts}
+        return replace(wish, found=found_, names=self._named(variants))
+
     def _variants(self, model: str) -> tuple[str, ...]:
         store = self._api.controller.store
         known = {m.id for m in store.models.find() if model in (m.id, m.name)}
@@ -239,7 +268,11 @@ class Desk:
         pages |= {d.name: ("devices", d.name) for d in store.devices.find()}
         pages |= {r.id: ("rollouts", r.id) for r in store.rollouts.find()}
         return Journal(
-            triggers=store.triggers.find(), audit=store.audit.find(), names=names, pages=pages
+            triggers=store.triggers.find(),
+            audit=store.audit.find(),
+            names=names,
+            pages=pages,
+            tickets=store.tickets.find(),
         )
 
     def _named(self, digests: set[str]) -> Mapping[str, str]:
@@ -263,6 +296,7 @@ class Desk:
             "resume": controller.resume,
             "revert": controller.revert,
             "cancel": controller.cancel,
+            "let-go": controller.let_go,
         }
         assert set(verbs) == set(ACTS)
         changed = await self._api.ask(lambda: verbs[act](key))

@@ -10,11 +10,13 @@ from nicegui import ui
 from controller.dashboard.desk import CHANGES_ROLLOUTS, Journal, Visit
 from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
+from controller.dashboard.draw import planned as draw_planned
 from controller.dashboard.draw.markup import Html, heading, section
 from controller.dashboard.frame import Live, Watch, filtering, frame
 from controller.dashboard.views import journal
 from controller.dashboard.views.beside import Asked, beside
 from controller.dashboard.views.overview import FleetRecords, overview
+from controller.dashboard.views.planned import Wish, planned
 from controller.dashboard.views.twin import DeviceRecords, twin
 from controller.dashboard.views.waves import ACTS, RolloutRecords, waves
 from controller.dashboard.views.workbench import ModelRecords, workbench
@@ -100,6 +102,19 @@ async def show_comparison(request: Request) -> None:
         await Watch(visit, lambda: visit.desk.compare(a, b, model), show, page.show).begin()
 
 
+@ui.page("/preview")
+async def show_preview(request: Request) -> None:
+    """What a rollout would do."""
+    with frame(request, "Preview", "/rollouts") as visit:
+        page = Live()
+        asked = [request.query_params.get(key, "") for key in ("release", "where", "group")]
+
+        def show(wish: Wish) -> None:
+            page.show(draw_planned.page(planned(wish)))
+
+        await Watch(visit, lambda: visit.desk.preview(*asked), show, page.show).begin()
+
+
 @ui.page("/rollouts")
 async def show_rollouts(request: Request) -> None:
     """All rollouts."""
@@ -181,6 +196,19 @@ async def show_triggers(request: Request) -> None:
         def show(found: Journal) -> None:
             rows = journal.trigger_rows(found.triggers, found.names or {})
             page.show(Html(heading("Triggers") + draw.triggers(rows)))
+
+        await Watch(visit, visit.desk.journal, show, page.show).begin()
+
+
+@ui.page("/tickets")
+async def show_tickets(request: Request) -> None:
+    """Devices that do worse than their kind."""
+    with frame(request, "Tickets", "/tickets") as visit:
+        page = Live()
+
+        def show(found: Journal) -> None:
+            rows = journal.ticket_rows(found.tickets)
+            page.show(Html(heading("Tickets") + draw.tickets(rows)))
 
         await Watch(visit, visit.desk.journal, show, page.show).begin()
 

@@ -9,9 +9,11 @@ timed on the device, measurements rank, otherwise predictions do.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from controller.domain.fleet import Budget, Choice, Variant
 from fitment.core.measurement import CostKind, Measurement, ReadingStatus, Verdict
@@ -22,6 +24,14 @@ TIE = 0.03
 """Latencies closer than this share are equal; the smaller transfer wins."""
 TOP = 3
 """The best few by prediction: a device confirms them, and all must be measured to be ranked so."""
+
+HEADROOM = 0.15
+"""Share of the latency's limit that a more accurate variant than what runs must leave free."""
+ACCURACY = "accuracy"
+"""What `Budget.prefer` says where the most accurate variant is wanted, and not the fastest."""
+PREFERENCES = ("latency", ACCURACY)
+ALIKE = 0.002
+"""Drops of accuracy that differ by less are alike."""
 
 SLICE_LEAST = 30
 """Guard inputs that a slice needs to be judged: a drop in fewer is chance."""
@@ -47,6 +57,7 @@ class _Case:
     budget: Budget
     measured: Mapping[str, Measurement]
     unusable: Mapping[str, str] = field(default_factory=dict)
+    climbs_from: Variant | None = None
 
     def of(self, variant: Variant) -> Measurement | None:
         return self.measured.get(variant.bundle.variant)
@@ -59,8 +70,12 @@ def choose(
     *,
     reserve: float = RESERVE,
     unusable: Mapping[str, str] | None = None,
+    climbs_from: str = "",
 ) -> Choice:
-    """Rank the variants that keep to ``budget`` by latency and take the first.
+    """Rank the variants that keep to ``budget`` and take the first.
+
+    They are ranked by latency; where the budget prefers accuracy, by what they lose of it, and by
+    latency among those that lose about as much.
 
     Args:
         variants: candidates with their evidence.
@@ -68,12 +83,15 @@ def choose(
         measured: measurement by variant digest, from devices of the cohort.
         reserve: share of the accuracy budget kept back.
         unusable: variant digest to why a device of the cohort could not run it.
+        climbs_from: digest of what runs; what is more accurate must keep `HEADROOM` of the
+            latency free, or a level between the two would make the cohort go up and down.
 
     Returns:
         A choice whose ``chosen`` is empty when no variant keeps to the budget; its reason then
         says which came closest and by how much.
     """
-    case = _Case(budget=budget, measured=measured, unusable=unusable or {})
+    runs = next((v for v in variants if v.bundle.variant == climbs_from), None)
+    case = _Case(budget=budget, measured=measured, unusable=unusable or {}, climbs_from=runs)
     misses = {v.bundle.variant: _misses(v, case) for v in variants}
     rejected = {
         digest: "; ".join(m.words for m in found) for digest, found in misses.items() if found
@@ -113,6 +131,43 @@ def predicted_ms(variant: Variant) -> float | None:
     return variant.predicted.value if variant.predicted else None
 
 
+def scaled(measurement: Measurement, shift: float) -> Measurement:
+    """What it would have been on a device slower by ``shift`` (a logarithm)."""
+    if measurement.latency is None:
+        return measurement
+    known = dataclasses.asdict(measurement.latency)
+    times: dict[str, Any] = {
+        name: None if value is None else value * math.exp(shift)
+        for name, value in known.items()
+        if name != "count"
+    }
+    return replace(measurement, latency=replace(measurement.latency, **times))
+
+
+def at_level(
+    measured: Mapping[str, Measurement], runs: Variant, level_ms: float
+) -> Mapping[str, Measurement]:
+    """What one device timed in a moment, at the level that its cohort has over days.
+
+    How variants compare is the device's word; how slow the running one is, the field's: the
+    moment may have been a cool one.
+    """
+    own = tail_ms(runs, measured.get(runs.bundle.variant))
+    if not own or not level_ms or runs.bundle.variant not in measured:
+        return measured
+    shift = math.log(level_ms / own)
+    return {key: scaled(taken, shift) for key, taken in measured.items()}
+
+
+def middle(taken: Sequence[Measurement]) -> Measurement:
+    """The one in the middle by its median latency, of at least one; without latency, the last."""
+    timed = [m for m in taken if m.latency is not None]
+    if not timed:
+        return taken[-1]
+    ordered = sorted(timed, key=lambda m: m.latency.p50_ms if m.latency else 0.0)
+    return ordered[(len(ordered) - 1) // 2]
+
+
 def measured_ms(measurement: Measurement | None) -> float | None:
     """Measured median latency, or None; an emulator's is none."""
     if measurement is None or measurement.latency is None or not measurement.tells_costs:
@@ -126,6 +181,13 @@ def by_prediction(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def _ranked(variants: Sequence[Variant], case: _Case) -> list[Variant]:
+    fastest = _fastest(variants, case)
+    if case.budget.prefer != ACCURACY:
+        return fastest
+    return sorted(fastest, key=lambda v: round((v.guard_accuracy_drop or 0.0) / ALIKE))
+
+
+def _fastest(variants: Sequence[Variant], case: _Case) -> list[Variant]:
     if not _all_measured(variants, case):
         return by_prediction(variants)
     timed = [v for v in variants if measured_ms(case.of(v)) is not None]
@@ -170,7 +232,7 @@ def _misses(variant: Variant, case: _Case, *, accuracy_share: float = 1.0) -> li
         ("drop of recall at the operating point", _recall_drop(variant), budget.recall_drop_max),
         ("file bytes", variant.file_bytes, budget.file_bytes_max),
         ("bytes on the wire", variant.wire_bytes, budget.wire_bytes_max),
-        ("p95 latency in ms", tail_ms(variant, measurement), budget.latency_p95_max_ms),
+        ("p95 latency in ms", tail_ms(variant, measurement), _latency_max(variant, case)),
         ("peak memory in bytes", peak_bytes(measurement), budget.peak_memory_max_bytes),
         ("energy in mJ", energy_mj(measurement), budget.energy_max_mj),
     )
@@ -180,6 +242,20 @@ def _misses(variant: Variant, case: _Case, *, accuracy_share: float = 1.0) -> li
     if measurement is not None and measurement.golden_ok is False:
         found.append(Excess(share=math.inf, words="answers the golden inputs wrongly"))
     return [excess for excess in found if excess is not None]
+
+
+def _latency_max(variant: Variant, case: _Case) -> float | None:
+    """The limit, less the headroom for a variant above the one that runs."""
+    limit, runs = case.budget.latency_p95_max_ms, case.climbs_from
+    if limit is None or runs is None or not is_more_accurate(variant, runs):
+        return limit
+    return (1.0 - HEADROOM) * limit
+
+
+def is_more_accurate(variant: Variant, than: Variant) -> bool:
+    """By more than chance, on the guard set."""
+    own, other = variant.guard_accuracy_drop or 0.0, than.guard_accuracy_drop or 0.0
+    return other - own > ALIKE
 
 
 def tail_ms(variant: Variant, measurement: Measurement | None) -> float | None:
@@ -291,7 +367,8 @@ def _latency_words(best: Variant, variants: Sequence[Variant], case: _Case) -> s
         if measurement is not None and measurement.verdict is not Verdict.VALID:
             kind += f" ({measurement.verdict.value})"
     elif best.predicted is not None:
-        kind, latency = f"predicted ({best.predicted.kind.value})", predicted_ms
+        by = f", corrected by {best.predicted.devices} devices" if best.predicted.devices else ""
+        kind, latency = f"predicted ({best.predicted.kind.value}{by})", predicted_ms
     else:
         return "latency unknown"
     own = latency(best) or 0.0

@@ -9,9 +9,11 @@ from controller.domain.fleet import Budget, Variant
 
 
 def candidates(
-    variants: Sequence[Variant], budget: Budget, *, top: int = choice.TOP
+    variants: Sequence[Variant], budget: Budget, *, top: int = choice.TOP, also: str = ""
 ) -> tuple[str, ...]:
     """Digests of the predicted best few that keep to the budget, and of fp32 to compare with.
+
+    ``also`` is what runs: what is said of the others is worth little without it.
 
     When none keeps to it by prediction, the predicted fastest are timed: a prediction is no
     reason to give up.
@@ -20,4 +22,5 @@ def candidates(
     if not ranked:
         ranked = tuple(v.bundle.variant for v in choice.by_prediction(variants))
     fp32 = [v.bundle.variant for v in variants if v.name == "fp32"]
-    return tuple(dict.fromkeys([*ranked[:top], *fp32]))
+    known = [also] if any(v.bundle.variant == also for v in variants) else []
+    return tuple(dict.fromkeys([*ranked[:top], *fp32, *known]))

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain.evidence import OperatingPoint, SliceEvidence
+from controller.domain.footprint import Footprint
 from controller.domain.judgement import TooFew
+from controller.domain.residuals import Residual
 from fitment.core import digest
 from fitment.core.deployment import (
     BundleRef,
@@ -55,6 +57,8 @@ class Device:
     serials: tuple[str, ...] = ()  # of all its certificates that may still be valid
     enrolled_at: float = 0.0
     revoked: bool = False
+    decommissioned_at: float = 0.0  # taken out of service; revoked, and its name is free
+    renamed_at: float = 0.0  # when it took the name of one that was decommissioned
     labels: Mapping[str, str] = field(default_factory=dict)
     profile: str = ""
     profile_reason: str = ""
@@ -104,6 +108,7 @@ class Budget:
     peak_memory_max_bytes: int | None = None
     energy_max_mj: float | None = None
     lesser_accuracy_drop_max: float | None = None  # of lesser variants; set: releases have a ladder
+    prefer: str | None = None  # of what keeps to all of it: the fastest, or "accuracy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +157,7 @@ class Variant:
     wire_bytes: int
     macs: int
     predicted: Cost | None = None
+    predicted_parts: Mapping[str, float] = field(default_factory=dict)  # uncorrected, ms by kind
     host_latency: Cost | None = None  # timed on the controller's machine; never a device's
     calibratable: bool = False
     slices: tuple[SliceEvidence, ...] = ()
@@ -207,6 +213,10 @@ class FitJob:
     scheme_reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these
     studies: tuple[str, ...] = ()  # put to devices for this job
     measured: Mapping[str, Measurement] = field(default_factory=dict)  # what the choice went by
+    fresh_since: float = 0.0  # what was measured before tells of another level; 0: all counts
+    climbs_from: str = ""  # variant above which accuracy needs time to spare
+    level_ms: float = 0.0  # tail of that variant as the field has it; 0: not known
+    residuals: tuple[Residual, ...] = ()  # that corrected its predictions
     choice: Choice | None = None
 
 
@@ -277,6 +287,13 @@ class Gate:
     latency_p95_ratio_max: float | None = None  # the same for p95, where both have one
     energy_ratio_max: float | None = None  # to what the device's last release took of it
     agreement_min: float | None = None
+    agreement_drop_max: float | None = None  # below the device's own last, absolute
+    memory_ratio_max: float | None = None  # peak, to the device's own last
+    thermal_share_max: float | None = None  # of devices that it throttles and the last one did not
+    coverage_min: float | None = None  # share of heavy operators that run in integers
+    coverage_drop_max: float | None = None  # below the device's own last, absolute
+    field_drop_max: float | None = None  # of field accuracy below the release before, absolute
+    must_pass: bool = False  # answers labelled as such are never wrong
     above_share: float = 0.5  # of devices that may exceed a ratio; a half: the median is judged
     min_sample: int = 1
     false_halt_rate: float = 0.05  # of the whole rollout, over its gates, waves and cohorts
@@ -294,6 +311,8 @@ class Rollout:
     state: RolloutState
     created_at: float
     selector: Mapping[str, str] = field(default_factory=dict)  # labels/profile/name; empty: all
+    where: str = ""  # an expression (`selection`) beside it, as it was when the rollout was made
+    group: str = ""  # whose expression that is; empty: it was given as it is
     devices: tuple[str, ...] = ()  # explicit list, in admission order; empty: by selector
     waves: tuple[float, ...] = (0.1, 0.5, 1.0)  # cumulative shares; at least one device each
     wave: int = 0
@@ -308,8 +327,16 @@ class Rollout:
     trigger: str = ""
     pending: tuple[str, ...] = ()  # offline when it completed; admitted when they come back
     acknowledged: tuple[str, ...] = ()  # deployments whose failure an operator has accepted
+    retried: tuple[str, ...] = ()  # deployments whose device has another turn
     asks: str = ""  # what an operator is asked; empty: nothing
     answered: int = -1  # the last wave that an operator let pass without statistics
+    control_share: float = 0.0  # of devices that stay on what they run, to compare with
+    control_by: str = ""  # label whose devices stay together, such as "site"; empty: each alone
+    control_s: float = 0.0  # for so long after the last wave; then they get the release, too
+    control_below: float = 0.0  # the mark of the draw (`holding`); 0: nobody is held
+    control_ended_at: float = 0.0  # when they were let go; 0: not yet
+    asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
+    metered: bool = False  # it may come over metered links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,12 +359,15 @@ class Deployment:
     calibration: CalibrationReport | None = None
     overlay: str = ""  # blob digest of the overlay that the device submitted
     cohort: Cohort | None = None  # of the device when it was admitted
+    held: str = ""  # why its transfer waits for the device's allowance; empty: it does not
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
     windows: tuple[Span, ...] = ()  # when the device may switch, as it was told
     held_back: bool = False  # taken back while it waited for a window; it may be admitted again
     energy_before_mj: float | None = None  # of one inference of what ran there, if it was measured
+    before: Footprint | None = None  # of what ran there, where a gate compares with it
     fetched_bytes: int = 0  # that came over the wire, as the device says
     delta_base: str = ""  # variant that the device rebuilt it from; empty: it came whole
+    attempt: int = 1  # of this device in its rollout; an operator asked for those after the first
 
 
 class TriggerKind(enum.Enum):
@@ -346,16 +376,18 @@ class TriggerKind(enum.Enum):
     HARDWARE_CHANGED = "hardware_changed"  # another hardware hash
     STACK_CHANGED = "stack_changed"  # another stack hash
     BUDGET_MISSED = "budget_missed"  # measured outside the budget
+    SHIFTED = "shifted"  # all of a cohort became slower or faster, at the same heat
+    AFFORDABLE = "affordable"  # a cohort has time to spare for a more accurate variant
     NEW_PROFILE = "new_profile"  # a cohort without a fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """A stated reason to fit again, and what came of it."""
+    """A stated reason to fit again for a cohort, and what came of it."""
 
     id: str
     kind: TriggerKind
-    device: str
+    device: str  # the first that raised it
     model: str
     cohort: Cohort
     reason: str
@@ -366,6 +398,16 @@ class Trigger:
     rollout: str = ""
     closed_at: float = 0.0
     result: str = ""
+    devices: Mapping[str, float] = field(default_factory=dict)  # all it is for -> when they joined
+    by_level: bool = False  # what its devices' telemetry showed raised it, over days
+    shift: float = 0.0  # of the cohort when it was raised; a later level is compared with it
+    level_ms: float = 0.0  # tail of `before` in the field then; 0: not known
+    waits: str = ""  # what it waits for, and how to go on; empty: nothing
+
+    @property
+    def joined(self) -> Mapping[str, float]:
+        """Devices and when they joined; an old record has the first one only."""
+        return self.devices or {self.device: self.created_at}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,10 @@
 """What must hold of a cohort before a rollout goes on: each gate with its evidence.
 
-The device is the unit, compared with itself: a ratio is to its own baseline, timed in turns with
-it, so that weather, site and neighbours meet both alike. Each gate bets against its claim
-(`sequential`); bets of all gates and cohorts are added with weights that sum to at most 1, and
-the rollout halts when the sum reaches one over the false-halt rate. A sum of such bets is one
+The device is the unit, compared with itself. Latency is timed in turns with what runs there, so
+that weather, site and neighbours meet both alike; energy, memory, heat, coverage and agreement are
+held against what the device's last release was measured to take there. Each gate bets against its
+claim (`sequential`); bets of all gates and cohorts are added with weights that sum to at most 1,
+and the rollout halts when the sum reaches one over the false-halt rate. A sum of such bets is one
 (Vovk and Wang 2021), so the rate is that of the whole rollout, whichever gates, waves and
 cohorts there are and however often anybody looks.
 """
@@ -13,9 +14,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from controller.domain import observing, sequential
+from controller.domain.field import Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout
 from controller.domain.judgement import GateReport, GateVerdict
 from controller.domain.observing import Check, Seen, counts, is_void
@@ -39,6 +41,7 @@ class Cohort:
     deployments: Sequence[Deployment]
     devices: Mapping[str, Device]
     place: int = 0  # among the cohorts, by their first admission
+    words: Mapping[str, Word] = field(default_factory=dict)  # what labels say of devices, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +126,13 @@ OWN = " (not statistical: judged by each device's own comparison)"
 def _judged(look: Look, asked: int) -> GateReport:
     cohort, check = look.cohort, look.check
     seen = observing.observe(
-        check, cohort.deployments, cohort.devices, look.rollout, now=look.now
+        check, cohort.deployments, cohort.devices, look.rollout, now=look.now, words=cohort.words,
     )  # fmt: skip
     alpha = part(cohort.place, asked) * look.rollout.gate.false_halt_rate
     base = GateReport(
         cohort=cohort.key, gate=check.name, verdict=GateVerdict.UNDECIDED, reason="", alpha=alpha,
         limit=check.limit, samples=len(seen.ended), waiting=seen.waiting, missing=seen.missing,
-        e_needed=1 / alpha,
+        e_needed=1 / alpha, unit=check.unit,
     )  # fmt: skip
     if not seen.ended:
         return _nothing(base, check)
@@ -141,7 +144,7 @@ def _judged(look: Look, asked: int) -> GateReport:
 
 def _estimated(report: GateReport, check: Check, seen: Seen) -> GateReport:
     """A share and its bounds, or a quantile of the ratios and its bounds."""
-    if check.ratio:
+    if check.own:
         low, high = sequential.quantile_bounds(seen.values, check.allowed, CONFIDENCE)
         return replace(report, estimate=_quantile(seen.values, check), low=low, high=high)
     total = sum(seen.ended)
@@ -159,7 +162,7 @@ def _quantile(values: Sequence[float], check: Check) -> float:
 def _each(report: GateReport, look: Look, seen: Seen) -> GateReport:
     """A cohort that can never show anything by numbers; labelled so.
 
-    A ratio was timed in turns on each device, so the share of them that exceeds it is taken as it
+    A ratio is to each device's own baseline, so the share of them that exceeds it is taken as it
     is. A failure may be chance: the cohort fails when so many would be rarer than the false-halt
     rate, at this one look; and is undecided when there are more than the allowed share.
     """
@@ -168,7 +171,7 @@ def _each(report: GateReport, look: Look, seen: Seen) -> GateReport:
     if against <= check.allowed * count + 1e-9:
         return replace(report, verdict=GateVerdict.EACH, reason=f"held on {len(seen.ended)}{OWN}")
     rate = look.rollout.gate.false_halt_rate
-    rare = check.ratio or sequential.tail(count, against, check.allowed) < rate
+    rare = check.own or sequential.tail(count, against, check.allowed) < rate
     if rare and not look.early(seen):
         return replace(report, verdict=GateVerdict.FAILED, reason=check.words(seen) + OWN)
     return replace(report, reason=f"{check.words(seen)}; too few to tell it from chance{OWN}")
@@ -209,7 +212,7 @@ def _clustered(report: GateReport, look: Look, seen: Seen) -> GateReport:
     report = replace(
         report, samples=len(means), statistical=len(means) >= STATISTICAL, e_value=value
     )
-    if not check.ratio:
+    if not check.own:
         low, high = sequential.share_bounds(len(means), sum(means), CONFIDENCE / looks)
         report = replace(report, estimate=sum(means) / len(means), low=low, high=high)
     return _settled(report, check, seen)

@@ -13,6 +13,14 @@ class TooFew(enum.Enum):
     ASK = "ask"  # pause at the end of the wave until an operator resumes
 
 
+class Unit(enum.Enum):
+    """What a gate's estimate and limit are."""
+
+    SHARE = "share"  # of devices, 0 to 1
+    TIMES = "times"  # the device's own baseline
+    POINTS = "points"  # absolute, of a share that each device has
+
+
 class GateVerdict(enum.Enum):
     """How one gate stands for one cohort."""
 
@@ -27,8 +35,9 @@ class GateVerdict(enum.Enum):
 class GateReport:
     """One gate of one cohort, with the numbers that it was judged on.
 
-    ``estimate`` and its bounds are a share of devices, or for a ratio the value that
-    ``above_share`` of them exceed (the median, for a half); the bounds hold at all looks together.
+    ``estimate`` and its bounds are a share of devices that speak against it, or for what each is
+    held against itself the value that ``above_share`` of them exceed (the median, for a half);
+    the bounds hold at all looks together.
     """
 
     cohort: str
@@ -46,6 +55,7 @@ class GateReport:
     e_value: float | None = None  # what a bet against the gate has grown to
     e_needed: float | None = None  # at which the gate alone halts
     alpha: float = 0.0  # this gate's part of the false-halt rate
+    unit: Unit = Unit.SHARE  # of the estimate and its bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from controller.domain import footprint
+from controller.domain.field import CHANCE, FIRST, Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout
+from controller.domain.judgement import Unit
 from controller.domain.plan import SETTLE_S
 from fitment.core import digest
 from fitment.core.deployment import Outcome
 from fitment.core.measurement import Measurement
 
-_BAD = frozenset({Outcome.ROLLED_BACK, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.REJECTED})
+BAD = frozenset({Outcome.ROLLED_BACK, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.REJECTED})
+"""Outcomes that speak against a variant."""
 _VOID = frozenset({Outcome.SUPERSEDED, Outcome.CANCELLED})
 
 
@@ -48,12 +52,14 @@ class Check:
     against: Callable[[float], bool]
     words: Callable[[Seen], str]
     needs: str = ""  # what a device lacks that says nothing
-    ratio: bool = False  # the estimate is a value of the devices, not a share of them
+    own: bool = False  # the estimate is a value that each device is held against itself by
+    unit: Unit = Unit.SHARE
+    word: Callable[[Word], float | None] | None = None  # it reads labels, not the deployment
 
 
 def checks(gate: Gate) -> tuple[Check, ...]:
-    """The gates that are asked for."""
-    share = gate.max_failure_share
+    """The gates that are asked for; the false-halt rate is shared out among them."""
+    share, above = gate.max_failure_share, gate.above_share
     found = [
         Check(
             name="failures",
@@ -64,44 +70,129 @@ def checks(gate: Gate) -> tuple[Check, ...]:
             words=lambda seen: _failures(seen, share),
         )
     ]
-    for name, limit, read, needs in (
-        ("latency", gate.latency_ratio_max, p50_ratio, "nothing ran there to compare with"),
+    for name, limit, unit, read, needs in (
+        ("latency", gate.latency_ratio_max, Unit.TIMES, p50_ratio, "nothing ran there before"),
+        ("latency p95", gate.latency_p95_ratio_max, Unit.TIMES, p95_ratio, "too few runs for one"),
         (
-            "latency p95",
-            gate.latency_p95_ratio_max,
-            p95_ratio,
-            "too few runs for a 95th percentile",
+            "energy",
+            gate.energy_ratio_max,
+            Unit.TIMES,
+            energy_ratio,
+            "no energy sensor, or none before",
         ),
-        ("energy", gate.energy_ratio_max, energy_ratio, "no energy sensor, or none before"),
+        (
+            "memory",
+            gate.memory_ratio_max,
+            Unit.TIMES,
+            memory_ratio,
+            "no peak memory, or none before",
+        ),
+        (
+            "agreement drop",
+            gate.agreement_drop_max,
+            Unit.POINTS,
+            agreement_drop,
+            "nothing ran there before",
+        ),
+        (
+            "coverage drop",
+            gate.coverage_drop_max,
+            Unit.POINTS,
+            coverage_drop,
+            "no coverage, or none before",
+        ),
     ):
         if limit is not None:
-            found.append(_ratio_check(name, limit, gate.above_share, read, needs))
-    least = gate.agreement_min
-    if least is not None:
+            found.append(_own_check(name, limit, above, unit, read, needs))
+    for name, limit, read, needs in (
+        ("agreement", gate.agreement_min, agreement, "no reference outputs"),
+        ("coverage", gate.coverage_min, coverage, "its runtime does not tell"),
+    ):
+        if limit is not None:
+            found.append(_least_check(name, limit, share, read, needs))
+    if gate.thermal_share_max is not None:
+        found.append(_thermal_check(gate.thermal_share_max))
+    return (*found, *_field_checks(gate))
+
+
+def _field_checks(gate: Gate) -> tuple[Check, ...]:
+    """What labels from the field are held to; they come late, so most devices say nothing yet."""
+    found, drop, share = [], gate.field_drop_max, gate.max_failure_share
+    needs = f"fewer than {FIRST} labels of it, or of the release before"
+    if drop is not None:
+        whole = _own_check(
+            "field accuracy drop", drop, gate.above_share, Unit.POINTS, lambda _: None, needs
+        )
+        found = [
+            replace(whole, word=lambda word: word.drop),
+            Check(
+                name="field slices", limit=drop, allowed=max(share, CHANCE), read=lambda _: None,
+                against=lambda value: value > drop, word=lambda word: word.surely, needs=needs,
+                words=lambda seen: _surely_worse(seen, drop),
+            ),
+        ]  # fmt: skip
+    if gate.must_pass:
         found.append(
             Check(
-                name="agreement",
-                limit=least,
-                allowed=share,
-                read=agreement,
-                against=lambda value: value < least,
-                words=lambda seen: _differing(seen, least),
-                needs="no reference outputs",
+                name="must-pass", limit=share, allowed=share, read=lambda _: None, against=bool,
+                word=lambda word: float(word.must_wrong) if word.must else None,
+                words=_must_passed, needs="no answer is labelled as one that must pass",
             )
-        )
+        )  # fmt: skip
     return tuple(found)
 
 
-def _ratio_check(
-    name: str, limit: float, share: float, read: Callable[[Deployment], float | None], needs: str
-) -> Check:
+def _surely_worse(seen: Seen, limit: float) -> str:
+    worst, device = max((v, d.device) for v, d in zip(seen.values, seen.whose, strict=True))
+    bad = round(sum(seen.ended))
+    return (
+        f"labels show {bad} of {len(seen.ended)} devices to be surely worse in all or in a slice,"
+        f" {device} by {worst:.3f} at least (allowed {limit:g})"
+    )
+
+
+def _must_passed(seen: Seen) -> str:
+    bad = [(d.device, v) for v, d in zip(seen.values, seen.whose, strict=True) if v]
+    device, count = bad[0]
+    return f"{len(bad)} devices got an answer wrong that must pass: {device}, {count:.0f} of them"
+
+
+Read = Callable[[Deployment], float | None]
+
+
+def _own_check(name: str, limit: float, share: float, unit: Unit, read: Read, needs: str) -> Check:
     def words(seen: Seen) -> str:
         median = statistics.median(seen.values)
-        return f"median {name} is {median:.2f} times the device's own baseline (allowed {limit:g})"
+        if unit is Unit.TIMES:
+            return (
+                f"median {name} is {median:.2f} times the device's own baseline (allowed {limit:g})"
+            )
+        return f"median {name} is {median:.3f} below the device's own last (allowed {limit:g})"
 
     return Check(
-        name=name, limit=limit, allowed=share, read=read, needs=needs, ratio=True,
+        name=name, limit=limit, allowed=share, read=read, needs=needs, own=True, unit=unit,
         against=lambda value: value > limit, words=words,
+    )  # fmt: skip
+
+
+def _least_check(name: str, least: float, share: float, read: Read, needs: str) -> Check:
+    return Check(
+        name=name, limit=least, allowed=share, read=read, needs=needs,
+        against=lambda value: value < least, words=lambda seen: _below(name, seen, least),
+    )  # fmt: skip
+
+
+def _thermal_check(share: float) -> Check:
+    def words(seen: Seen) -> str:
+        hot = [d.device for d, bad in zip(seen.whose, seen.ended, strict=True) if bad]
+        return (
+            f"{len(hot)} of {len(seen.ended)} were throttled, {hot[0]} among them, and not by what"
+            f" ran there before (allowed share {share:g})"
+        )
+
+    return Check(
+        name="thermal", limit=share, allowed=share, read=newly_throttled, against=bool,
+        words=words, needs="no thermal sensor",
     )  # fmt: skip
 
 
@@ -124,6 +215,7 @@ def observe(
     rollout: Rollout,
     *,
     now: float,
+    words: Mapping[str, Word] | None = None,
 ) -> Seen:
     """What a cohort's devices say to one gate."""
     label = rollout.gate.cluster
@@ -138,11 +230,11 @@ def observe(
             continue
         if not counts(deployment, rollout):
             continue
-        value = check.read(deployment)
+        value = _said(check, deployment, words or {})
         if check.name == "failures":
             runs = contradiction(deployment, devices.get(deployment.device), now=now)
             lies |= {deployment.id: runs} if runs else {}
-            value = float(deployment.outcome in _BAD or bool(runs))
+            value = float(deployment.outcome in BAD or bool(runs))
         if value is None:
             missing += 1
             continue
@@ -154,6 +246,13 @@ def observe(
         whose=[e[2] for e in ended], waiting=waiting, missing=missing, contradicted=lies,
         clusters=[_cluster(devices.get(e[2].device), label, e[2].device) for e in ended],
     )  # fmt: skip
+
+
+def _said(check: Check, deployment: Deployment, words: Mapping[str, Word]) -> float | None:
+    if check.word is None:
+        return check.read(deployment)
+    word = words.get(deployment.device)
+    return None if word is None else check.word(word)
 
 
 def _cluster(device: Device | None, label: str, name: str) -> str:
@@ -213,6 +312,51 @@ def agreement(deployment: Deployment) -> float | None:
     return None if deployment.measurement is None else deployment.measurement.agreement
 
 
+def memory_ratio(deployment: Deployment) -> float | None:
+    """Peak memory to that of what ran there, as the device measured each."""
+    taken, before = _costs(deployment), deployment.before
+    if taken is None or taken.peak_memory_bytes is None or before is None:
+        return None
+    own = before.peak_memory_bytes
+    return taken.peak_memory_bytes / own if own else None
+
+
+def newly_throttled(deployment: Deployment) -> float | None:
+    """1 where clocks were cut while it was timed, and were not by what ran there before."""
+    found, before = footprint.throttled(deployment.measurement), deployment.before
+    if found is None:
+        return None
+    return float(found and not (before is not None and before.throttled))
+
+
+def coverage(deployment: Deployment) -> float | None:
+    """Share of heavy operators that ran in integers."""
+    return None if deployment.measurement is None else deployment.measurement.integer_coverage
+
+
+def coverage_drop(deployment: Deployment) -> float | None:
+    """By how much that is less than of what ran there."""
+    now, before = coverage(deployment), deployment.before
+    if now is None or before is None or before.integer_coverage is None:
+        return None
+    return before.integer_coverage - now
+
+
+def agreement_drop(deployment: Deployment) -> float | None:
+    """By how much agreement with fp32 is less than that of what ran there."""
+    now, before = agreement(deployment), deployment.before
+    if now is None or before is None or before.agreement is None:
+        return None
+    return before.agreement - now
+
+
+def needs_before(gate: Gate) -> bool:
+    """Whether a gate holds a device against what ran on it before."""
+    asked = (gate.memory_ratio_max, gate.coverage_drop_max, gate.agreement_drop_max,
+             gate.thermal_share_max)  # fmt: skip
+    return any(limit is not None for limit in asked)
+
+
 def _failures(seen: Seen, allowed: float) -> str:
     bad = [d for d, against in zip(seen.whose, seen.ended, strict=True) if against]
     first = bad[0]
@@ -226,6 +370,6 @@ def _failures(seen: Seen, allowed: float) -> str:
     )
 
 
-def _differing(seen: Seen, limit: float) -> str:
+def _below(name: str, seen: Seen, limit: float) -> str:
     worst, device = min((v, d.device) for v, d in zip(seen.values, seen.whose, strict=True))
-    return f"agreement {worst:.3f} on {device} is below {limit:g}"
+    return f"{name} {worst:.3f} on {device} is below {limit:g}"

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from controller.domain import gates, sequential
-from controller.domain.fleet import Deployment, Device, Gate, Release, Rollout, RolloutState
+from controller.domain import gates, holding, sequential
+from controller.domain.eligible import Bar, held_up
+from controller.domain.field import Word
+from controller.domain.fleet import Deployment, Device, Gate, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
-from fitment.core.deployment import UNDERSTANDS_WINDOWS, Outcome
+from fitment.core.deployment import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,14 @@ class Ask:
     reason: str
 
 
-Step = Admit | TimeOut | NextWave | Halt | Complete | Ask
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetGo:
+    """The control group has done its part: its devices get the release, too."""
+
+    reason: str
+
+
+Step = Admit | TimeOut | NextWave | Halt | Complete | Ask | LetGo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,21 +89,58 @@ class View:
     deployments: Mapping[str, Deployment]  # device name -> its newest deployment in this rollout
     now: float
     grouped: Mapping[str, Sequence[Device]] | None = None  # `cohorts`, where it is known already
+    words: Mapping[str, Word] = field(default_factory=dict)  # what labels say of devices, by name
+    earlier: Mapping[str, Sequence[Deployment]] = field(default_factory=dict)
+    """Attempts before the newest, of devices that were tried again, oldest first."""
 
     def cohorts(self) -> Mapping[str, Sequence[Device]]:
         """Targets by cohort key; a device that never reported is a cohort of its own."""
         return group(self.targets) if self.grouped is None else self.grouped
 
     def reached(self, device: Device) -> bool:
-        """Whether it has had its turn; one that was held back before its window has not."""
+        """Whether it has had its turn.
+
+        One that was held back before its window has not, nor one that is to be tried again.
+        """
         found = self.deployments.get(device.name)
-        if found is None:
+        if found is None or found.id in self.rollout.retried:
             return False
         return not (found.held_back and found.outcome is Outcome.CANCELLED)
 
     def of(self, members: Sequence[Device]) -> list[Deployment]:
         """Their deployments, in admission order."""
         return [self.deployments[d.name] for d in members if d.name in self.deployments]
+
+    def taken(self, deployments: Iterable[Deployment]) -> int:
+        """How many of them take a place of their share."""
+        retried = self.rollout.retried
+        return sum(not gates.is_void(d) and d.id not in retried for d in deployments)
+
+    def judged(self) -> list[Deployment]:
+        """What gates look at: of each device its first attempt that no operator has accepted.
+
+        So another attempt mends no gate: a failure counts until it is acknowledged, and a device
+        counts once.
+        """
+        accepted = set(self.rollout.acknowledged)
+        return [
+            next((d for d in (*self.earlier.get(n, ()), newest) if d.id not in accepted), newest)
+            for n, newest in self.deployments.items()
+        ]
+
+
+def attempts(
+    deployments: Iterable[Deployment],
+) -> tuple[dict[str, Deployment], dict[str, tuple[Deployment, ...]]]:
+    """Of a rollout's deployments, oldest first: each device's newest, and its attempts before."""
+    newest: dict[str, Deployment] = {}
+    earlier: dict[str, tuple[Deployment, ...]] = {}
+    for deployment in deployments:
+        known = newest.get(deployment.device)
+        if known is not None and known.attempt < deployment.attempt:
+            earlier[known.device] = (*earlier.get(known.device, ()), known)
+        newest[deployment.device] = deployment
+    return newest, earlier
 
 
 def key_of(device: Device) -> str:
@@ -111,34 +157,6 @@ def group(targets: Iterable[Device]) -> dict[str, list[Device]]:
     return found
 
 
-def selects(selector: Mapping[str, str], device: Device) -> bool:
-    """Whether a selector (``name``, ``profile`` or a label, all by equality) takes a device."""
-    facts = {**device.labels, "name": device.name, "profile": device.profile}
-    return not device.revoked and all(facts.get(key) == value for key, value in selector.items())
-
-
-def is_target(rollout: Rollout, release: Release, device: Device) -> bool:
-    """Whether a rollout is for a device: selected, with a variant, and not ahead of it."""
-    chosen = device.name in rollout.devices if rollout.devices else selects(
-        rollout.selector, device
-    )  # fmt: skip
-    return chosen and not device.revoked and bool(variant_for(release, device)) and not is_ahead(
-        device, release
-    )  # fmt: skip
-
-
-def is_ahead(device: Device, release: Release) -> bool:
-    """Whether a device runs a later release of the slot; it would refuse an older one."""
-    slots = device.reported.slots if device.reported else ()
-    return any(s.slot == release.slot and s.counter > release.counter for s in slots)
-
-
-def variant_for(release: Release, device: Device) -> str:
-    """Digest of what the release has for a device: its cohort's, else its profile's."""
-    cohort = device.cohort.key if device.cohort else ""
-    return release.variants.get(cohort) or release.variants.get(device.profile, "")
-
-
 def steps(view: View) -> tuple[Step, ...]:
     """What to do now; empty when there is nothing to do but to wait."""
     state = view.rollout.state
@@ -151,7 +169,7 @@ def steps(view: View) -> tuple[Step, ...]:
     failed = gates.failed(reports(view))
     if failed:
         return (Halt(reason=failed),)
-    return _silent(view) or _admissions(view) or _advance(view)
+    return _silent(view) or admissions(view) or _advance(view)
 
 
 def _silent(view: View) -> tuple[Step, ...]:
@@ -172,18 +190,18 @@ def _returned(view: View) -> tuple[Step, ...]:
     )
 
 
-def _admissions(view: View) -> tuple[Step, ...]:
+def admissions(view: View) -> tuple[Admit, ...]:
     """Who may begin: a wave's share holds for the devices of each cohort, and for the cohorts.
 
     Without the second a release for twenty cohorts of one device each would reach all of them in
     its first wave.
     """
     cohorts = [(members, view.of(members)) for members in view.cohorts().values()]
-    begun = sum(_taken(there) > 0 for _, there in cohorts)
+    begun = sum(view.taken(there) > 0 for _, there in cohorts)
     openings = quota(len(cohorts), view.rollout.waves[view.rollout.wave]) - begun
-    admitted: list[Step] = []
+    admitted: list[Admit] = []
     for members, there in cohorts:
-        taken = _taken(there)
+        taken = view.taken(there)
         free = quota(len(members), view.rollout.waves[_reach(view, there)]) - taken
         free = min(free, _room(there, view.rollout.gate))
         if free <= 0:
@@ -200,23 +218,17 @@ def _admissions(view: View) -> tuple[Step, ...]:
 
 def _ready(view: View, device: Device) -> bool:
     """Whether it can be given an order: it is there, and would keep to the windows."""
-    if not view.rollout.windows:
-        return device.online
-    return device.online and keeps_to_windows(device) and not _closed(view)
+    return device.online and _obstacle(view, device) is None
 
 
-def keeps_to_windows(device: Device) -> bool:
-    """Whether its agent says that it heeds maintenance windows; older ones do not."""
-    return device.reported is not None and UNDERSTANDS_WINDOWS in device.reported.understands
+def _obstacle(view: View, device: Device) -> Bar | None:
+    found = held_up(view.rollout, device, now=view.now)
+    return None if found is None else found.bar
 
 
 def _closed(view: View) -> bool:
     """Whether the last maintenance window is over for good."""
     return 0 < view.rollout.windows_end <= view.now
-
-
-def _taken(deployments: Iterable[Deployment]) -> int:
-    return sum(not gates.is_void(d) for d in deployments)
 
 
 def _room(deployments: Iterable[Deployment], gate: Gate) -> int:
@@ -256,18 +268,56 @@ def _advance(view: View) -> tuple[Step, ...]:
     failed = gates.failed(found)
     if failed:
         return (Halt(reason=failed),)
-    unsure = gates.unsure(found)
-    if unsure and rollout.gate.too_few is TooFew.ASK and rollout.answered < rollout.wave:
-        return (Ask(reason=f"wave {rollout.wave + 1} is over; no statistics say go on: {unsure}"),)
-    words = gates.summary(real, rollout, found)
+    words = gates.summary([d for d in view.judged() if not gates.is_void(d)], rollout, found)
+    words += _again(view)
+    asks = _asks(rollout, gates.unsure(found), words)
+    if asks:
+        return (Ask(reason=asks),)
     if rollout.wave < len(rollout.waves) - 1:
         return (NextWave(wave=rollout.wave + 1, reason=words),)
+    return _over(view, real, away, words)
+
+
+def _over(
+    view: View, real: Sequence[Deployment], away: tuple[str, ...], words: str
+) -> tuple[Step, ...]:
+    """The last wave is over: the control group's turn comes, and then the end."""
+    rollout = view.rollout
+    if rollout.control_below and not rollout.control_ended_at:
+        over_at = max(d.ended_at for d in real) if real else rollout.wave_started_at
+        if view.now < holding.ends_at(rollout, over_at):
+            return ()
+        return (LetGo(reason=f"{words}; the control group gets it, too"),)
     if away:
         words += f"; never reached: {', '.join(away)}"
-        old = [d.name for d in view.targets if d.name in away and d.online and not _ready(view, d)]
+        old = [
+            d.name
+            for d in view.targets
+            if d.name in away and d.online and _obstacle(view, d) is Bar.OLD_AGENT
+        ]
         if old:
             words += f"; too old an agent for maintenance windows: {', '.join(old)}"
     return (Complete(reason=words, pending=away),)
+
+
+def _asks(rollout: Rollout, unsure: str, words: str) -> str:
+    """What an operator must say before the next wave, once; empty: nothing."""
+    if rollout.answered >= rollout.wave:
+        return ""
+    if unsure and rollout.gate.too_few is TooFew.ASK:
+        return f"wave {rollout.wave + 1} is over; no statistics say go on: {unsure}"
+    if rollout.asks_after == rollout.wave < len(rollout.waves) - 1:
+        return f"the canary is done, and the policy asks before the rest: {words}"
+    return ""
+
+
+def _again(view: View) -> str:
+    """How those fared that were tried again; gates go by their first attempt."""
+    again = [view.deployments[name] for name in view.earlier]
+    if not again:
+        return ""
+    good = sum(d.outcome is Outcome.COMMITTED for d in again)
+    return f"; {len(again)} tried again, {good} of them committed"
 
 
 def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
@@ -278,7 +328,7 @@ def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
     cohorts = view.cohorts()
     devices = {d.name: d for d in view.targets}
     judged: dict[str, list[Deployment]] = {}
-    for deployment in sorted(view.deployments.values(), key=lambda d: (d.created_at, d.device)):
+    for deployment in sorted(view.judged(), key=lambda d: (d.created_at, d.device)):
         name = deployment.device
         cohort = deployment.cohort
         if cohort is None:
@@ -289,7 +339,7 @@ def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
     found = [
         gates.Cohort(
             key=key, deployments=of_cohort, devices=devices, place=place,
-            members=max(len(cohorts.get(key, ())), len(of_cohort)),
+            members=max(len(cohorts.get(key, ())), len(of_cohort)), words=view.words,
         )
         for place, (key, of_cohort) in enumerate(judged.items())
     ]  # fmt: skip
@@ -304,7 +354,7 @@ def exposure(view: View) -> Exposure:
     variant that fails on ``detects`` of them has then been halted, with 95 % confidence.
     """
     gate, share = view.rollout.gate, view.rollout.waves[view.rollout.wave]
-    cohorts = [(_taken(view.of(m)), quota(len(m), share)) for m in view.cohorts().values()]
+    cohorts = [(view.taken(view.of(m)), quota(len(m), share)) for m in view.cohorts().values()]
     begun = [max(pair) for pair in cohorts if pair[0]]
     rest = sorted((allowed for taken, allowed in cohorts if not taken), reverse=True)
     openings = max(0, quota(len(cohorts), share) - len(begun)) if cohorts else 0
@@ -315,8 +365,8 @@ def exposure(view: View) -> Exposure:
     seen_after = sequential.stops_after(gate.max_failure_share, detects, needed)
     likely = None if seen_after is None else seen_after + max(gate.open_most, seen_after)
     return Exposure(
-        admitted=_taken(view.deployments.values()),
-        bound=sum(begun) + sum(rest[:openings]) + _taken(gone),
+        admitted=view.taken(view.deployments.values()),
+        bound=sum(begun) + sum(rest[:openings]) + view.taken(gone),
         detects=detects, likely_bound=likely,
     )  # fmt: skip
 

@@ -91,6 +91,17 @@ class Origin:
     release: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a device's sensors said at one moment, as it was sent."""
+
+    device: str
+    wall_s: float
+    boot_id: str
+    tags: Mapping[str, str]  # slot, variant, release, rung, …
+    values: dict[str, float | None]  # by quantity; None where a sensor had nothing to say
+
+
 GROUPS = ("", "device", "profile", "variant", "release")
 """What rollups can be told apart by; empty pools all."""
 
@@ -128,6 +139,7 @@ class Query:
     """Which rollups; an empty name is any."""
 
     quantity: str
+    prefix: bool = False  # every quantity that begins so
     period: Period = Period.HOUR
     since_s: float = 0.0
     until_s: float = math.inf

@@ -29,10 +29,11 @@ ROLLOUT: Mapping[RolloutState, frozenset[RolloutState]] = {
     ),
     RolloutState.REVERTING: frozenset({RolloutState.REVERTED}),
     RolloutState.REVERTED: frozenset(),
-    RolloutState.COMPLETED: frozenset({RolloutState.REVERTING}),
+    RolloutState.COMPLETED: frozenset({RolloutState.REVERTING, RolloutState.RUNNING}),
     RolloutState.CANCELLED: frozenset(),
 }
-"""A halted rollout that runs again acknowledges the failures so far."""
+"""A halted rollout that runs again acknowledges the failures so far; one that was completed runs
+again when devices that failed are to be tried once more."""
 
 JOB: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.PROBING, JobStatus.RUNNING, JobStatus.FAILED}),

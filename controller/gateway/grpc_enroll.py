@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.gateway.grpc_calls import Behaviour, Call
-from controller.gateway.ports import Engine, Fleet, ask
+from controller.gateway.ports import Admission, Engine, Fleet, ask
 from fitment.v1 import gateway_pb2
 
 log = logging.getLogger(__name__)
@@ -47,13 +47,25 @@ class EnrollService:
 
     def table(self) -> dict[str, Behaviour]:
         """A behaviour for each method."""
-        return {"Admit": self._admit, "Recover": self._recover}
+        return {"Admit": self._admit, "Apply": self._apply, "Recover": self._recover}
 
     async def _admit(self, request: Any, _call: Call) -> Any:
         admission = await ask(
             self._engine,
             lambda: self._fleet.admit(request.token, request.device, request.csr_pem),
         )
+        return await self._welcomed(admission)
+
+    async def _apply(self, request: Any, _call: Call) -> Any:
+        applied = await ask(
+            self._engine, lambda: self._fleet.apply(request.device, request.csr_pem)
+        )
+        admitted = await self._welcomed(applied.admission) if applied.admission else None
+        return gateway_pb2.ApplyResponse(
+            device=applied.device, poll_after_s=applied.poll_after_s, admitted=admitted
+        )
+
+    async def _welcomed(self, admission: Admission) -> Any:
         await asyncio.to_thread(self._let_in)  # its name may have been shut out once
         log.info("action=admitted device=%s", admission.device)
         welcome = self._welcome

@@ -26,6 +26,9 @@ POLICY: Mapping[str, Rule] = {
     "/fitment.v1.Enroll/Admit": Rule(
         caller=Caller.ANYONE, why="the caller has no certificate yet; the token admits it once"
     ),
+    "/fitment.v1.Enroll/Apply": Rule(
+        caller=Caller.ANYONE, why="it only waits; an operator's word lets its key in"
+    ),
     "/fitment.v1.Enroll/Recover": Rule(
         caller=Caller.ANYONE, why="its certificate expired; the signature proves its key"
     ),

@@ -41,10 +41,30 @@ class Admission(Protocol):
         ...
 
 
+class Applied(Protocol):
+    """What a device that asks to be let in is told."""
+
+    @property
+    def device(self) -> str:
+        """The name under which it waits."""
+        ...
+
+    @property
+    def poll_after_s(self) -> float:
+        """When it may ask again."""
+        ...
+
+    @property
+    def admission(self) -> Admission | None:
+        """What it gets, once an operator has let it in."""
+        ...
+
+
 class Fleet(Protocol):
     """The part of the controller that devices reach."""
 
     def admit(self, token_text: str, wished_name: str, csr_pem: bytes) -> Admission: ...
+    def apply(self, wished_name: str, csr_pem: bytes) -> Applied: ...
     def renew(self, device: str, csr_pem: bytes) -> bytes: ...
     def recover(self, device: str, csr_pem: bytes, expired_pem: bytes, proof: bytes) -> bytes: ...
     def is_allowed(self, device: str, serial: str) -> bool: ...

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.domain import fleet
+from controller.domain.belonging import DeviceGroup
+from controller.domain.field import Slice
 from controller.domain.judgement import Exposure, GateReport
 from controller.domain.lease import Lease
+from controller.domain.mix import Mix
+from controller.domain.policy import Policy
 from controller.domain.roles import Role
 from controller.domain.telemetry import Rollup
 
@@ -42,8 +46,18 @@ class Status:
     jobs_active: int = 0
     rollouts_active: int = 0
     triggers_open: int = 0
+    tickets_open: int = 0
     lease: Lease | None = None  # by which this controller acts; None: it has no database
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyView:
+    """How far the loop goes by itself."""
+
+    model: str  # name; empty: all models that have none of their own
+    policy: Policy  # what holds
+    own: str = ""  # what was said for just this; empty: nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +97,50 @@ class RolloutView:
     deployments: tuple[fleet.Deployment, ...] = ()
     gates: tuple[GateReport, ...] = ()  # of each cohort, as they stand now
     exposure: Exposure = field(default_factory=Exposure)
+    left: Mapping[str, str] = field(default_factory=dict)  # no longer selected -> why
+    control: tuple[str, ...] = ()  # devices that it holds back now, to compare with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    """A group, and how many devices it takes at this moment."""
+
+    group: DeviceGroup
+    members: int
+    online: int
+    note: str = ""  # why it takes nobody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRow:
+    """Answers that were judged by labels, and how many were right."""
+
+    name: str  # of the device, release, variant or slice
+    count: int
+    right: int
+    accuracy: float | None  # null: nothing was judged
+    low: float  # 95 %, Wilson
+    high: float
+    must: int  # answers that must never be wrong
+    must_wrong: int
+    corrections: int  # not in ``count``: nobody says how many answers were looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldView:
+    """Field accuracy of a part of the fleet."""
+
+    by: str
+    rows: tuple[FieldRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutField:
+    """What the field says of a rollout: new beside old beside its control group."""
+
+    rollout: str
+    rows: tuple[Slice, ...] = ()
+    mix: tuple[Mix, ...] = ()  # of predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,16 @@ def members(context: Context, cohort: fleet.Cohort) -> list[fleet.Device]:
 
 
 def online(context: Context, cohort: fleet.Cohort) -> fleet.Device | None:
-    """A device that may answer for its cohort; a host that stands in for it only at need."""
+    """A device that may answer for its cohort.
+
+    A host that stands in for one does so only at need, and so does one that is a case for service.
+    """
     there = [d for d in members(context, cohort) if d.online]
-    return min(there, key=_is_emulated, default=None)
+    return min(there, key=lambda d: (_is_emulated(d), _is_ill(context, d)), default=None)
+
+
+def _is_ill(context: Context, device: fleet.Device) -> bool:
+    return any(not t.closed_at for t in context.store.tickets.find(device=device.name))
 
 
 def _is_emulated(device: fleet.Device) -> bool:

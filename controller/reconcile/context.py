@@ -11,6 +11,7 @@ from typing import Protocol
 from controller import ids
 from controller.artifacts.blobs import Blobs
 from controller.domain import fleet
+from controller.domain.levels import Rules
 from controller.domain.telemetry import Retention
 from controller.reconcile.fitrunner import FitRunner
 from controller.store.base import Store
@@ -43,7 +44,11 @@ class ReconcileSettings:
     auto_approve: bool = False  # releases that a trigger made need no operator
     confirm: bool = True  # a device times the best few before one is chosen
     certificate_days: int = 30
+    enrolment_by_approval: bool = False  # devices without a token may ask for an operator's word
     study_timeout_s: float = 180.0
+    gather_s: float = 5.0  # a trigger waits so long for more devices before it is rolled out
+    levels_every_s: float = 3600.0  # between two looks at how fast a cohort is
+    rules: Rules = field(default_factory=Rules)  # when its being faster or slower is something
     effort: str = "quick"
     telemetry_interval_s: float = 5.0  # what devices are asked for
     retention: Retention = field(default_factory=Retention)

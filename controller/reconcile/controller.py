@@ -9,22 +9,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from controller.domain import fleet
+from controller.domain.field import Slice
 from controller.domain.judgement import Exposure, GateReport
+from controller.domain.labels import Posted
+from controller.domain.policy import Policy
+from controller.domain.preview import Preview
+from controller.domain.tickets import Ticket
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
+    applying,
     desired,
+    drift,
     enrolment,
     fitting,
     ingest,
     keeping,
+    labelling,
+    levels,
     optimising,
+    policies,
+    previewing,
     pulling,
     releasing,
+    retrying,
     rolling,
+    servicing,
+    standing,
     strangers,
 )
+from controller.reconcile.applying import Applied
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
 from controller.reconcile.ingest import Heard
@@ -51,6 +67,7 @@ class Controller:
         self._look: dict[str, float] = {}
         self._looks = Looks.of(self.store)
         self._keeping = keeping.Round()
+        self._levels = levels.Look()
         self._resume()
 
     def _resume(self) -> None:
@@ -71,6 +88,9 @@ class Controller:
     def admit(self, token_text: str, wished_name: str, csr_pem: bytes) -> Admission:
         return enrolment.admit(self.context, token_text, wished_name, csr_pem)
 
+    def apply(self, wished_name: str, csr_pem: bytes) -> Applied:
+        return applying.apply(self.context, wished_name, csr_pem)
+
     def renew(self, device: str, csr_pem: bytes) -> bytes:
         return enrolment.renew(self.context, device, csr_pem)
 
@@ -79,6 +99,9 @@ class Controller:
 
     def revoke(self, device: str) -> None:
         enrolment.revoke(self.context, device)
+
+    def decommission(self, device: str) -> fleet.Device:
+        return enrolment.decommission(self.context, device)
 
     def readmit(self, device: str) -> None:
         strangers.readmit(self.context, device)
@@ -197,8 +220,22 @@ class Controller:
     def create_rollout(self, release_id: str, plan: RolloutPlan) -> fleet.Rollout:
         return rolling.create(self.context, release_id, plan)
 
+    def left(self, rollout_id: str) -> Mapping[str, str]:
+        return rolling.left(self.context, rollout_id)
+
+    def preview_rollout(self, release_id: str, plan: RolloutPlan) -> Preview:
+        return previewing.of(self.context, release_id, plan)
+
+    def retry(self, rollout_id: str, devices: Sequence[str] = ()) -> fleet.Rollout:
+        return retrying.retry(self.context, rollout_id, devices)
+
     def judged(self, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
         return rolling.judged(self.context, rollout_id)
+
+    def control_of(self, made: fleet.Rollout) -> tuple[str, ...]:
+        """Names of the devices that a rollout holds back now."""
+        release = self.store.releases.get(made.release)
+        return rolling.controls(self.context, made, release) if release is not None else ()
 
     def pause(self, rollout_id: str) -> fleet.Rollout:
         return rolling.pause(self.context, rollout_id)
@@ -211,6 +248,33 @@ class Controller:
 
     def revert(self, rollout_id: str) -> fleet.Rollout:
         return rolling.revert(self.context, rollout_id)
+
+    def let_go(self, rollout_id: str) -> fleet.Rollout:
+        return standing.let_go(self.context, rolling.get(self.context, rollout_id))
+
+    def post_labels(self, device: str, lines: Sequence[Mapping[str, Any]]) -> Posted:
+        return labelling.post(self.context, device, lines)
+
+    def field_of(self, made: fleet.Rollout) -> tuple[Slice, ...]:
+        return labelling.compared(self.store, made)
+
+    def policy(self, model: str = "") -> Policy:
+        return policies.of(self.context, model)
+
+    def policy_said(self, model: str) -> str:
+        return policies.said(self.context, model)
+
+    def set_policy(self, model: str, text: str) -> Policy:
+        return policies.say(self.context, model, text)
+
+    def ticket(self, key: str) -> Ticket:
+        return servicing.get(self.context, key)
+
+    def acknowledge_ticket(self, key: str) -> Ticket:
+        return servicing.acknowledge(self.context, key)
+
+    def close_ticket(self, key: str, result: str) -> Ticket:
+        return servicing.close(self.context, key, result)
 
     # the loop
 
@@ -226,7 +290,13 @@ class Controller:
         rolling.advance(self.context, self._looks)
         desired.publish_all(self.context, self._looks)
         self._keeping = keeping.advance(self.context, self._keeping)
+        levels.advance(self.context, self._levels)
         return 0.2 if unfinished else 0.5
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a look at the fleet's levels has begun and is not over."""
+        return self._levels.under_way
 
     def _look_at_devices(self) -> dict[str, float | None]:
         """Look at those that said something; gives when to look again, None for not at all."""
@@ -234,7 +304,7 @@ class Controller:
         now = self.context.clock()
         for name in sorted(name for name, due in self._look.items() if due <= now):
             moved = optimising.look(self.context, name)
-            settles_at = rolling.check_drift(self.context, name)
+            settles_at = drift.check_drift(self.context, name)
             if moved:
                 again[name] = 0.0
             else:

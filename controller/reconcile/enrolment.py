@@ -49,6 +49,22 @@ def admit(context: Context, token_text: str, wished_name: str, csr_pem: bytes) -
     """
     token = _usable_token(context, token_text)
     name = wished_name or f"device-{context.new_id()[-8:]}"
+    check_free(context, name)
+    with context.store.transaction():
+        admission = enrol(context, name, csr_pem, token.labels, by=f"token {token.hash[:19]}")
+        context.store.tokens.put(replace(token, used_by=name, used_at=context.clock()))
+    return admission
+
+
+def check_free(context: Context, name: str) -> None:
+    """Refuse a name that cannot be had.
+
+    A name is free when no device has it, or one that was revoked or decommissioned had it.
+
+    Raises:
+        UserError: it cannot be a device's.
+        Conflict: a device has it.
+    """
     if not topics.valid_device_name(name):
         raise UserError(f"'{name}' cannot be a device's name (use A-Z a-z 0-9 _ -, at most 64)")
     known = context.store.devices.get(name)
@@ -57,16 +73,30 @@ def admit(context: Context, token_text: str, wished_name: str, csr_pem: bytes) -
             f"a device named '{name}' is enrolled already; choose another name,"
             f" or revoke it first: fitment device revoke {name}"
         )
+
+
+def enrol(
+    context: Context, name: str, csr_pem: bytes, labels: Mapping[str, str], *, by: str
+) -> Admission:
+    """Certify a device under a free name, and put it on record.
+
+    Who takes the name of one that was decommissioned is another device: rollouts that name the
+    old one are not for it, and what the old one ran is not held against it.
+
+    Raises:
+        TrustError: the request does not hold.
+    """
     certificate = context.trust.ca.issue_device(csr_pem, name, context.settings.certificate_days)
     now = context.clock()
+    known = context.store.devices.get(name)
     device = fleet.Device(
         name=name, serial=certificate.serial, serials=(certificate.serial,), enrolled_at=now,
-        labels=dict(token.labels),
+        labels=dict(labels), renamed_at=now if known and known.decommissioned_at else 0.0,
     )  # fmt: skip
     with context.store.transaction():
         context.store.devices.put(device)
-        context.store.tokens.put(replace(token, used_by=name, used_at=now))
-        context.record(f"device:{name}", "admitted", name, {"serial": certificate.serial})
+        details = {"serial": certificate.serial, "by": by}
+        context.record(f"device:{name}", "admitted", name, details)
     return Admission(device=name, certificate_pem=certificate.pem)
 
 
@@ -114,20 +144,64 @@ def recover(context: Context, name: str, csr_pem: bytes, expired_pem: bytes, pro
 def revoke(context: Context, name: str) -> None:
     """Shut a device out, now and for as long as its certificates live."""
     device = _device(context, name)
-    now = context.clock()
     with context.store.transaction():
         context.store.devices.put(replace(device, revoked=True, online=False))
-        for deployment in context.store.deployments.find(device=name, outcome=None):
-            ended = replace(
-                deployment, state=DeploymentState.IDLE, outcome=Outcome.CANCELLED, ended_at=now,
-                reasons=(*deployment.reasons, "the device was revoked"),
-            )  # fmt: skip
-            context.store.deployments.put(ended)
-        for study in context.store.studies.find(device=name, done_at=0.0):
-            context.store.studies.put(replace(study, done_at=now, failed="the device was revoked"))
+        _withdraw(context, name, "the device was revoked")
         context.record("operator", "revoked", name, {"serial": device.serial})
+    _shut_out(context, device)
+
+
+def decommission(context: Context, name: str) -> fleet.Device:
+    """Take a device out of service: it is shut out, nothing is asked of it, no rollout counts it.
+
+    What is known of it stays. Its name is free from then on.
+
+    Raises:
+        NotFound: there is no such device.
+        Conflict: it was decommissioned before.
+    """
+    device = _device(context, name)
+    if device.decommissioned_at:
+        raise Conflict(f"'{name}' was decommissioned already")
+    now = context.clock()
+    gone = replace(
+        device, revoked=True, online=False, decommissioned_at=now, desired_key="",
+    )  # fmt: skip
+    with context.store.transaction():
+        context.store.devices.put(gone)
+        _withdraw(context, name, "the device was decommissioned")
+        counted_out = _count_out(context, name)
+        details = {"serial": device.serial, "rollouts": ", ".join(counted_out)}
+        context.record("operator", "decommissioned", name, details)
+    _shut_out(context, device)
+    return gone
+
+
+def _count_out(context: Context, name: str) -> list[str]:
+    """Rollouts that wait for it wait no more."""
+    waiting = [made for made in context.store.rollouts.find() if name in made.pending]
+    for made in waiting:
+        left = tuple(other for other in made.pending if other != name)
+        context.store.rollouts.put(replace(made, pending=left))
+    return [made.id for made in waiting]
+
+
+def _withdraw(context: Context, name: str, why: str) -> None:
+    """End what is under way on a device, and what it was asked."""
+    now = context.clock()
+    for deployment in context.store.deployments.find(device=name, outcome=None):
+        ended = replace(
+            deployment, state=DeploymentState.IDLE, outcome=Outcome.CANCELLED, ended_at=now,
+            reasons=(*deployment.reasons, why),
+        )  # fmt: skip
+        context.store.deployments.put(ended)
+    for study in context.store.studies.find(device=name, done_at=0.0):
+        context.store.studies.put(replace(study, done_at=now, failed=why))
+
+
+def _shut_out(context: Context, device: fleet.Device) -> None:
     for serial in {*device.serials, device.serial} - {""}:
-        context.trust.revoke(serial, now)
+        context.trust.revoke(serial, context.clock())
 
 
 def is_allowed(context: Context, name: str, serial: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from controller.domain import choice, confirm, fleet, transitions
 from controller.domain.fleet import JobStatus
 from controller.errors import FitError, FitmentError, NotFound, Temporary, UserError
-from controller.reconcile import cohorts, ingest
+from controller.reconcile import cohorts, ingest, residuals
 from controller.reconcile.context import Context
 from fitment.core import plain
 from fitment.core.deployment import BundleRef, StudyKind
@@ -30,12 +30,14 @@ tries to connect, so nobody being there yet says nothing."""
 
 
 def start(
-    context: Context, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = ""
-) -> fleet.FitJob:
+    context: Context, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = "",
+    fresh: bool = False, climbs_from: str = "", level_ms: float = 0.0,
+) -> fleet.FitJob:  # fmt: skip
     """Begin a fit, or hand over the one that this cohort had already.
 
     What was fitted once is not fitted again: its variants are chosen among anew, with all that
-    was measured since.
+    was measured since. ``fresh``: the cohort is not as it was, so only what a device measures from
+    now on counts; ``climbs_from`` is what it runs, and ``level_ms`` its tail in the field.
 
     Raises:
         NotFound: no such model version.
@@ -59,8 +61,14 @@ def start(
         earlier = same[-1]
         job = replace(
             earlier, id=job.id, created_at=now, trigger=trigger, cached=True, finished_at=0.0,
-            status=JobStatus.CONFIRMING, choice=None,
+            status=JobStatus.RUNNING if fresh else JobStatus.CONFIRMING, choice=None,
+            climbs_from=climbs_from, level_ms=level_ms, fresh_since=now if fresh else 0.0,
+            studies=() if fresh else earlier.studies,
         )  # fmt: skip
+        learnt = residuals.of_profile(context, cohort.profile)
+        job = replace(
+            job, variants=residuals.priced(job.variants, learnt), residuals=learnt or job.residuals
+        )
     with context.store.transaction():
         context.store.jobs.add(job)
         details = {"cohort": cohort.key, "effort": effort, "cached": str(job.cached).lower()}
@@ -130,11 +138,15 @@ def _probing(context: Context, job: fleet.FitJob) -> None:
 
 
 def _run(context: Context, job: fleet.FitJob) -> None:
+    job = replace(job, residuals=residuals.of_profile(context, job.cohort.profile))
     context.fits.start(job.id, request(context, job))
     _move(context, job, JobStatus.RUNNING, step="making variants", fraction=0.05)
 
 
 def _running(context: Context, job: fleet.FitJob) -> None:
+    if job.cached:  # its variants are there; a device says anew how they do
+        _confirm(context, job)
+        return
     if not context.fits.known(job.id):  # the controller was restarted
         context.fits.start(job.id, request(context, job))
     progress = context.fits.poll(job.id)
@@ -172,7 +184,7 @@ def _confirm(context: Context, job: fleet.FitJob) -> None:
     if device is None or not context.settings.confirm or not cohorts.tells_time(device):
         _choose(context, job)
         return
-    wanted = confirm.candidates(job.variants, _budget(context, job))
+    wanted = confirm.candidates(job.variants, _budget(context, job), also=job.climbs_from)
     refs = [v.bundle for v in job.variants if v.bundle.variant in wanted]
     with context.store.transaction():
         asked = tuple(_ask(context, job, device, StudyKind.BENCHMARK, ref) for ref in refs)
@@ -192,7 +204,9 @@ def _confirming(context: Context, job: fleet.FitJob) -> None:
 def _choose(context: Context, job: fleet.FitJob) -> None:
     known = measured(context, job)
     budget, failed = _budget(context, job), unusable(context, job)
-    chosen = choice.choose(job.variants, budget, known, unusable=failed)
+    runs = next((v for v in job.variants if v.bundle.variant == job.climbs_from), None)
+    seen = choice.at_level(known, runs, job.level_ms) if runs is not None else known
+    chosen = choice.choose(job.variants, budget, seen, unusable=failed, climbs_from=job.climbs_from)
     with context.store.transaction():
         _move(context, job, JobStatus.DONE, step="done", fraction=1.0, choice=chosen,
               measured=known, finished_at=context.clock())  # fmt: skip
@@ -213,19 +227,24 @@ STEPS: Mapping[JobStatus, Callable[[Context, fleet.FitJob], None]] = {
 def measured(context: Context, job: fleet.FitJob) -> dict[str, Measurement]:
     """What devices of the cohort measured, by variant digest: for the job, and in the field.
 
-    A later measurement replaces an earlier one, but a disturbed one never an undisturbed one.
+    Of one device the latest counts, but a disturbed measurement never replaces an undisturbed one;
+    of several devices the one in the middle, without those that are a case for service.
     """
-    taken = [s.measurement for s in _studies(context, job) if s.measurement is not None]
+    taken = [(s.device, s.measurement) for s in _studies(context, job)]
     for release in context.store.releases.find(model=job.model):
-        in_field = context.store.deployments.find(release=release.id)
-        taken += [d.measurement for d in in_field if d.cohort == job.cohort and d.measurement]
-    found: dict[str, Measurement] = {}
-    for measurement in taken:
-        known = found.get(measurement.bundle)
-        undisturbed = measurement.verdict is Verdict.VALID
-        if known is None or undisturbed or known.verdict is not Verdict.VALID:
-            found[measurement.bundle] = measurement
-    return found
+        taken += [
+            (d.device, d.measurement)
+            for d in context.store.deployments.find(release=release.id)
+            if d.cohort == job.cohort and d.ended_at >= job.fresh_since
+        ]
+    ill = {ticket.device for ticket in context.store.tickets.find(closed_at=0.0)}
+    found: dict[str, dict[tuple[bool, bool], dict[str, Measurement]]] = {}
+    for device, measurement in taken:
+        if measurement is not None:
+            rank = (measurement.verdict is Verdict.VALID, device not in ill)
+            found.setdefault(measurement.bundle, {}).setdefault(rank, {})[device] = measurement
+    best = {bundle: ranked[max(ranked)] for bundle, ranked in found.items()}
+    return {bundle: choice.middle(list(some.values())) for bundle, some in best.items()}
 
 
 def unusable(context: Context, job: fleet.FitJob) -> dict[str, str]:
@@ -320,6 +339,7 @@ def request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
         "runtimes": targets,
         "model_id": model.id,
         "profile": profile.name,
+        "residuals": plain.to_plain(job.residuals),
         "kernel_tables": [plain.to_plain(t) for t in tables if t is not None],
         "budget": plain.to_plain(cohorts.budget_of(context, model, profile.name)),
         "effort": job.effort,

@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 
 import profiles
 from controller.domain import fleet
+from controller.domain.history import FINGERPRINT_CHANGED
+from controller.domain.levels import binned
 from controller.domain.telemetry import placed
+from controller.domain.triggers import differences
 from controller.errors import NotFound
 from controller.reconcile import catching_up, desired, strangers
 from controller.reconcile.context import Context
@@ -132,7 +135,8 @@ def _batches(
             log.warning("action=batch_refused device=%s reason=ragged_columns", device.name)
             continue
         placed_now = placed(batch, context.clock())
-        found.append((device.name, replace(placed_now, tags=_tags(device, batch.tags))))
+        tagged = replace(placed_now, tags=_tags(device, batch.tags))
+        found.append((device.name, binned(tagged)))
     return found
 
 
@@ -167,12 +171,26 @@ def _news(
     context: Context, name: str, before: ReportedState | None, reported: ReportedState
 ) -> None:
     """What a report says that the one before it did not."""
+    if before is not None:
+        _changed(context, name, before.fingerprint, reported.fingerprint)
     old = {r.deployment: r for r in before.deployments} if before else {}
     for report in reported.deployments:
         if old.get(report.deployment) != report:
             _deployment(context, name, report)
     done = set(before.studies_done) if before else set()
     _studies(context, name, tuple(s for s in reported.studies_done if s not in done))
+
+
+def _changed(context: Context, name: str, before: Fingerprint, after: Fingerprint) -> None:
+    """Keep on record what a device became; its condition changes by the hour, and is left out."""
+    facets = (
+        ("hardware", before.hardware, after.hardware),
+        ("stack", before.stack, after.stack),
+        ("chassis", before.chassis, after.chassis),
+    )
+    details = {facet: differences(old, new) for facet, old, new in facets if old.hash != new.hash}
+    if details:
+        context.record(f"device:{name}", FINGERPRINT_CHANGED, name, details)
 
 
 def _is_stale(known: ReportedState | None, said: ReportedState) -> bool:
@@ -216,6 +234,7 @@ def _deployment(context: Context, name: str, report: DeploymentReport) -> None:
         calibration=report.calibration or known.calibration,
         fetched_bytes=report.fetched_bytes or known.fetched_bytes,
         delta_base=report.delta_base or known.delta_base,
+        held=report.held,
     )
     if changed == known:
         return

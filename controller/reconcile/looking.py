@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from controller.domain import fleet, plan
+from controller.domain.eligible import Bar, barred, is_target
 from controller.domain.fleet import RolloutState
-from controller.domain.rollout import View, group, is_target, key_of
+from controller.domain.rollout import View, attempts, group, key_of
+from controller.reconcile.labelling import Words, asks
 from controller.store.base import Store
 
 
@@ -22,6 +24,8 @@ class Held:
     release: fleet.Release
     targets: dict[str, fleet.Device]
     deployments: dict[str, fleet.Deployment]  # device -> its newest
+    earlier: dict[str, tuple[fleet.Deployment, ...]] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)  # no longer selected -> why; not told yet
     next_at: float = 0.0
     stirred: bool = True
     _groups: dict[str, dict[str, fleet.Device]] | None = None  # targets by cohort
@@ -35,7 +39,20 @@ class Held:
             rollout=self.rollout, targets=tuple(self.targets.values()),
             deployments=self.deployments, now=now,
             grouped={key: tuple(members.values()) for key, members in self._groups.items()},
+            earlier=self.earlier,
         )  # fmt: skip
+
+    def take(self, found: fleet.Deployment) -> None:
+        """A deployment as it is now; another attempt takes the place of the one before."""
+        known = self.deployments.get(found.device)
+        if known is None or known.id == found.id or found.created_at >= known.created_at:
+            if known is not None and known.attempt < found.attempt:
+                before = self.earlier.get(found.device, ())
+                self.earlier[found.device] = (*before, known)
+            self.deployments[found.device] = found
+        elif found.device in self.earlier:
+            of_it = self.earlier[found.device]
+            self.earlier[found.device] = tuple(found if d.id == found.id else d for d in of_it)
 
     def put(self, device: fleet.Device) -> None:
         """A device as it is now."""
@@ -59,7 +76,8 @@ class Held:
             if deployment.outcome is None:
                 moments.append(deployment.created_at + made.deadline_s)
             else:
-                moments += [deployment.ended_at + s for s in (made.soak_s, plan.SETTLE_S)]
+                waits = {made.soak_s, plan.SETTLE_S, made.control_s or made.soak_s}
+                moments += [deployment.ended_at + s for s in waits]
         # A deadline holds once it is past, so the moment itself is looked at again.
         self.next_at = min((at for at in moments if at > now - 1.0), default=float("inf"))
         self.stirred = False
@@ -73,9 +91,13 @@ class Looks:
     open: dict[str, fleet.Deployment] = field(default_factory=dict)  # without an end, by id
     held: dict[str, Held] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)  # devices whose desired state may have changed
+    words: Words = field(init=False)  # what labels say
     _devices: set[str] = field(default_factory=set)
     _deployments: set[str] = field(default_factory=set)
     _studies: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.words = Words.of(self.store)
 
     @classmethod
     def of(cls, store: Store) -> Looks:
@@ -90,14 +112,18 @@ class Looks:
 
     def read(self) -> None:
         """Read again what was written since the last time."""
-        devices, self._devices = set(self._devices), _emptied(self._devices)
-        for name in devices:
-            self._device(name, self.store.devices.get(name))
+        # Deployments first: who was admitted stays, though it may no longer match.
         written, self._deployments = set(self._deployments), _emptied(self._deployments)
         for key in sorted(written):
             found = self.store.deployments.get(key)
             if found is not None:
                 self._deployment(found)
+        devices, self._devices = set(self._devices), _emptied(self._devices)
+        for name in devices:
+            self._device(name, self.store.devices.get(name))
+        if self.words.news():
+            for held in self.held.values():
+                held.stirred |= asks(held.rollout.gate)
         studies, self._studies = set(self._studies), _emptied(self._studies)
         for key in studies:
             study = self.store.studies.get(key)
@@ -106,14 +132,17 @@ class Looks:
 
     def _device(self, name: str, device: fleet.Device | None) -> None:
         for held in self.held.values():
-            fits = device is not None and is_target(held.rollout, held.release, device)
+            begun = name in held.deployments
             known = held.targets.get(name)
-            if device is not None and fits:
+            why = barred(held.rollout, held.release, device, begun=begun) if device else None
+            if device is not None and why is None:
                 held.stirred |= known is None or _differs(known, device)
                 held.put(device)
             elif known is not None:
                 held.drop(name)
                 held.stirred = True
+                if why is not None and why.bar is Bar.NOT_SELECTED:
+                    held.left[name] = why.reason
 
     def _deployment(self, found: fleet.Deployment) -> None:
         before = found.id in self.open
@@ -125,31 +154,32 @@ class Looks:
             self.asked.add(found.device)  # how far one has come changes nothing that is asked
         held = self.held.get(found.rollout)
         if held is not None:
-            known = held.deployments.get(found.device)
-            if known is None or known.id == found.id or found.created_at >= known.created_at:
-                held.deployments[found.device] = found
+            held.take(found)
             held.stirred = True
 
     def due(self, made: fleet.Rollout, release: fleet.Release, now: float) -> Held | None:
         """A rollout to decide about; None while nothing can have changed."""
         held = self.held.get(made.id)
         if held is None or held.release != release or not _alike(held.rollout, made):
+            newest, earlier = attempts(self.store.deployments.find(rollout=made.id))
+            targets = self._targets(made, release, set(newest))
             held = Held(
-                rollout=made, release=release, targets=self._targets(made, release),
-                deployments={d.device: d for d in self.store.deployments.find(rollout=made.id)},
-            )  # fmt: skip
+                rollout=made, release=release, targets=targets, deployments=newest, earlier=earlier
+            )
             self.held[made.id] = held
         if held.rollout != made:
             held.rollout, held.stirred = made, True
         return held if held.stirred or now >= held.next_at else None
 
-    def _targets(self, made: fleet.Rollout, release: fleet.Release) -> dict[str, fleet.Device]:
+    def _targets(
+        self, made: fleet.Rollout, release: fleet.Release, begun: set[str]
+    ) -> dict[str, fleet.Device]:
         if made.devices:
             named = [self.store.devices.get(name) for name in made.devices]
             devices = [d for d in named if d is not None]
         else:
             devices = list(self.store.devices.find(revoked=False))
-        return {d.name: d for d in devices if is_target(made, release, d)}
+        return {d.name: d for d in devices if is_target(made, release, d, begun=d.name in begun)}
 
     def drop(self, kept: set[str]) -> None:
         """Forget rollouts that are over."""
@@ -164,7 +194,9 @@ def _emptied(told: set[str]) -> set[str]:
 
 def _alike(before: fleet.Rollout, after: fleet.Rollout) -> bool:
     """Whether both are for the same devices."""
-    same = (before.devices, before.selector) == (after.devices, after.selector)
+    same = (before.devices, before.selector, before.where, before.control_ended_at) == (
+        after.devices, after.selector, after.where, after.control_ended_at,
+    )  # fmt: skip
     return same and after.state in (RolloutState.RUNNING, before.state)
 
 
@@ -177,8 +209,8 @@ def _differs(before: fleet.Device, after: fleet.Device) -> bool:
         return True
     then, now = before.reported, after.reported
     told = then is not None and now is not None and (
-        then.slots, then.fingerprint, then.understands, then.time_zone,
-    ) != (now.slots, now.fingerprint, now.understands, now.time_zone)  # fmt: skip
+        then.slots, then.fingerprint, then.understands, then.time_zone, then.quarantined,
+    ) != (now.slots, now.fingerprint, now.understands, now.time_zone, now.quarantined)  # fmt: skip
     still = replace(
         before, last_seen=after.last_seen, generation=after.generation, reported=after.reported,
         desired_key=after.desired_key,

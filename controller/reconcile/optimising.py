@@ -1,4 +1,4 @@
-"""From a trigger to a committed variant: fit again, release, roll out to that device alone."""
+"""From a trigger to a committed variant: fit again, release, roll out to its devices alone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from controller.domain import fleet, plan, triggers
+from controller.domain import fleet, plan, policy, triggers
 from controller.domain.fleet import JobStatus, RolloutState
-from controller.errors import FitmentError, Temporary
-from controller.reconcile import cohorts, fitting, releasing, rolling, zones
+from controller.domain.policy import Policy
+from controller.domain.tickets import Ticket
+from controller.errors import FitmentError, Temporary, TrustError
+from controller.reconcile import (
+    cohorts,
+    fitting,
+    policies,
+    releasing,
+    rolling,
+    servicing,
+    zones,
+)
 from controller.reconcile.context import Context
 from fitment.core.deployment import Outcome
+from fitment.core.measurement import Verdict
 
 log = logging.getLogger("controller.reconcile")
 
@@ -60,7 +71,8 @@ def _missed(
 ) -> triggers.Finding | None:
     """A budget that was missed where the variant was meant to be.
 
-    What a trigger asked for raises none: a device that misses it again is a case for people.
+    What a trigger asked for raises none: a device that misses it again is a case for people. So
+    is one that misses it alone while most of its cohort keep to it.
     """
     release = context.store.releases.get(deployment.release)
     rollout = context.store.rollouts.get(deployment.rollout)
@@ -70,32 +82,83 @@ def _missed(
     if model is None:
         return None
     budget = cohorts.budget_of(context, model, device.profile)
-    return triggers.missed(deployment.measurement, budget)
+    found = triggers.missed(deployment.measurement, budget)
+    if found is None:
+        return None
+    beside = [
+        d.measurement
+        for d in context.store.deployments.find(release=release.id)
+        if d.cohort == deployment.cohort and d.variant == deployment.variant
+        and d.measurement is not None and d.measurement.verdict is Verdict.VALID
+    ]  # fmt: skip
+    missing = sum(triggers.missed(taken, budget) is not None for taken in beside)
+    if triggers.shared(missing, len(beside)):
+        return found
+    _ticket(context, device, deployment, f"{found.reason}; {len(beside) - missing} of"
+            f" {len(beside)} devices of its cohort keep to it")  # fmt: skip
+    return None
+
+
+def _ticket(
+    context: Context, device: fleet.Device, deployment: fleet.Deployment, summary: str
+) -> None:
+    release = context.store.releases.get(deployment.release)
+    asked = [t for t in context.store.tickets.find(device=device.name) if t.slot == deployment.slot]
+    if release is None or device.cohort is None:
+        return
+    if any(not t.closed_at or t.opened_at >= deployment.ended_at for t in asked):
+        return  # somebody was told of just this
+    now, taken = context.clock(), deployment.measurement
+    servicing.open_(context, Ticket(
+        id=context.new_id(), device=device.name, model=release.model, slot=deployment.slot,
+        variant=deployment.variant, cohort=device.cohort, opened_at=now, updated_at=now,
+        summary=summary, numbers=dict(taken.conditions) if taken else {},
+        causes=tuple(taken.reasons) if taken else (),
+    ))  # fmt: skip
 
 
 def _open(
     context: Context, device: fleet.Device, deployment: fleet.Deployment, finding: triggers.Finding
 ) -> bool:
-    """Open a trigger, unless it was answered; says whether it waits for the cool-down."""
+    """Open a trigger or join one, unless it was answered; says whether it waits."""
     release = context.store.releases.get(deployment.release)
     if release is None or device.cohort is None:
         return False
-    now = context.clock()
-    of_device = context.store.triggers.find(device=device.name)
-    known = [t for t in of_device if t.model == release.model]
-    answer = triggers.may_open(device.cohort, known, since=deployment.ended_at, now=now)
+    now, cohort = context.clock(), device.cohort
+    known = context.store.triggers.find(model=release.model)
+    answer = triggers.may_open(device.name, cohort, known, since=deployment.ended_at, now=now)
+    if answer is triggers.Answer.JOIN:
+        _join(context, next(t for t in known if _gathers(t, cohort)), device.name)
     if answer is not triggers.Answer.OPEN:
         return answer is triggers.Answer.LATER
-    trigger = fleet.Trigger(
+    raise_(context, fleet.Trigger(
         id=context.new_id(), kind=finding.kind, device=device.name, model=release.model,
-        cohort=device.cohort, created_at=now, before=deployment.variant,
+        cohort=cohort, created_at=now, before=deployment.variant, devices={device.name: now},
         reason=f"{finding.reason}{_condition(device, deployment.slot)}",
-    )  # fmt: skip
+    ))  # fmt: skip
+    return False
+
+
+def raise_(context: Context, trigger: fleet.Trigger) -> None:
+    """Keep a trigger and say so in the audit log."""
     with context.store.transaction():
         context.store.triggers.add(trigger)
-        details = {"kind": trigger.kind.value, "reason": trigger.reason, "device": device.name}
-        context.record(f"device:{device.name}", "triggered", trigger.id, details)
-    return False
+        details = {"kind": trigger.kind.value, "reason": trigger.reason, "device": trigger.device}
+        if len(trigger.joined) > 1:
+            details["devices"] = str(len(trigger.joined))
+        context.record(f"device:{trigger.device}", "triggered", trigger.id, details)
+
+
+def _gathers(trigger: fleet.Trigger, cohort: fleet.Cohort) -> bool:
+    open_ = not trigger.closed_at and not trigger.rollout
+    return open_ and trigger.cohort == cohort and not trigger.by_level
+
+
+def _join(context: Context, trigger: fleet.Trigger, device: str) -> None:
+    with context.store.transaction():
+        devices = {**trigger.joined, device: context.clock()}
+        context.store.triggers.put(replace(trigger, devices=devices))
+        context.record(f"device:{device}", "trigger_joined", trigger.id, {"device": device})
 
 
 def _unchecked(device: fleet.Device, slot: str) -> bool:
@@ -139,21 +202,42 @@ def _guarded(context: Context, trigger: fleet.Trigger) -> None:
 
 
 def _step(context: Context, trigger: fleet.Trigger) -> None:
-    device = context.store.devices.get(trigger.device)
-    if device is None or device.revoked:
-        _close(context, trigger, "the device was revoked")
-    elif not trigger.rollout and device.cohort != trigger.cohort:
-        _close(context, trigger, "the device changed again before anything was released")
-    elif not trigger.job:
+    trigger = trigger if trigger.rollout else _still(context, trigger)
+    if trigger.closed_at:
+        return
+    if not trigger.job:
         with context.store.transaction():
-            job = fitting.start(context, trigger.model, trigger.cohort, trigger=trigger.id)
+            job = fitting.start(
+                context, trigger.model, trigger.cohort, trigger=trigger.id,
+                fresh=trigger.by_level, climbs_from=trigger.before if trigger.by_level else "",
+                level_ms=trigger.level_ms,
+            )  # fmt: skip
             context.store.triggers.put(replace(trigger, job=job.id))
-    elif not trigger.release:
+    elif not trigger.rollout and not trigger.release:
         _release(context, trigger)
     elif not trigger.rollout:
         _roll_out(context, trigger)
     else:
         _watch(context, trigger)
+
+
+def _still(context: Context, trigger: fleet.Trigger) -> fleet.Trigger:
+    """The trigger without devices that are not of its cohort any more; closed when none is left."""
+    kept, revoked = {}, False
+    for name, joined in trigger.joined.items():
+        device = context.store.devices.get(name)
+        revoked |= device is None or device.revoked
+        if device is not None and not device.revoked and device.cohort == trigger.cohort:
+            kept[name] = joined
+    if not kept:
+        words = "the device was revoked" if revoked else (
+            "the device changed again before anything was released"
+        )  # fmt: skip
+        return _close(context, trigger, words)
+    if len(kept) < len(trigger.joined):
+        trigger = replace(trigger, devices=kept)
+        context.store.triggers.put(trigger)
+    return trigger
 
 
 def _release(context: Context, trigger: fleet.Trigger) -> None:
@@ -163,7 +247,9 @@ def _release(context: Context, trigger: fleet.Trigger) -> None:
     elif job.status is JobStatus.DONE and job.choice is not None:
         if not job.choice.chosen:
             _close(context, trigger, job.choice.reason)
-        elif job.choice.chosen == trigger.before:
+        elif context.clock() - max(trigger.joined.values()) < _gather_s(context, trigger):
+            return  # more devices may ask for the same
+        elif not _others(context, trigger, job.choice.chosen):
             _close(context, trigger, f"the same variant is still right: {job.choice.reason}")
         else:
             with context.store.transaction():
@@ -171,22 +257,89 @@ def _release(context: Context, trigger: fleet.Trigger) -> None:
                 context.store.triggers.put(replace(trigger, release=made.id))
 
 
+def _gather_s(context: Context, trigger: fleet.Trigger) -> float:
+    """How long to wait for more; less and less, so that stragglers hold nobody up for long."""
+    waited = context.clock() - trigger.created_at
+    alone = len(cohorts.members(context, trigger.cohort)) <= len(trigger.joined)
+    most = _GATHER_MOST * context.settings.gather_s
+    return 0.0 if alone or waited > most else context.settings.gather_s
+
+
+_GATHER_MOST = 20
+"""A trigger waits for devices this many times the pause, whoever still comes."""
+
+
+def _others(context: Context, trigger: fleet.Trigger, chosen: str) -> tuple[str, ...]:
+    """Its devices that do not run what was chosen, in the order in which they asked.
+
+    Those that are a case for service come last: the first one is the canary.
+    """
+    model = context.store.models.get(trigger.model)
+    found = []
+    for name in trigger.joined:
+        ran = plan.running(context.store.deployments.find(device=name))
+        runs = ran.get(model.name) if model is not None else None
+        before = runs.variant if runs is not None else ""
+        if (before or trigger.before) != chosen:
+            found.append(name)
+    ill = {ticket.device for ticket in context.store.tickets.find(closed_at=0.0)}
+    return tuple(sorted(found, key=lambda name: name in ill))
+
+
 def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
     release = context.store.releases.get(trigger.release)
-    if release is None:
+    job = context.store.jobs.get(trigger.job)
+    if release is None or job is None or job.choice is None:
         _close(context, trigger, "its release is gone")
         return
-    if not release.approved_at:
-        if not context.settings.auto_approve:
-            return  # an operator decides: fitment model approve
-        releasing.approve(context, release.id, actor="controller")
+    may = policies.of(context, release.slot)
+    if not release.approved_at and not _approved(context, trigger, release, may):
+        return
+    devices = _others(context, trigger, job.choice.chosen)
+    if not devices:
+        _close(context, trigger, "its devices run what was chosen by now")
+        return
+    many = len(devices) >= _MANY
     asked = rolling.RolloutPlan(
-        devices=(trigger.device,), waves=(1.0,), gate=fleet.Gate(latency_ratio_max=None),
-        **_windows(context, trigger.device, release.slot),
+        devices=devices, waves=policy.waves(may, len(devices)),
+        gate=fleet.Gate(latency_ratio_max=None, max_failure_share=_FAILURES if many else 0.0),
+        **_windows(context, devices[0], release.slot),
     )  # fmt: skip
     with context.store.transaction():
         made = rolling.create(context, release.id, asked, trigger=trigger.id)
-        context.store.triggers.put(replace(trigger, rollout=made.id))
+        if policy.asks_after(may, len(devices)) >= 0:
+            ask = replace(made, asks_after=policy.asks_after(may, len(devices)))
+            context.store.rollouts.put(ask)
+        details = {"policy": may.value, "devices": str(len(devices)), "trigger": trigger.id}
+        context.record("controller", "policy_applied", made.id, details)
+        context.store.triggers.put(replace(trigger, rollout=made.id, waits=""))
+
+
+_MANY = 20
+_FAILURES = 0.02
+"""Of many devices some fail whatever they are given; of few, each is looked at."""
+
+
+def _approved(
+    context: Context, trigger: fleet.Trigger, release: fleet.Release, may: Policy
+) -> bool:
+    """Approve where the policy says so; else say who has to, and how."""
+    waits = f"an operator approves it (policy: {may.value}): fitment model approve {release.slot}"
+    if may is not Policy.PROPOSE:
+        try:
+            releasing.approve(context, release.id, actor="controller")
+        except TrustError as error:
+            waits = f"{error}; then: fitment model approve {release.slot}"
+        else:
+            return True
+    if trigger.waits != waits:
+        with context.store.transaction():
+            context.store.triggers.put(replace(trigger, waits=waits))
+            context.record("controller", "proposed", trigger.id, {
+                "release": release.id, "policy": may.value, "reason": trigger.reason,
+                **{key: why for key, why in release.reasons.items() if "/" in key},
+            })  # fmt: skip
+    return False
 
 
 def _windows(context: Context, device: str, slot: str) -> dict[str, Any]:
@@ -219,10 +372,18 @@ def _watch(context: Context, trigger: fleet.Trigger) -> None:
     elif made.state in _OVER:
         last = made.reasons[-1] if made.reasons else ""
         _close(context, trigger, f"rollout {made.state.value}: {last}{_numbers(context, made)}")
+    else:
+        waits = f"{made.asks}; answer: fitment rollout resume {made.id}" if made.asks else ""
+        if waits != trigger.waits:
+            context.store.triggers.put(replace(trigger, waits=waits))
+
+
+_TOLD = 5
+"""Devices whose numbers are told; the rollout has all."""
 
 
 def _numbers(context: Context, made: fleet.Rollout) -> str:
-    """What the device measured, beside what it ran before."""
+    """What the devices measured, beside what they ran before."""
     parts = []
     for deployment in context.store.deployments.find(rollout=made.id):
         taken = deployment.measurement
@@ -231,11 +392,14 @@ def _numbers(context: Context, made: fleet.Rollout) -> str:
             if taken.baseline_latency is not None:
                 words += f", before {taken.baseline_latency.p50_ms:.3f} ms on the same stack"
             parts.append(words)
-    return "".join(f"; {part}" for part in parts)
+    more = f"; and {len(parts) - _TOLD} more" if len(parts) > _TOLD else ""
+    return "".join(f"; {part}" for part in parts[:_TOLD]) + more
 
 
-def _close(context: Context, trigger: fleet.Trigger, result: str) -> None:
+def _close(context: Context, trigger: fleet.Trigger, result: str) -> fleet.Trigger:
     newest = context.store.triggers.get(trigger.id) or trigger
+    closed = replace(newest, closed_at=context.clock(), result=result, waits="")
     with context.store.transaction():
-        context.store.triggers.put(replace(newest, closed_at=context.clock(), result=result))
+        context.store.triggers.put(closed)
         context.record("controller", "trigger_closed", trigger.id, {"result": result})
+    return closed

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from controller.domain import fleet, plan, rollout, transitions
+from controller.domain import eligible, fleet, holding, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import asking, releasing, zones
+from controller.reconcile import asking, grouping, labelling, releasing, standing, zones
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
 
 REVERT = "revert:"
 """How the trigger of a rollout begins that brings devices back."""
+LEFT = "left_selection"
+"""A device was not admitted yet, and what the rollout asks for no longer holds of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutPlan:
-    """What an operator asks for; empty selector and devices: the whole fleet."""
+    """What an operator asks for; without any selection: the whole fleet."""
 
     selector: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""  # an expression; see `controller.domain.selection`
+    group: str = ""  # a stored one's name
     devices: tuple[str, ...] = ()
     waves: tuple[float, ...] = (0.1, 0.5, 1.0)
     soak_s: float = 0.0
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
     windows: tuple[str, ...] = ()
+    metered: bool = False
+    control_share: float = 0.0  # of devices that stay on what they run, to compare with
+    control_by: str = ""  # label whose devices stay together
+    control_s: float = 0.0  # for so long after the last wave
 
 
 def create(
@@ -38,9 +46,29 @@ def create(
     """Begin a rollout, or leave it waiting until its release is approved.
 
     Raises:
-        NotFound: no such release or device.
-        UserError: the waves do not add up, the release has nothing for any device, or a
-            maintenance window would never open.
+        NotFound: no such release, device or group.
+        UserError: the waves do not add up, the release has nothing for any device, the selection
+            excludes itself, or a maintenance window would never open.
+    """
+    made, release = drafted(context, release_id, asked, trigger=trigger)
+    with context.store.transaction():
+        context.store.rollouts.add(made)
+        details = {
+            "release": release.id, "waves": ", ".join(f"{w:g}" for w in asked.waves),
+            "for": eligible.asked_for(made),
+        }  # fmt: skip
+        context.record("controller" if trigger else "operator", "rollout_created", made.id, details)
+    return made
+
+
+def drafted(
+    context: Context, release_id: str, asked: RolloutPlan, *, trigger: str = ""
+) -> tuple[fleet.Rollout, fleet.Release]:
+    """What `create` would begin, with every reason to refuse it; nothing is kept.
+
+    Raises:
+        NotFound: as for `create`.
+        UserError: as for `create`.
     """
     release = context.store.releases.get(release_id)
     if release is None:
@@ -48,41 +76,43 @@ def create(
     asking.check_waves(asked.waves)
     asking.check_gate(asked.gate)
     windows = zones.read(asked.windows)
-    approved = bool(release.approved_at)
+    where = grouping.selection_of(context, asked.where, asked.group)
     made = fleet.Rollout(
-        id=context.new_id(), release=release_id, created_at=context.clock(),
-        state=RolloutState.RUNNING if approved else RolloutState.AWAITING_APPROVAL,
-        selector=dict(asked.selector), devices=asked.devices, waves=asked.waves,
-        soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate, trigger=trigger,
-        wave_started_at=context.clock(), windows=tuple(str(window) for window in windows),
+        id=context.new_id(), release=release_id, created_at=context.clock(), metered=asked.metered,
+        state=RolloutState.RUNNING if release.approved_at else RolloutState.AWAITING_APPROVAL,
+        selector=dict(asked.selector), where=where, group=asked.group, devices=asked.devices,
+        waves=asked.waves, soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate,
+        trigger=trigger, wave_started_at=context.clock(), windows=tuple(map(str, windows)),
+        control_share=asked.control_share, control_by=asked.control_by, control_s=asked.control_s,
     )  # fmt: skip
+    asking.check_named(context, made)
     chosen = targets(context, made, release)
     if not chosen:
         raise UserError(asking.nobody(context, made, release))
-    made = replace(made, windows_end=zones.check(windows, chosen, made))
-    with context.store.transaction():
-        context.store.rollouts.add(made)
-        details = {"release": release_id, "waves": ", ".join(f"{w:g}" for w in asked.waves)}
-        context.record("controller" if trigger else "operator", "rollout_created", made.id, details)
-    return made
+    made = asking.with_control(made, chosen)
+    chosen = tuple(d for d in chosen if not holding.is_held(made, d))
+    return replace(made, windows_end=zones.check(windows, chosen, made)), release
 
 
 def targets(
-    context: Context, made: fleet.Rollout, release: fleet.Release
+    context: Context, made: fleet.Rollout, release: fleet.Release, begun: Collection[str] = ()
 ) -> tuple[fleet.Device, ...]:
-    """Devices that the rollout is for and that the release has a variant for, in order."""
+    """Devices that the rollout is for and that the release has a variant for, in order.
+
+    ``begun`` are those that it has admitted.
+    """
     if made.devices:
         devices = [context.store.devices.get(name) for name in made.devices]
-        missing = [n for n, d in zip(made.devices, devices, strict=True) if d is None]
-        if missing:
-            raise NotFound(f"no device is named '{missing[0]}'; see: fitment device list")
-        chosen = [d for d in devices if d is not None and not d.revoked]
+        chosen = [d for d in devices if d is not None]
     else:
-        every = context.store.devices.find(revoked=False)
-        chosen = [d for d in every if rollout.selects(made.selector, d)]
-    return tuple(
-        d for d in chosen if rollout.variant_for(release, d) and not rollout.is_ahead(d, release)
-    )
+        chosen = list(context.store.devices.find(revoked=False))
+    return tuple(d for d in chosen if eligible.is_target(made, release, d, begun=d.name in begun))
+
+
+def controls(context: Context, made: fleet.Rollout, release: fleet.Release) -> tuple[str, ...]:
+    """Names of the devices that are held back now, in order."""
+    everyone = targets(context, standing.unheld(made), release) if made.control_below else ()
+    return standing.held(made, everyone)
 
 
 def advance(context: Context, looks: Looks) -> None:
@@ -111,21 +141,25 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     held = looks.due(made, release, now)
     if held is None:
         return
-    steps = rollout.steps(held.view(now))
+    steps = rollout.steps(replace(held.view(now), words=looks.words.about(made)))
     with context.store.transaction():
+        for name, why in held.left.items():
+            details = {"device": name, "reason": why}
+            context.record("controller", LEFT, made.id, details)
         for step in steps:
             EXECUTORS[type(step)](context, made, release, step)
+    held.left.clear()
     if not steps:
         held.rest(now)
 
 
 def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> rollout.View:
+    newest, earlier = rollout.attempts(context.store.deployments.find(rollout=made.id))
     return rollout.View(
-        rollout=made,
-        targets=targets(context, made, release),
-        deployments={d.device: d for d in context.store.deployments.find(rollout=made.id)},
-        now=context.clock(),
-    )
+        rollout=made, targets=targets(context, made, release, newest), deployments=newest,
+        earlier=earlier, now=context.clock(),
+        words=labelling.words(context.store, made) if labelling.asks(made.gate) else {},
+    )  # fmt: skip
 
 
 def judged(context: Context, rollout_id: str) -> tuple[tuple[GateReport, ...], Exposure]:
@@ -143,26 +177,43 @@ def judged(context: Context, rollout_id: str) -> tuple[tuple[GateReport, ...], E
     return rollout.reports(view, final=over), rollout.exposure(view)
 
 
+def left(context: Context, rollout_id: str) -> Mapping[str, str]:
+    """Devices that no longer were of the selection before their turn came, and why.
+
+    Raises:
+        NotFound: there is no such rollout.
+    """
+    made = get(context, rollout_id)
+    told = {
+        entry.details.get("device", ""): entry.details.get("reason", "")
+        for entry in context.store.audit.find(action=LEFT, subject=rollout_id)
+    }
+    begun = {d.device for d in context.store.deployments.find(rollout=rollout_id)} if told else ()
+    devices = {name: context.store.devices.get(name) for name in told}
+    return {
+        name: why
+        for name, why in told.items()
+        if (device := devices[name]) and name not in begun and not eligible.takes(made, device)
+    }
+
+
 def _admit(
     context: Context, made: fleet.Rollout, release: fleet.Release, step: rollout.Admit
 ) -> None:
     device = context.store.devices.get(step.device)
     if device is None:
         return
-    others = context.store.deployments.find(device=device.name, outcome=None)
-    same_slot = [d for d in others if d.slot == release.slot]
-    releases = [context.store.releases.get(d.release) for d in same_slot]
-    if any(other is not None and other.counter > release.counter for other in releases):
-        return  # something newer is on its way; when it is there, this device is ahead
-    for older in same_slot:
+    if newer_under_way(context, device, release) is not None:
+        return  # when it is there, this device is ahead
+    for older in _under_way(context, device, release):
         words = f"release {release.id} (counter {release.counter}) takes its place"
         _end(context, older, Outcome.SUPERSEDED, words)
     deployment = fleet.Deployment(
         id=context.new_id(), rollout=made.id, release=release.id, device=device.name,
-        slot=release.slot, variant=rollout.variant_for(release, device), wave=step.wave,
-        created_at=context.clock(), cohort=device.cohort,
+        slot=release.slot, variant=eligible.variant_for(release, device), wave=step.wave,
+        created_at=context.clock(), cohort=device.cohort, attempt=_attempt(context, made, device),
         fingerprint=device.reported.fingerprint if device.reported else None,
-        energy_before_mj=_energy_before(context, made.gate, device.name, release.slot),
+        **standing.before(context, made.gate, device.name, release.slot),
         windows=zones.spans_for(device, made, now=context.clock()),
     )  # fmt: skip
     context.store.deployments.add(deployment)
@@ -172,13 +223,27 @@ def _admit(
         _end(context, deployment, Outcome.CANCELLED, "no maintenance window is left for it")
 
 
-def _energy_before(context: Context, gate: fleet.Gate, device: str, slot: str) -> float | None:
-    """What an inference of the running variant took, as its own deployment measured it."""
-    if gate.energy_ratio_max is None:
-        return None
-    before = plan.running(context.store.deployments.find(device=device)).get(slot)
-    taken = before.measurement if before is not None else None
-    return taken.energy.value_mj if taken is not None and taken.tells_costs else None
+def newer_under_way(
+    context: Context, device: fleet.Device, release: fleet.Release
+) -> fleet.Release | None:
+    """A later release of the same slot that a device is at, and which must not be displaced."""
+    found = [context.store.releases.get(d.release) for d in _under_way(context, device, release)]
+    return next((r for r in found if r is not None and r.counter > release.counter), None)
+
+
+def _under_way(
+    context: Context, device: fleet.Device, release: fleet.Release
+) -> list[fleet.Deployment]:
+    others = context.store.deployments.find(device=device.name, outcome=None)
+    return [d for d in others if d.slot == release.slot]
+
+
+def _attempt(context: Context, made: fleet.Rollout, device: fleet.Device) -> int:
+    """Which attempt of the device the next one is: another where an operator asked for it."""
+    before = context.store.deployments.find(rollout=made.id, device=device.name)
+    if not before:
+        return 1
+    return before[-1].attempt + (before[-1].id in made.retried)
 
 
 def _time_out(
@@ -201,18 +266,24 @@ def _next_wave(
 def _halt(
     context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.Halt
 ) -> None:
-    _to(context, made, RolloutState.HALTED, step.reason)
+    to(context, made, RolloutState.HALTED, step.reason)
     hold_back(context, made.id)
 
 
 def _complete(
     context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.Complete
 ) -> None:
-    _to(context, replace(made, pending=step.pending), RolloutState.COMPLETED, step.reason)
+    to(context, replace(made, pending=step.pending), RolloutState.COMPLETED, step.reason)
 
 
 def _ask(context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.Ask) -> None:
-    _to(context, replace(made, asks=step.reason), RolloutState.PAUSED, step.reason)
+    to(context, replace(made, asks=step.reason), RolloutState.PAUSED, step.reason)
+
+
+def _let_go(
+    context: Context, made: fleet.Rollout, _release: fleet.Release, step: rollout.LetGo
+) -> None:
+    standing.end(context, made, step.reason, "controller")
 
 
 EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], None]] = {
@@ -222,6 +293,7 @@ EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], 
     rollout.Halt: _halt,
     rollout.Complete: _complete,
     rollout.Ask: _ask,
+    rollout.LetGo: _let_go,
 }
 """Every step and what runs it; a test holds the keys to the union."""
 
@@ -236,9 +308,14 @@ def _end(context: Context, deployment: fleet.Deployment, outcome: Outcome, reaso
     context.record("controller", "deployment_ended", deployment.id, details)
 
 
-def _to(
+def to(
     context: Context, made: fleet.Rollout, state: RolloutState, reason: str, actor: str = ""
 ) -> fleet.Rollout:
+    """Bring a rollout into another state, with the reason on record.
+
+    Raises:
+        Conflict: the table has no such step.
+    """
     transitions.check_rollout(made.state, state)
     changed = replace(
         made, state=state, reasons=(*made.reasons, reason) if reason else made.reasons
@@ -265,13 +342,13 @@ def approved(context: Context, release_id: str) -> None:
     """Start what waited for this release."""
     for made in context.store.rollouts.find(release=release_id):
         if made.state is RolloutState.AWAITING_APPROVAL:
-            _to(context, made, RolloutState.RUNNING, "the release was approved")
+            to(context, made, RolloutState.RUNNING, "the release was approved")
 
 
 def pause(context: Context, rollout_id: str) -> fleet.Rollout:
     """Admit nothing more; what is under way goes on, but for devices that wait for a window."""
     with context.store.transaction():
-        made = _to(context, get(context, rollout_id), RolloutState.PAUSED, "paused", "operator")
+        made = to(context, get(context, rollout_id), RolloutState.PAUSED, "paused", "operator")
         hold_back(context, rollout_id)
     return made
 
@@ -303,20 +380,22 @@ def resume(context: Context, rollout_id: str) -> fleet.Rollout:
     rate of false halts then holds from here on. A rollout that asked goes on without statistics.
     """
     made = get(context, rollout_id)
+    if made.state is RolloutState.COMPLETED:  # only `retry` opens it again
+        raise Conflict("the rollout is completed; to try failed devices again: rollout retry")
     if made.asks:
         made = replace(made, asks="", answered=made.wave)
     if made.state is RolloutState.HALTED:
         ended = context.store.deployments.find(rollout=rollout_id)
         accepted = tuple(d.id for d in ended if d.outcome is not None)
         made = replace(made, acknowledged=accepted)
-    return _to(context, made, RolloutState.RUNNING, "resumed", "operator")
+    return to(context, made, RolloutState.RUNNING, "resumed", "operator")
 
 
 def cancel(context: Context, rollout_id: str) -> fleet.Rollout:
     """Give it up: what is under way is taken back, what committed stays."""
     with context.store.transaction():
         made = get(context, rollout_id)
-        made = _to(context, replace(made, pending=()), RolloutState.CANCELLED, "cancelled",
+        made = to(context, replace(made, pending=()), RolloutState.CANCELLED, "cancelled",
                    "operator")  # fmt: skip
         for deployment in context.store.deployments.find(rollout=rollout_id, outcome=None):
             _end(context, deployment, Outcome.CANCELLED, "the rollout was cancelled")
@@ -345,52 +424,12 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
     gate = fleet.Gate(max_failure_share=1.0, latency_ratio_max=None)
     asked = RolloutPlan(
         devices=tuple(dict.fromkeys(d.name for d in devices)), waves=(1.0,), gate=gate,
-        deadline_s=made.deadline_s,
+        deadline_s=made.deadline_s, metered=made.metered,
     )  # fmt: skip
     with context.store.transaction():
         create(context, back.id, asked, trigger=made.trigger or f"{REVERT}{made.id}")
         made = replace(made, revert_release=back.id, pending=())
-        return _to(context, made, RolloutState.REVERTING, f"back to {back.id}", "operator")
-
-
-def reopen(context: Context, device: fleet.Device, drifted: fleet.Deployment, why: str) -> None:
-    """Try once more on a device that left its release by itself."""
-    made = context.store.rollouts.get(drifted.rollout)
-    again = fleet.Deployment(
-        id=context.new_id(), rollout=drifted.rollout, release=drifted.release,
-        device=device.name, slot=drifted.slot, variant=drifted.variant, wave=drifted.wave,
-        created_at=context.clock(), cohort=device.cohort,
-        fingerprint=device.reported.fingerprint if device.reported else None,
-        reasons=(why,), windows=zones.spans_for(device, made, now=context.clock()) if made else (),
-    )  # fmt: skip
-    if made is not None and made.windows and not again.windows:
-        return  # outside its windows nothing is switched, and none is left
-    with context.store.transaction():
-        context.store.deployments.add(again)
-        details = {"device": device.name, "release": drifted.release, "reason": why}
-        context.record("controller", "drift_reopened", again.id, details)
-
-
-def check_drift(context: Context, name: str) -> float | None:
-    """See whether a device still runs what it committed; try again once when it does not.
-
-    Returns:
-        When to look again, where a commit is too fresh to tell.
-    """
-    device = context.store.devices.get(name)
-    if device is None or device.revoked:
-        return None
-    now = context.clock()
-    every = context.store.deployments.find(device=name)
-    settled: list[float] = []
-    for committed in plan.running(every).values():
-        if now - committed.ended_at < plan.SETTLE_S:
-            settled.append(committed.ended_at + plan.SETTLE_S)
-        why = plan.drifted(device, committed, every, now=now)
-        release = context.store.releases.get(committed.release) if why else None
-        if release is not None and not rollout.is_ahead(device, release):
-            reopen(context, device, committed, why)
-    return min(settled, default=None)
+        return to(context, made, RolloutState.REVERTING, f"back to {back.id}", "operator")
 
 
 def _finish_revert(context: Context, made: fleet.Rollout) -> None:
@@ -408,4 +447,4 @@ def _finish_revert(context: Context, made: fleet.Rollout) -> None:
         return
     away = sorted(set(names) - ended)
     reason = f"{len(ended)} went back" + (f"; offline: {', '.join(away)}" if away else "")
-    _to(context, made, RolloutState.REVERTED, reason)
+    to(context, made, RolloutState.REVERTED, reason)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from controller.domain import fleet
 from controller.domain import windows as rules
-from controller.domain.rollout import keeps_to_windows
+from controller.domain.eligible import keeps_to_windows
 from controller.domain.windows import MOST_SPANS, Window, parse, spans
 from controller.errors import UserError
 from fitment.core.deployment import Span

@@ -1,8 +1,8 @@
-"""The fit side of a simulation: every fit gives the same two modelled variants, at once."""
+"""The fit side of a simulation: every fit gives the same modelled variants, at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,11 @@ def _content(name: str) -> bytes:
 class ModelledFits:
     """Takes the place of worker processes."""
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(
+        self, folder: Path, model: str, variants: Sequence[fleet.Variant] | None = None
+    ) -> None:
         self._folder = folder
-        self._model = model
+        self._variants = variants or [variant(name, model) for name in ("fp32", "int8")]
         self._known: set[str] = set()
 
     def start(self, job: str, _request: Mapping[str, Any]) -> None:
@@ -57,7 +59,7 @@ class ModelledFits:
         return job in self._known
 
     def poll(self, _job: str) -> FitProgress:
-        made = [variant(name, self._model) for name in ("fp32", "int8")]
+        made = list(self._variants)
         result = {
             "variants": plain.to_plain(made), "fp32_accuracy": 0.9, "fp32_bytes": ARCHIVE_BYTES,
             "archives": {v.bundle.archive: str(self._file(v.name)) for v in made},

@@ -69,8 +69,8 @@ class World:
         self.now = BEGIN_S
         self.wanted = wanted
         self.store: Store = store or MemoryStore("default")
-        self.devices = {d.name: d for d in seed.devices(wanted)}
-        self.release = seed.fill(self.store, list(self.devices.values()), self.now)
+        self.devices: dict[str, SimDevice] = {d.name: d for d in self._members()}
+        self.release = self._fill()
         self._chance = random.Random(wanted.seed + 1)
         self._numbers = itertools.count()
         self._heap: list[_Due] = []
@@ -78,17 +78,29 @@ class World:
         self.ticks: list[float] = []  # real seconds of each
         self._context = Context(
             store=self.store, trust=trust, blobs=MemoryBlobs(), profiles=all_profiles(),
-            fits=ModelledFits(folder, seed.MODEL.id), publish=self._publish,
-            clock=lambda: self.now, started_at=self.now,
-            settings=ReconcileSettings(
-                optimise=wanted.scenario.upgrades > 0, auto_approve=True, confirm=False
-            ),
+            fits=self._fits(folder), publish=self._publish,
+            clock=lambda: self.now, started_at=self.now, settings=self._settings(),
         )  # fmt: skip
         self.controller = Controller(self._context)
         for device in self.devices.values():
             self._flip(device)
             if device.traits.upgrades_at is not None:
                 self._push(device, BEGIN_S + device.traits.upgrades_at, What.UPGRADE)
+
+    # What another world does in another way
+
+    def _members(self) -> list[SimDevice]:
+        return seed.devices(self.wanted)
+
+    def _fill(self) -> fleet.Release:
+        return seed.fill(self.store, list(self.devices.values()), self.now)
+
+    def _fits(self, folder: Path) -> ModelledFits:
+        return ModelledFits(folder, seed.MODEL.id)
+
+    def _settings(self) -> ReconcileSettings:
+        optimise = self.wanted.scenario.upgrades > 0
+        return ReconcileSettings(optimise=optimise, auto_approve=True, confirm=False)
 
     def run(self, plan: RolloutPlan = PLAN, *, most_s: float = 86_400.0) -> Result:
         """Until the rollout is over and nothing of it is open, or the time is."""

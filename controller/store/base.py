@@ -20,8 +20,11 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, DeviceGroup, Note
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
-from controller.domain.telemetry import Held, Keep, Query, Rollup
+from controller.domain.telemetry import Held, Keep, Query, Rollup, Sample
+from controller.domain.tickets import Ticket
 from fitment.core import plain
 from fitment.core.telemetry import Ack, TelemetryBatch
 
@@ -110,6 +113,18 @@ class Telemetry(Protocol):
         """What was rolled up, a record a span and origin, oldest first."""
         ...
 
+    def quantities(self, device: str) -> tuple[str, ...]:
+        """Names of all that a device sent and that is kept, sorted."""
+        ...
+
+    def next_sample_s(self, device: str, since_s: float) -> float | None:
+        """When its first sample that is kept and not older than that was taken."""
+        ...
+
+    def samples(self, device: str, since_s: float, until_s: float) -> tuple[Sample, ...]:
+        """What is kept of a device in ``since_s <= time < until_s``, oldest first."""
+        ...
+
     def held(self) -> Held:
         """How much there is; costs little."""
         ...
@@ -139,9 +154,21 @@ class Store(Protocol):
     @property
     def triggers(self) -> Collection[fleet.Trigger]: ...
     @property
+    def tickets(self) -> Collection[Ticket]: ...
+    @property
     def audit(self) -> Collection[fleet.AuditEntry]: ...
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
+    @property
+    def pages(self) -> Collection[LabelPage]: ...
+    @property
+    def tallies(self) -> Collection[FieldTally]: ...
+    @property
+    def groups(self) -> Collection[DeviceGroup]: ...
+    @property
+    def notes(self) -> Collection[Note]: ...
+    @property
+    def applicants(self) -> Collection[Applicant]: ...
     @property
     def telemetry(self) -> Telemetry: ...
 
@@ -162,8 +189,14 @@ KEYS: Mapping[type, str] = {
     fleet.Rollout: "id",
     fleet.Deployment: "id",
     fleet.Trigger: "id",
+    Ticket: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
+    LabelPage: "key",
+    FieldTally: "key",
+    DeviceGroup: "name",
+    Note: "id",
+    Applicant: "name",
 }
 """Field that is a record's key."""
 
@@ -178,8 +211,14 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Rollout: ("release", "state"),
     fleet.Deployment: ("rollout", "device", "release", "outcome"),
     fleet.Trigger: ("device", "model", "closed_at"),
+    Ticket: ("device", "model", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
+    LabelPage: ("device",),
+    FieldTally: ("device", "release", "variant"),
+    DeviceGroup: (),
+    Note: ("device",),
+    Applicant: (),
 }
 """Fields that ``find`` may filter on."""
 

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, DeviceGroup, Note
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
+from controller.domain.tickets import Ticket
 from controller.errors import Conflict
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
 from controller.store.telemetry_memory import MemoryTelemetry
@@ -141,8 +144,14 @@ class MemoryStore:
         self.rollouts = MemoryCollection(fleet.Rollout)
         self.deployments = MemoryCollection(fleet.Deployment)
         self.triggers = MemoryCollection(fleet.Trigger)
+        self.tickets = MemoryCollection(Ticket)
         self.audit = MemoryCollection(fleet.AuditEntry)
         self.answers = MemoryCollection(fleet.Answer)
+        self.pages = MemoryCollection(LabelPage)
+        self.tallies = MemoryCollection(FieldTally)
+        self.groups = MemoryCollection(DeviceGroup)
+        self.notes = MemoryCollection(Note)
+        self.applicants = MemoryCollection(Applicant)
         self.telemetry = MemoryTelemetry()
         self._settings: dict[str, str] = {}
         self._depth = 0

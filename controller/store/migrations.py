@@ -74,7 +74,62 @@ def _keep_operators(connection: Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX operator_hash ON operator (tenant, hash)")
 
 
-STEPS: tuple[Step, ...] = (_keep_rollups, _keep_answers, _keep_operators)
+def _keep_tickets(connection: Connection) -> None:
+    """Service tickets."""
+    connection.exec_driver_sql(
+        "CREATE TABLE ticket (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, device VARCHAR NOT NULL,'
+        " model VARCHAR NOT NULL, closed_at VARCHAR NOT NULL, PRIMARY KEY (position),"
+        ' CONSTRAINT ticket_key UNIQUE (tenant, "key"))'
+    )
+    for name in ("device", "model", "closed_at"):
+        connection.exec_driver_sql(f"CREATE INDEX ticket_{name} ON ticket (tenant, {name})")
+
+
+def _keep_groups(connection: Connection) -> None:
+    """Groups of devices, notes on them, and devices that wait to be let in."""
+    for table, more in (("group_", ""), ("note", " device VARCHAR NOT NULL,"), ("applicant", "")):
+        connection.exec_driver_sql(
+            f"CREATE TABLE {table} (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+            f' "key" VARCHAR NOT NULL, document TEXT NOT NULL,{more} PRIMARY KEY (position),'
+            f' CONSTRAINT {table}_key UNIQUE (tenant, "key"))'
+        )
+    connection.exec_driver_sql("CREATE INDEX note_device ON note (tenant, device)")
+
+
+_KEEP_LABELS = (
+    (
+        "CREATE TABLE label_page (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, device VARCHAR NOT NULL,'
+        ' PRIMARY KEY (position), CONSTRAINT label_page_key UNIQUE (tenant, "key"))'
+    ),
+    "CREATE INDEX label_page_device ON label_page (tenant, device)",
+    (
+        "CREATE TABLE field_tally (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, device VARCHAR NOT NULL,'
+        ' "release" VARCHAR NOT NULL, variant VARCHAR NOT NULL,'
+        ' PRIMARY KEY (position), CONSTRAINT field_tally_key UNIQUE (tenant, "key"))'
+    ),
+    "CREATE INDEX field_tally_device ON field_tally (tenant, device)",
+    'CREATE INDEX field_tally_release ON field_tally (tenant, "release")',
+    "CREATE INDEX field_tally_variant ON field_tally (tenant, variant)",
+)
+
+
+def _keep_labels(connection: Connection) -> None:
+    """Labels from the field, and what they come to."""
+    for statement in _KEEP_LABELS:
+        connection.exec_driver_sql(statement)
+
+
+STEPS: tuple[Step, ...] = (
+    _keep_rollups,
+    _keep_answers,
+    _keep_operators,
+    _keep_tickets,
+    _keep_groups,
+    _keep_labels,
+)
 """Step ``i`` leads from version ``i + 1`` to ``i + 2``; none is ever changed or removed."""
 
 _KEY = "schema_version"

@@ -19,8 +19,11 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, DeviceGroup, Note
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.lease import Lease
 from controller.domain.roles import Operator
+from controller.domain.tickets import Ticket
 from controller.errors import Conflict, LeaseLost, UserError
 from controller.store import lease
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
@@ -185,8 +188,14 @@ class SqlStore:
         self.rollouts = SqlCollection(session, tenant, fleet.Rollout)
         self.deployments = SqlCollection(session, tenant, fleet.Deployment)
         self.triggers = SqlCollection(session, tenant, fleet.Trigger)
+        self.tickets = SqlCollection(session, tenant, Ticket)
         self.audit = SqlCollection(session, tenant, fleet.AuditEntry)
         self.answers = SqlCollection(session, tenant, fleet.Answer)
+        self.pages = SqlCollection(session, tenant, LabelPage)
+        self.tallies = SqlCollection(session, tenant, FieldTally)
+        self.groups = SqlCollection(session, tenant, DeviceGroup)
+        self.notes = SqlCollection(session, tenant, Note)
+        self.applicants = SqlCollection(session, tenant, Applicant)
         self.telemetry = SqlTelemetry(session, tenant)
 
     @contextmanager

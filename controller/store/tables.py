@@ -23,7 +23,10 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, DeviceGroup, Note
+from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
+from controller.domain.tickets import Ticket
 
 
 class Row(SQLModel):
@@ -135,6 +138,16 @@ class TriggerRow(Row, table=True):
     closed_at: str
 
 
+class TicketRow(Row, table=True):
+    """`tickets.Ticket`."""
+
+    __tablename__ = "ticket"
+    __table_args__ = _keyed("ticket", "device", "model", "closed_at")
+    device: str
+    model: str
+    closed_at: str
+
+
 class AuditRow(Row, table=True):
     """`fleet.AuditEntry`."""
 
@@ -151,6 +164,46 @@ class AnswerRow(Row, table=True):
     __table_args__ = _keyed("answer")
 
 
+class PageRow(Row, table=True):
+    """`labels.LabelPage`."""
+
+    __tablename__ = "label_page"
+    __table_args__ = _keyed("label_page", "device")
+    device: str
+
+
+class FieldTallyRow(Row, table=True):
+    """`labels.FieldTally`."""
+
+    __tablename__ = "field_tally"
+    __table_args__ = _keyed("field_tally", "device", "release", "variant")
+    device: str
+    release: str
+    variant: str
+
+
+class GroupRow(Row, table=True):
+    """`belonging.DeviceGroup`."""
+
+    __tablename__ = "group_"  # `group` is a keyword of SQL
+    __table_args__ = _keyed("group_")
+
+
+class NoteRow(Row, table=True):
+    """`belonging.Note`."""
+
+    __tablename__ = "note"
+    __table_args__ = _keyed("note", "device")
+    device: str
+
+
+class ApplicantRow(Row, table=True):
+    """`belonging.Applicant`."""
+
+    __tablename__ = "applicant"
+    __table_args__ = _keyed("applicant")
+
+
 ROWS: Mapping[type, type[Row]] = {
     fleet.Device: DeviceRow,
     fleet.Token: TokenRow,
@@ -162,8 +215,14 @@ ROWS: Mapping[type, type[Row]] = {
     fleet.Rollout: RolloutRow,
     fleet.Deployment: DeploymentRow,
     fleet.Trigger: TriggerRow,
+    Ticket: TicketRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
+    LabelPage: PageRow,
+    FieldTally: FieldTallyRow,
+    DeviceGroup: GroupRow,
+    Note: NoteRow,
+    Applicant: ApplicantRow,
 }
 """Record type to row type."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,7 @@ from controller.domain.telemetry import (
     Period,
     Query,
     Rollup,
+    Sample,
     added,
     is_reading,
     origin_of,
@@ -55,6 +57,8 @@ class MemoryTelemetry:
     def __init__(self) -> None:
         self._outboxes: dict[tuple[str, str], _Outbox] = {}
         self._rollups: dict[Period, dict[object, Rollup]] = {period: {} for period in Period}
+        # Keys of rollups; one that is not there any more does no harm.
+        self._by_device: dict[Period, dict[str, dict[object, None]]] = {p: {} for p in Period}
         self._rows_ever = 0
         self._armed = False
         self._before: _Before | None = None
@@ -120,21 +124,27 @@ class MemoryTelemetry:
                     more = rolled(quantity, start, origin, [value])
                     key = (quantity, start, origin)
                     rollups[key] = added(rollups[key], more) if key in rollups else more
+                    self._by_device[period].setdefault(origin.device, {})[key] = None
 
     def forget(self, what: Keep, before_s: float, keep: int, limit: int) -> int:
         self._change()
         if what is Keep.RAW:
             return self._forget_raw(before_s, keep, limit)
         rollups = self._rollups[_PERIODS[what]]
-        oldest = sorted(rollups, key=lambda key: rollups[key].start_s)
         excess = len(rollups) - keep
+        if excess > 0:
+            oldest = heapq.nsmallest(limit, rollups.items(), key=lambda item: item[1].start_s)
+        else:
+            oldest = [item for item in rollups.items() if item[1].start_s < before_s]
+            oldest = sorted(oldest, key=lambda item: item[1].start_s)[:limit]
         gone = [
             key
-            for place, key in enumerate(oldest[:limit])
-            if rollups[key].start_s < before_s or place < excess
+            for place, (key, rollup) in enumerate(oldest)
+            if rollup.start_s < before_s or place < excess
         ]
         for key in gone:
-            del rollups[key]
+            device = rollups.pop(key).origin.device
+            self._by_device[_PERIODS[what]].get(device, {}).pop(key, None)
         return len(gone)
 
     def _forget_raw(self, before_s: float, keep: int, limit: int) -> int:
@@ -153,12 +163,38 @@ class MemoryTelemetry:
     def rollups(self, query: Query) -> tuple[Rollup, ...]:
         found = [
             rollup
-            for rollup in self._rollups[query.period].values()
-            if rollup.quantity == query.quantity
+            for rollup in self._of(query)
+            if (rollup.quantity == query.quantity or query.prefix)
+            and rollup.quantity.startswith(query.quantity)
             and query.since_s <= rollup.start_s < query.until_s
             and all(getattr(rollup.origin, k) == value for k, value in query.wanted.items())
         ]
         return tuple(sorted(found, key=lambda rollup: rollup.start_s)[: query.limit])
+
+    def quantities(self, device: str) -> tuple[str, ...]:
+        mine = (kept.batch.columns for kept in self._kept() if kept.device == device)
+        return tuple(sorted({name for columns in mine for name in columns}))
+
+    def next_sample_s(self, device: str, since_s: float) -> float | None:
+        later = self.samples(device, since_s, float("inf"))
+        return later[0].wall_s if later else None
+
+    def samples(self, device: str, since_s: float, until_s: float) -> tuple[Sample, ...]:
+        found = [
+            _sample(kept, number, wall / 1e9)
+            for kept in self._kept()
+            if kept.device == device
+            for number, wall in enumerate(kept.batch.wall_unix_ns)
+            if since_s <= wall / 1e9 < until_s
+        ]
+        return tuple(sorted(found, key=lambda sample: sample.wall_s))
+
+    def _of(self, query: Query) -> Iterable[Rollup]:
+        """Those of its device, or all; the look at one device must not be one at the fleet."""
+        kept, by_device = self._rollups[query.period], self._by_device[query.period]
+        if not query.device:
+            return kept.values()
+        return [kept[key] for key in by_device.get(query.device, ()) if key in kept]
 
     def held(self) -> Held:
         return Held(
@@ -181,6 +217,9 @@ class MemoryTelemetry:
         """Put everything back as it was at `begin`."""
         if self._before is not None:
             self._outboxes, self._rollups, self._rows_ever = self._before
+            for period, kept in self._rollups.items():
+                for key, rollup in kept.items():
+                    self._by_device[period].setdefault(rollup.origin.device, {})[key] = None
         self.end()
 
     def _change(self) -> None:
@@ -198,6 +237,15 @@ def _without_empty(outbox: _Outbox) -> _Outbox:
     ]  # fmt: skip
     left = {number: kept for number, kept in outbox.batches.items() if number not in gone}
     return replace(outbox, batches=left, forgotten=max([outbox.forgotten, *gone]))
+
+
+def _sample(kept: _Kept, number: int, wall_s: float) -> Sample:
+    columns = kept.batch.columns.items()
+    said = {name: column.values[number] for name, column in columns}
+    return Sample(
+        device=kept.device, wall_s=wall_s, boot_id=kept.batch.boot_id, tags=kept.batch.tags,
+        values={name: value if is_reading(value) else None for name, value in said.items()},
+    )  # fmt: skip
 
 
 def _check(batch: TelemetryBatch) -> None:

@@ -21,10 +21,11 @@ from controller.domain.telemetry import (
     Period,
     Query,
     Rollup,
+    Sample,
     origin_of,
     rolled,
 )
-from controller.store import telemetry_intake
+from controller.store import telemetry_export, telemetry_intake
 from controller.store.session import Session
 from controller.store.tables import (
     FORGETTABLE,
@@ -214,7 +215,7 @@ class SqlTelemetry:
         until = query.until_s if math.isfinite(query.until_s) else None
         conditions = [
             table.tenant == self._tenant, table.period == query.period.value,
-            table.quantity == query.quantity, table.start_s >= query.since_s,
+            *_quantity(query), table.start_s >= query.since_s,
             *([] if until is None else [table.start_s < until]),
             *(table[name] == value for name, value in query.wanted.items()),
         ]  # fmt: skip
@@ -222,6 +223,18 @@ class SqlTelemetry:
             oldest = select(*table).where(*conditions).order_by(table.start_s).limit(query.limit)
             rows = connection.execute(oldest).mappings().all()
         return tuple(_read(row) for row in rows)
+
+    def quantities(self, device: str) -> tuple[str, ...]:
+        with self._session.transaction() as connection:
+            return telemetry_export.quantities(connection, self._tenant, device)
+
+    def next_sample_s(self, device: str, since_s: float) -> float | None:
+        with self._session.transaction() as connection:
+            return telemetry_export.next_sample_s(connection, self._tenant, device, since_s)
+
+    def samples(self, device: str, since_s: float, until_s: float) -> tuple[Sample, ...]:
+        with self._session.transaction() as connection:
+            return telemetry_export.samples(connection, self._tenant, device, since_s, until_s)
 
     def held(self) -> Held:
         with self._session.transaction() as connection:
@@ -242,6 +255,13 @@ class SqlTelemetry:
 def add_functions(connection: Any) -> None:
     """Teach a connection what the statements here call."""
     connection.create_function("add_sketches", 2, _add_sketches, deterministic=True)
+
+
+def _quantity(query: Query) -> tuple[Any, ...]:
+    """A prefix as a range, which an index serves; no quantity has a character above these."""
+    if not query.prefix:
+        return (_ROLLUP.quantity == query.quantity,)
+    return (_ROLLUP.quantity >= query.quantity, _ROLLUP.quantity < f"{query.quantity}\U0010ffff")
 
 
 def _add_sketches(one: str, other: str) -> str:

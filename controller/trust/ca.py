@@ -103,6 +103,14 @@ class CertificateAuthority:
         validity = Validity(start=_now() - BACKDATE, end=_in_days(days))
         return self._issued(device_name, public_key, validity)
 
+    def key_hash(self, csr_pem: bytes) -> str:
+        """Digest (``sha256:…``) of the key that a request is for.
+
+        Raises:
+            TrustError: the request does not hold.
+        """
+        return certificates.key_hash(certificates.read_csr(csr_pem))
+
     def issue_server(self, hosts: Sequence[str]) -> tuple[bytes, bytes]:
         """Key and certificate chain (leaf, then CA) for gRPC and MQTT; PEM both.
 

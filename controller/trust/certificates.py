@@ -23,6 +23,7 @@ from cryptography.x509.oid import (
 )
 
 from controller.errors import TrustError
+from fitment.core import digest
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 """Start of validity of our own certificates: a device whose clock fell back to 1970 must still
@@ -156,6 +157,14 @@ def read_csr(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
     if not signed:
         raise TrustError("the certificate request is not signed by its own key")
     return p256(key)
+
+
+def key_hash(key: ec.EllipticCurvePublicKey) -> str:
+    """``sha256:…`` of a public key (SubjectPublicKeyInfo, DER)."""
+    der = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return digest.digest_bytes(der)
 
 
 def p256(key: object) -> ec.EllipticCurvePublicKey:

@@ -15,11 +15,15 @@ def main() -> int:
     """Measure all, or one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
-    parts = ("variants", "loop", "serving", "calibration", "fleet", "wire")
+    parts = (
+        "variants", "loop", "serving", "calibration", "fleet", "wire", "month", "device", "soak",
+    )  # fmt: skip
     parser.add_argument("--only", choices=parts)
     parser.add_argument("--images", type=int, default=10_000, help="test images for calibration")
     parser.add_argument("--rollouts", type=int, default=1000, help="of each story, for fleet")
     parser.add_argument("--devices", default="100,1000,10000", help="fleets, for wire")
+    parser.add_argument("--month-devices", type=int, default=30, help="for month")
+    parser.add_argument("--seeds", type=int, default=3, help="for month")
     parser.add_argument("--link", choices=("auto", "mqtt", "grpc"), default="auto")
     arguments = parser.parse_args()
     # Before any library starts its threads.
@@ -34,6 +38,12 @@ def main() -> int:
         (out / "fleet.json").write_text(json.dumps(found, indent=2) + "\n")
         print(json.dumps(found["fleet"], indent=2))
         return 0
+    if arguments.only == "month":
+        from tests.benchmarks.fleet import month
+
+        found["month"] = month.measure(arguments.month_devices, arguments.seeds, out, say)
+        (out / "month.json").write_text(json.dumps(found, indent=2) + "\n")
+        return 0
     if arguments.only == "wire":
         from tests.benchmarks.fleet import wire
 
@@ -41,6 +51,11 @@ def main() -> int:
         found["wire"] = wire.measure(sizes, say)
         (out / "wire.json").write_text(json.dumps(found, indent=2) + "\n")
         print(json.dumps(found["wire"], indent=2))
+        return 0
+    if arguments.only in ("device", "soak"):
+        found[arguments.only] = _device(arguments.only, out)
+        (out / f"{arguments.only}.json").write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps(found[arguments.only], indent=2))
         return 0
     if arguments.only in (None, "variants"):
         found["variants"] = variants.measure(out, say)
@@ -65,6 +80,19 @@ def _fleet(rollouts: int) -> dict[str, Any]:
         "rollouts": statistics.measure(rollouts, say),
         "tick_memory": ticks.measure((100, 1000, 10_000), say, "memory"),
         "tick_sqlite": ticks.measure((100, 1000), say),
+    }
+
+
+def _device(part: str, out: Path) -> dict[str, Any]:
+    """What an agent takes and how it measures: minutes; ``soak`` over an hour."""
+    from tests.benchmarks import serving
+    from tests.benchmarks.device import footprint, loadgen, soak
+
+    if part == "soak":
+        return soak.measure(say)
+    return {
+        "footprint": footprint.measure(out, say),
+        "loadgen": loadgen.measure(out, serving.bundles(out, say), say),
     }
 
 

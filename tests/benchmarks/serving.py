@@ -79,19 +79,24 @@ def bundles(out: Path, say: Callable[[str], None]) -> dict[str, Path]:
     return {name: found[name] for name in VARIANTS}
 
 
-def _made(out: Path) -> dict[str, Path]:
+def litert_bundle(out: Path) -> Path:
+    """What the same fit made for LiteRT, in eight bits; after `bundles`."""
+    return _made(out, ("int8-s8s8",), "litert")["int8-s8s8"]
+
+
+def _made(out: Path, names: Sequence[str] = VARIANTS, runtime: str = "onnx") -> dict[str, Path]:
     """The newest bundle of each variant that the fit's cache holds."""
     paths = (out / "fit" / ".work" / "cache").glob("rungs/*/bundle/*/bundle.json")
     found = {}
     for path in sorted(paths, key=lambda item: item.stat().st_mtime):
         manifest = json.loads(path.read_bytes())
-        if manifest["name"] in VARIANTS and manifest["runtime"] == "onnx":
+        if manifest["name"] in names and manifest["runtime"] == runtime:
             found[manifest["name"]] = path.parent
     return found
 
 
 @contextlib.contextmanager
-def _served(folder: Path, bundle: Path, **options: Any) -> Iterator[tuple[Path, int]]:
+def serving_on(folder: Path, bundle: Path, **options: Any) -> Iterator[tuple[Path, int]]:
     """A serving worker; gives the folder of its sockets ``g`` and ``s``, and its process id."""
     folder.mkdir(parents=True)
     job = ServeJob(
@@ -131,7 +136,7 @@ def _throughput(folder: Path, bundle: Path, python: Path) -> dict[str, Any]:
         served = {}
         for mode, options in MODES.items():
             place = folder / mode.replace(" ", "-")
-            served[mode] = stack.enter_context(_served(place, bundle, **options))
+            served[mode] = stack.enter_context(serving_on(place, bundle, **options))
         for number in range(ROUNDS):
             for callers in CALLERS:
                 modes = list(MODES) if number % 2 else list(reversed(MODES))
@@ -221,7 +226,7 @@ def _overhead(folder: Path, bundle: Path) -> dict[str, Any]:
     """One caller: the model in this process, over frames, and over gRPC; blocks alternate."""
     loaded = installed.load(installed.read(bundle), RuntimeOptions())
     values = installed.goldens(loaded.bundle).inputs[:1]
-    with _served(folder, bundle) as (place, _pid):
+    with serving_on(folder, bundle) as (place, _pid):
         ways = {
             "in process": lambda: loaded.session.run([values]),
             "frames": _frames(place / "s", values),
@@ -289,7 +294,7 @@ def _swaps(folder: Path, made: Mapping[str, Path], python: Path) -> dict[str, An
     for letter, bundle in zip("ab", made.values(), strict=True):
         shutil.copytree(bundle, slots.folder("shoes", letter))
     slots.switch("shoes", "a")
-    with _served(folder / "run", slots.link("shoes"), follow=True) as (place, pid):
+    with serving_on(folder / "run", slots.link("shoes"), follow=True) as (place, pid):
         still = _round(python, place / "g", pid, SWAP_CALLERS)
         script = subprocess.Popen(
             [sys.executable, "-c", _SWITCHER, str(folder / "slots"), str(SWAP_EVERY_S)], cwd=ROOT

@@ -10,59 +10,14 @@ from pathlib import Path
 import pytest
 
 from controller.domain import fleet
-from controller.domain.roles import Operator, Role
 from controller.domain.telemetry import Held, Keep, Origin, Period, Query, Rollup, pooled
 from controller.errors import Conflict
 from controller.store import open_store
 from controller.store.base import INDEXED, KEYS, Store
 from controller.store.memory import MemoryStore
-from fitment.core.deployment import BundleRef, DeploymentState, Outcome, StudyKind
-from fitment.core.fingerprint import Facet, Fingerprint
+from fitment.core.deployment import Outcome
 from fitment.core.telemetry import Column, TelemetryBatch
-
-COHORT = fleet.Cohort(profile="p", hardware="sha256:h", stack="sha256:s")
-BUNDLE = BundleRef(
-    variant="sha256:v", name="fp32", archive="sha256:a", archive_bytes=1, target="bundles/x.tar.xz"
-)
-FACET = Facet.of({"cpu": "a76"})
-SEEN = Fingerprint(chassis=FACET, hardware=FACET, stack=FACET, condition=FACET)
-DEVICE = fleet.Device(name="k", profile="pi5", labels={"site": "north"}, serials=("1", "2"))
-DEPLOYMENT = fleet.Deployment(
-    id="k", rollout="r", release="r", device="d", slot="s", variant="v", wave=0, created_at=1.0,
-    state=DeploymentState.FETCHING, cohort=COHORT, fingerprint=SEEN,
-)  # fmt: skip
-STUDY = fleet.StudyRecord(
-    id="k", kind=StudyKind.PROBE, device="d", cohort=COHORT, bundle=BUNDLE, created_at=1.0
-)
-RECORDS = {
-    "devices": DEVICE,
-    "tokens": fleet.Token(hash="k", created_at=1.0, expires_at=2.0),
-    "operators": Operator(
-        name="k", role=Role.VIEWER, hash="sha256:h", created_at=1.0, expires_at=2.0
-    ),
-    "models": fleet.ModelVersion(
-        id="k", name="m", version="1", digest="d", snapshot="/s", registered_at=1.0,
-        budget=fleet.Budget(accuracy_drop_max=0.01), profile_budgets={"pi5": fleet.Budget()},
-    ),
-    "jobs": fleet.FitJob(
-        id="k", model="m", cohort=COHORT, status=fleet.JobStatus.PROBING, created_at=1.0,
-        choice=fleet.Choice(chosen="v", reason="fast", rejected={"w": "slow"}),
-    ),
-    "studies": STUDY,
-    "releases": fleet.Release(id="k", model="m", slot="s", counter=3, created_at=1.0),
-    "rollouts": fleet.Rollout(
-        id="k", release="r", state=fleet.RolloutState.RUNNING, created_at=1.0
-    ),
-    "deployments": DEPLOYMENT,
-    "triggers": fleet.Trigger(
-        id="k", kind=fleet.TriggerKind.STACK_CHANGED, device="d", model="m", cohort=COHORT,
-        reason="r", created_at=1.0,
-    ),
-    "audit": fleet.AuditEntry(
-        id="k", at=1.0, actor="controller", action="a", subject="s", details={"n": "1"}
-    ),
-    "answers": fleet.Answer(key="k", request="sha", at=1.0, body="{}"),
-}  # fmt: skip
+from tests.contract.store_records import DEPLOYMENT, DEVICE, RECORDS, STUDY
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -256,6 +211,21 @@ def test_latest_is_newest_first_and_leaves_out_what_no_sensor_said(store: Store)
     assert store.telemetry.latest("d", "energy_mj", 9) == ()
 
 
+def test_samples_are_read_by_device_and_time(store: Store) -> None:
+    hot = replace(batch(5), columns={"temperature_c": Column(values=(40.0, 41.0))})
+    for device, sent in (("d", batch(1)), ("d", batch(3)), ("d", hot), ("e", batch(3))):
+        store.telemetry.ingest(device, sent)
+    assert store.telemetry.quantities("d") == ("latency_p50_ms", "temperature_c")
+    assert store.telemetry.quantities("nobody") == ()
+    assert store.telemetry.next_sample_s("d", 1.5) == 3.0
+    assert store.telemetry.next_sample_s("d", 6.0) is None
+    first, second = store.telemetry.samples("d", 1.0, 3.0)
+    assert (first.device, first.wall_s, first.boot_id) == ("d", 1.0, "b")
+    assert (first.tags, first.values) == ({"slot": "s"}, {"latency_p50_ms": 0.5})
+    assert second.values == {"latency_p50_ms": None}, "what no sensor said is there as nothing"
+    assert len(store.telemetry.samples("d", 0.0, 9.0)) == 6
+
+
 def test_ragged_batches_are_refused_whole(store: Store) -> None:
     ragged = replace(batch(1), columns={"a": Column(values=(1.0,))})
     with pytest.raises(ValueError, match=r".+"):
@@ -324,6 +294,7 @@ def test_rollups_are_asked_for_by_whose_they_are_and_when(store: Store) -> None:
     assert asked(until_s=7200.0) == asked(limit=2) == both[:2]
     assert asked(profile="jetson") == asked(device="b", release="r1") == []
     assert store.telemetry.rollups(Query(quantity="y_ms")) == ()
+    assert len(store.telemetry.rollups(Query(quantity="x_", prefix=True, device="b"))) == 2
 
 
 def test_percentiles_are_right_within_two_percent(store: Store) -> None:

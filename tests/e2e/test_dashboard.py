@@ -86,6 +86,7 @@ def test_every_page_fits_in_light_and_dark_and_asks_nobody_else(
         f"/rollouts/{made.done}",
         "/devices/stand-in",
         "/devices/no",
+        f"/preview?release={made.release}",
     )
     grounds = set()
     for size, scheme in ((WIDE, "light"), (PHONE, "dark")):

@@ -31,6 +31,7 @@ class History:
     done: str  # rollout
     waiting: str  # rollout; its devices are away
     fit: str
+    release: str  # that waits
 
 
 def fill(data_dir: Path) -> History:
@@ -91,7 +92,7 @@ def _live(controller: Controller, twins: dict[str, TwinDevice]) -> History:
         twin.disconnect()
     again = controller.create_release(model.id)
     waiting = controller.create_rollout(again.id, RolloutPlan())
-    return History(model=model.id, done=done.id, waiting=waiting.id, fit=job.id)
+    return History(model=model.id, done=done.id, waiting=waiting.id, fit=job.id, release=again.id)
 
 
 def _turn(controller: Controller, twins: dict[str, TwinDevice], done: Callable[[], object]) -> None:

@@ -22,7 +22,7 @@ from tests.integration.test_serve import Running, start
 pytest.importorskip("nicegui", reason="no dashboard: pip install 'fitment[dashboard]'")
 
 BROWSER = {"accept": "text/html,application/xhtml+xml"}
-PAGES = ("/", "/models", "/rollouts", "/triggers", "/audit")
+PAGES = ("/", "/models", "/rollouts", "/triggers", "/tickets", "/audit")
 
 
 @dataclass
@@ -138,13 +138,30 @@ def test_every_page_tells_its_part(console: Console) -> None:
     expected = {
         "/": ("edge-1", "stand-in", "emulated", "offline", "m: int8"),
         "/devices/stand-in": ("emulated", "committed", "valid", "not asked", "runtime.onnx"),
-        "/devices/edge-1": ("temperature", "40 to 42.5", "no sensor says it"),
+        "/devices/edge-1": (
+            "temperature",
+            "40 to 42.5",
+            "no sensor says it",
+            "m: int8 committed",
+            "matched a profile",
+            "measured int8",
+        ),
+        f"/preview?release={made.release}": (
+            "up to wave 1 (10%)",
+            "edge-1",
+            "2 of them are offline",
+            "rollout create",
+        ),
+        f"/preview?release={made.release}&where=label.site%20%3D%20%22x%22": (
+            "cannot read the expression",
+        ),
         "/models": ("m 1",),
         f"/models/{made.model}": ("chosen", "interpolated", "accuracy", "bubble", "approved"),
         "/rollouts": ("completed", "running"),
         f"/rollouts/{made.done}": ("wave 2", "2 of 2 committed", "edge-1", "the whole fleet"),
         f"/rollouts/{made.waiting}": ("No device was admitted yet", "fitment-agent run"),
         "/triggers": ("fitment status",),
+        "/tickets": ("No device does worse than its kind",),
         "/audit": ("rollout completed", "release approved"),
         "/devices/nobody": ("no device", "fitment device list"),
         "/rollouts/none": ("no rollout",),

@@ -18,7 +18,7 @@ from controller.errors import Conflict, FitError, NotFound, TrustError, UserErro
 from controller.testing import ScriptedFits
 from controller.trust import Trust
 from fitment.core.telemetry import Column, TelemetryBatch
-from tests.integration.gateway_stage import TOKEN, Stage, staged
+from tests.integration.gateway_stage import NOW, TOKEN, Stage, staged
 
 MODEL = fleet.ModelVersion(
     id="model-1", name="m", version="1", digest="sha256:m", snapshot="/none", registered_at=1.0
@@ -304,6 +304,7 @@ def test_answers_are_plain_json(stage: Stage, client: Client) -> None:
 def test_the_command_line_shows_all_of_it(
     stage: Stage,
     client: Client,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -331,10 +332,25 @@ def test_the_command_line_shows_all_of_it(
     for arguments in (
         ["status"], ["model", "list"], ["model", "show", "m"], ["rollout", "list"], ["audit"],
         ["variant", "compare", "fp32", "int8"],
-        ["release", "list"], ["trigger", "list"], ["device", "telemetry", "device-a", "x_ms"],
+        ["release", "list"], ["trigger", "list"], ["ticket", "list"], ["model", "policy", "m"],
+        ["model", "policy", "m", "canary"], ["model", "policy", "--all", "propose"],
+        ["device", "telemetry", "device-a", "x_ms"],
     ):  # fmt: skip
         assert says(*arguments)
         json.loads(says(*arguments, "--json"))
+    lines = tmp_path / "labels.jsonl"
+    seen = [{"device": "device-a", "time": NOW + n, "correct": n > 0, "slice": "night"}
+            for n in range(4)]  # fmt: skip
+    lines.write_text("".join(f"{json.dumps(line)}\n" for line in seen))
+    assert "4 taken, 0 changed, 0 known" in says("label", "post", str(lines))
+    assert "0 taken, 0 changed, 4 known" in says("label", "post", str(lines))
+    assert "75.00%" in says("label", "show", "--device", "device-a", "--by", "slice")
+    assert "new      all" in says("rollout", "field", rollout_id)
+    rows = client.field("release", device="device-a").rows
+    assert [(row.name, row.count, row.right) for row in rows] == [(release, 4, 3)]
+    lines.write_text('{"device": "device-a", "time": 1}\n')
+    assert cli.run(["label", "post", str(lines)]) == cli.USER_ERROR
+    assert "label 1: a line has one of 'label'" in capsys.readouterr().err
     assert cli.run(["rollout", "pause", rollout_id]) == cli.USER_ERROR
     assert cli.run(["model", "approve", "m"]) == cli.USER_ERROR
     assert "is revoked" in says("device", "revoke", "device-a")

@@ -331,8 +331,10 @@ def test_quarantine_after_failures_in_a_row_and_another_stack_is_another_chance(
     assert world.report("d-4").outcome is Outcome.FAILED
     assert world.report("d-5").outcome is Outcome.REJECTED
     assert "quarantine" in " ".join(world.reported.notes)
+    assert world.reported.quarantined == (f"{SLOT}/{world.report('d-4').variant}",)
     world.device = fingerprint("1.21")
     world.run(20)
+    assert world.reported.quarantined == ()
     world.wish(assignment("d-6"))
     world.run(5)
     assert world.report("d-6").outcome is Outcome.FAILED

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,6 +25,7 @@ LOOK_S: Final = 0.2
 RETRY_S: Final = 5.0
 """After a bundle that could not be loaded, unless the link moves on before; then twice as long."""
 MOST_RETRY_S: Final = 300.0
+_MOST_WORDS: Final = 2000
 
 
 class Place(NamedTuple):
@@ -93,12 +94,22 @@ def until(
     while not stopping.wait(LOOK_S):
         try:
             wanted = resolve(link)
-            if wanted == at or (wanted == failed and time.monotonic() < again_s):
+            if wanted == at:
+                service.refused = None
+                continue
+            if wanted == failed and time.monotonic() < again_s:
                 continue
             pause_s = min(MOST_RETRY_S, 2 * pause_s) if wanted == failed else RETRY_S
             failed, again_s = wanted, time.monotonic() + pause_s
             service.swap(wanted.folder, wanted.overlay)
         except JobError as error:
+            service.refused = refusal(failed, error)
             sys.stderr.write(f"action=follow code={error.code} reason={error.message}\n")
             continue
-        at, failed = wanted, None
+        at, failed, service.refused = wanted, None, None
+
+
+def refusal(place: Place | None, error: JobError) -> Mapping[str, str]:
+    """What is told in ``stats`` of a bundle that could not take over."""
+    folder = place.folder if place is not None else ""
+    return {"folder": folder, "code": error.code, "message": error.message[:_MOST_WORDS]}

@@ -21,6 +21,7 @@ from agent.workers.runtimes import base
 from agent.workers.runtimes.base import Array, Session, Tensor
 from agent.workers.serving.inputs import InputWatch
 from agent.workers.serving.meter import Meter
+from agent.workers.serving.predictions import PredictionWatch
 
 _CHECKED_TOGETHER = 8  # golden inputs in the run that shows whether samples are independent
 
@@ -45,6 +46,7 @@ class Served:
     session_lock: threading.Lock = field(default_factory=threading.Lock)
     meter: Meter = field(default_factory=Meter)
     watch: InputWatch = field(default_factory=lambda: InputWatch((), every=0))
+    predictions: PredictionWatch = field(default_factory=lambda: PredictionWatch(every=0))
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -171,7 +173,10 @@ def examine(
     cut, portion, why = _cut(session, known)
     reference = installed.input_reference(loaded.bundle)
     watch = InputWatch(shown.session.inputs, every=watch_every, reference=reference)
-    return Served(loaded=shown, own=loaded, cut=cut, portion=portion, why=why, watch=watch)
+    return Served(
+        loaded=shown, own=loaded, cut=cut, portion=portion, why=why, watch=watch,
+        predictions=PredictionWatch(every=watch_every),
+    )  # fmt: skip
 
 
 def _cut(session: Session, known: Goldens) -> tuple[Cut, int, str]:

@@ -10,7 +10,7 @@ import collections
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -57,6 +57,7 @@ class Service:
         self._shadow: Shadow | None = None
         self.requests = 0
         self.swaps = 0
+        self.refused: Mapping[str, str] | None = None  # what the slot leads to and is not served
         self._served = self._load(folder, overlay)
         limit_ms = self._serving.p99_limit_ms
         policy = Policy(
@@ -198,6 +199,7 @@ class Service:
                 "errors_by_code": errors,
                 **served.meter.report(),
                 "inputs": served.watch.report(),
+                "predictions": served.predictions.report(),
                 "shadow": None if shadow is None else shadow.report(),
             }  # fmt: skip
 
@@ -212,6 +214,7 @@ class Service:
         served.meter.ran(run.rows, run.run_ns)
         requests = [item.feeds for item in run.requests]
         served.watch.ran(requests)
+        served.predictions.ran(run.outputs[0], run.rows)
         shadow = self._shadow
         if shadow is not None:
             output = serving.offered(served.outputs[0], run.outputs[0])

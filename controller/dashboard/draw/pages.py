@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from controller.dashboard.draw.beside import form
 from controller.dashboard.draw.charts import pareto, sparkline
+from controller.dashboard.draw.life import timeline
 from controller.dashboard.draw.markup import (
     Html,
     Part,
@@ -146,12 +149,14 @@ def device(view: Twin) -> Html:
     return join(
         heading(view.name, " ", badge(view.state), " ", emulated(view.emulated)),
         head,
+        section("Service tickets", tickets(view.tickets)) if view.tickets else Html(""),
         section("Slots", _slots(view)),
         section("Notes", reasons(view.notes) or empty("The device has nothing to note.")),
         section("Telemetry", tag("div", charts, class_="sparks") if view.samples else empty(
             "It has sent no sample yet; agents sample every few seconds while they run.")),
         section("History", history if view.history else empty(
             "Nothing was deployed to it yet. Start a rollout:", "fitment rollout create RELEASE")),
+        section("Timeline", timeline(view), note="what is on record of it, newest first"),
         section("Twin", tag("div", twins, class_="twin") if twins else silent,
                 note="what the device says of itself"),
     )  # fmt: skip
@@ -292,8 +297,9 @@ def _release(view: ReleaseRow) -> Html:
     way = tag("p", "Rollouts: ", [join(part, " ") for part in gone]) if gone else (
         empty("Not rolled out:", command)
     )  # fmt: skip
+    plan = tag("a", "What a rollout would do", href=f"/preview?release={quote(view.id, safe='')}")
     return tag(
-        "article", title, tag("p", tag("code", view.id), " ", moment(view.created_at)),
+        "article", title, tag("p", tag("code", view.id), " ", moment(view.created_at), " ", plan),
         table(f"Release {view.counter}", ("cohort", "variant", "because"), rows), way,
         class_="fit",
     )  # fmt: skip
@@ -361,7 +367,14 @@ def _evidence(view: Waves) -> Html:
     ]  # fmt: skip
     columns = ("cohort", "gate", "state", "estimate", "bet against", "devices", "because")
     said = tag("p", view.exposure, class_="note") if view.exposure else ""
-    return join(table("Evidence of the gates", columns, rows) if rows else "", said)
+    return join(table("Evidence of the gates", columns, rows) if rows else "", said, _field(view))
+
+
+def _field(view: Waves) -> Html:
+    """How devices answered by labels, new beside old beside the control group."""
+    rows = [(f.devices, f.slice, value(f.accuracy), f.labels, f.must_pass) for f in view.field]
+    columns = ("devices", "slice", "accuracy", "labels", "must pass")
+    return table("Answers in the field, by labels", columns, rows) if rows else Html("")
 
 
 def rollout_head(view: Waves) -> Html:
@@ -375,7 +388,7 @@ def rollout_head(view: Waves) -> Html:
         ("deadline", view.deadline), ("soak", view.soak), ("created", moment(view.created_at)),
         ("asked by", join("a trigger: ", link("triggers", "triggers")) if view.trigger else ""),
         ("goes back to", view.revert_release), ("still away", ", ".join(view.pending)),
-        ("asks", view.asks),
+        ("control group", view.control), ("asks", view.asks),
     )))  # fmt: skip
 
 
@@ -385,7 +398,7 @@ def triggers(rows: tuple[journal.TriggerRow, ...]) -> Html:
         return empty("Nothing has asked for another fit. What runs and how it fares:",
                      "fitment status")  # fmt: skip
     lines = [
-        (t.kind, badge(t.state), link(t.device, "devices", t.device),
+        (t.kind, badge(t.state), join(link(t.device, "devices", t.device), _more(t.more)),
          link(t.model_name, "models", t.model), t.reason,
          join(t.result or "–", " ", link("rollout", "rollouts", t.rollout) if t.rollout else ""),
          moment(t.at))
@@ -393,6 +406,25 @@ def triggers(rows: tuple[journal.TriggerRow, ...]) -> Html:
     ]  # fmt: skip
     columns = ("kind", "state", "device", "model", "because", "what came of it", "since")
     return table("Triggers", columns, lines)
+
+
+def _more(devices: int) -> str:
+    return f" and {devices} more" if devices > 0 else ""
+
+
+def tickets(rows: tuple[journal.TicketRow, ...]) -> Html:
+    """Devices that do worse than their kind."""
+    if not rows:
+        return empty("No device does worse than its kind. Closed tickets:",
+                     "fitment ticket list --all")  # fmt: skip
+    lines = [
+        (link(t.device, "devices", t.device), badge(t.state),
+         join(t.summary, tag("div", t.numbers, class_="note")), reasons(t.causes),
+         t.result or join("close it: ", tag("code", f"fitment ticket close {t.id}")), moment(t.at))
+        for t in rows
+    ]  # fmt: skip
+    columns = ("device", "state", "what", "probable cause", "what came of it", "since")
+    return table("Service tickets", columns, lines)
 
 
 def audit(view: journal.Audit) -> Html:

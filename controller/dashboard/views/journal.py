@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from controller.dashboard.views.words import State, Tone
 from controller.domain import fleet
+from controller.domain.tickets import NO_CAUSE, Ticket, TicketState
 from fitment.core import digest
 
 SHOWN_MOST = 200
@@ -22,12 +23,27 @@ class TriggerRow:
     at: float
     kind: str
     device: str
+    more: int  # devices that it is for beside that one
     model: str  # id
     model_name: str
     state: State
     reason: str
     result: str
     rollout: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketRow:
+    """One device that does worse than its kind."""
+
+    id: str
+    at: float
+    device: str
+    state: State
+    summary: str
+    causes: tuple[str, ...]  # what sensors show, or that none does
+    numbers: str
+    result: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +76,40 @@ def trigger_rows(
     return tuple(
         TriggerRow(
             id=t.id, at=t.created_at, kind=t.kind.value.replace("_", " "), device=t.device,
+            more=len(t.joined) - 1,
             model=t.model, model_name=names.get(t.model, short(t.model)),
             state=State(word="closed", tone=Tone.QUIET) if t.closed_at else State(
                 word="open", tone=Tone.WARN
             ),
-            reason=t.reason, result=t.result, rollout=t.rollout,
+            reason=t.reason, result=t.result or t.waits, rollout=t.rollout,
         )
         for t in ordered[:SHOWN_MOST]
     )  # fmt: skip
+
+
+_TONES = {
+    TicketState.OPEN: Tone.WARN,
+    TicketState.ACKNOWLEDGED: Tone.BUSY,
+    TicketState.CLOSED: Tone.QUIET,
+}
+
+
+def ticket_rows(tickets: Sequence[Ticket]) -> tuple[TicketRow, ...]:
+    """Open ones first, then the newest; at most `SHOWN_MOST`."""
+    ordered = sorted(tickets, key=lambda t: (bool(t.closed_at), -t.opened_at))
+    return tuple(
+        TicketRow(
+            id=t.id, at=t.opened_at, device=t.device, summary=t.summary,
+            state=State(word=t.state.value, tone=_TONES[t.state]),
+            causes=t.causes or (NO_CAUSE,), result=t.result or _looks(t),
+            numbers=", ".join(f"{key.replace('_', ' ')} {v:.4g}" for key, v in t.numbers.items()),
+        )
+        for t in ordered[:SHOWN_MOST]
+    )  # fmt: skip
+
+
+def _looks(ticket: Ticket) -> str:
+    return f"{ticket.acknowledged_by} looks at it" if ticket.acknowledged_by else ""
 
 
 def audit(

@@ -14,7 +14,8 @@ from controller.dashboard.views.words import (
     job_state,
     rollout_state,
 )
-from controller.domain import fleet, rollout
+from controller.domain import eligible, fleet
+from controller.domain.tickets import Ticket
 
 SHOWN_MOST = 200
 """Rows of one table; more are found by the filter, and said."""
@@ -36,6 +37,7 @@ class FleetRecords:
     rollouts: Sequence[fleet.Rollout] = ()  # those that have not ended
     deployments: Sequence[fleet.Deployment] = ()  # of these rollouts
     triggers: Sequence[fleet.Trigger] = ()  # open ones
+    tickets: Sequence[Ticket] = ()  # the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +190,7 @@ def rollout_row(
     made: fleet.Rollout, devices: Sequence[fleet.Device], deployments: Sequence[fleet.Deployment]
 ) -> RolloutRow:
     """How far a rollout is: ended deployments against the devices it is for."""
-    wanted = set(made.devices) or {d.name for d in devices if rollout.selects(made.selector, d)}
+    wanted = set(made.devices) or {d.name for d in devices if eligible.takes(made, d)}
     newest = {d.device: d for d in deployments if d.rollout == made.id}
     ended = sum(d.outcome is not None for d in newest.values())
     whole = len(wanted | set(newest))
@@ -228,6 +230,10 @@ def _counts(records: FleetRecords) -> tuple[Count, ...]:
         Count(
             name="open triggers", number=len(records.triggers), page="triggers",
             tone=Tone.WARN if records.triggers else Tone.QUIET,
+        ),
+        Count(
+            name="open tickets", number=len(records.tickets), page="tickets",
+            tone=Tone.WARN if records.tickets else Tone.QUIET,
         ),
     )  # fmt: skip
 

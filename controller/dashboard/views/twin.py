@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from controller.dashboard.views import words
+from controller.dashboard.views.journal import TicketRow, ticket_rows
 from controller.dashboard.views.words import State, Value, none
 from controller.domain import fleet
+from controller.domain.history import Event
+from controller.domain.tickets import Ticket
 from fitment.core import digest
 from fitment.core.deployment import CalibrationReport, RungReport, SlotReport
 from fitment.core.fingerprint import Facet
 
 HISTORY_MOST = 50
+TIMELINE_MOST = 100
 SAMPLES_MOST = 120
 
 COLUMNS: Mapping[str, str] = {
@@ -35,6 +39,8 @@ class DeviceRecords:
     names: Mapping[str, str] | None = None  # variant digest -> name
     series: Mapping[str, tuple[tuple[float, float], ...]] | None = None  # newest first
     samples: int = 0
+    events: Sequence[Event] = ()  # all that is on record, oldest first
+    tickets: Sequence[Ticket] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +81,16 @@ class HistoryRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """One entry of its life."""
+
+    at: float
+    kind: str
+    what: str
+    details: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """One quantity over time, oldest first, without gaps."""
 
@@ -103,6 +119,8 @@ class Twin:
     older: int  # deployments beyond the shown ones
     series: tuple[Series, ...]
     samples: int
+    timeline: tuple[EventRow, ...]  # newest first
+    tickets: tuple[TicketRow, ...] = ()
 
 
 def twin(records: DeviceRecords) -> Twin:
@@ -131,7 +149,16 @@ def twin(records: DeviceRecords) -> Twin:
             for column, values in (records.series or {}).items()
         ),
         samples=records.samples,
+        timeline=tuple(event_row(e) for e in [*records.events][: -TIMELINE_MOST - 1 : -1]),
+        tickets=ticket_rows(records.tickets),
     )
+
+
+def event_row(event: Event) -> EventRow:
+    """One entry as a line; who did it stands first."""
+    by = (("by", event.actor),) if event.actor else ()
+    given = tuple((key, value) for key, value in event.details.items() if value)
+    return EventRow(at=event.at, kind=event.kind.value, what=event.what, details=(*by, *given))
 
 
 def slot_row(slot: SlotReport) -> SlotRow:

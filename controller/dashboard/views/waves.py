@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from controller.dashboard.views import words
 from controller.dashboard.views.twin import variant_name
 from controller.dashboard.views.words import State, Tone, Value
-from controller.domain import fleet, transitions, windows
+from controller.domain import eligible, fleet, transitions, windows
+from controller.domain.field import Slice
 from controller.domain.fleet import RolloutState
-from controller.domain.judgement import Exposure, GateReport, GateVerdict, TooFew
+from controller.domain.judgement import Exposure, GateReport, GateVerdict, TooFew, Unit
 from controller.domain.sequential import MOST
 from fitment.core.deployment import DeploymentState, Span
 
@@ -26,6 +27,10 @@ ACTS: Mapping[str, tuple[RolloutState, str]] = {
     "revert": (
         RolloutState.REVERTING,
         "Every device that was updated goes back to what it ran before.",
+    ),
+    "let-go": (
+        RolloutState.RUNNING,
+        "The control group ends: its devices get the release like the others.",
     ),
     "cancel": (
         RolloutState.CANCELLED,
@@ -47,6 +52,8 @@ class RolloutRecords:
     audit: Sequence[fleet.AuditEntry] = ()  # about the rollout itself
     gates: Sequence[GateReport] = ()
     exposure: Exposure | None = None
+    control: Sequence[str] = ()  # devices that are held back now
+    field: Sequence[Slice] = ()  # what labels say: new, old and control devices
     now: float = 0.0  # of the controller's clock
 
 
@@ -95,6 +102,17 @@ class GateRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRow:
+    """How a group of devices answered, by labels."""
+
+    devices: str
+    slice: str
+    accuracy: Value
+    labels: str
+    must_pass: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waves:
     """A rollout's page."""
 
@@ -114,6 +132,8 @@ class Waves:
     devices: tuple[DeploymentRow, ...]
     gates: tuple[GateRow, ...]
     exposure: str
+    control: str
+    field: tuple[FieldRow, ...]
     asks: str
     pending: tuple[str, ...]
     revert_release: str
@@ -133,7 +153,7 @@ def waves(records: RolloutRecords) -> Waves:
         release=made.release,
         state=words.rollout_state(made),
         created_at=made.created_at,
-        selector=_selection(made),
+        selector=eligible.asked_for(made),
         gate=gate(made.gate),
         deadline=f"{windows.words(made.deadline_s)} for each device"
         if made.deadline_s >= 3600
@@ -145,11 +165,13 @@ def waves(records: RolloutRecords) -> Waves:
         devices=tuple(deployment_row(d, devices.get(d.device), names, records.now) for d in every),
         gates=tuple(gate_row(report) for report in records.gates),
         exposure=exposure(records.exposure),
+        control=control(made, records.control),
+        field=tuple(field_row(row) for row in records.field),
         asks=made.asks,
         pending=made.pending,
         revert_release=made.revert_release,
         trigger=made.trigger,
-        acts=acts(made.state),
+        acts=acts(made.state, holds=bool(records.control)),
     )
 
 
@@ -216,10 +238,10 @@ _TONES: Mapping[GateVerdict, Tone] = {
 
 def gate_row(report: GateReport) -> GateRow:
     """One gate of one cohort as a line."""
-    share = report.gate in {"failures", "agreement"}
+    unit = report.unit
     note = f"allowed {report.limit:g}"
     if report.low is not None or report.high is not None:
-        note = f"{_number(report.low, share)} to {_number(report.high, share)}, {note}"
+        note = f"{_number(report.low, unit)} to {_number(report.high, unit)}, {note}"
     silent = f", {report.missing} without a number" if report.missing else ""
     bet = words.none("not statistical")
     if report.e_value is not None and report.e_needed is not None:
@@ -229,17 +251,19 @@ def gate_row(report: GateReport) -> GateRow:
         cohort=report.cohort,
         gate=report.gate,
         state=State(word=report.verdict.value, tone=_TONES[report.verdict]),
-        estimate=Value(text=_number(report.estimate, share), note=note),
+        estimate=Value(text=_number(report.estimate, unit), note=note),
         bet=bet,
         samples=Value(text=str(report.samples), note=f"{report.waiting} under way{silent}"),
         reason=report.reason,
     )
 
 
-def _number(value: float | None, share: bool) -> str:
+def _number(value: float | None, unit: Unit) -> str:
     if value is None:
         return words.DASH
-    return f"{value:.2%}" if share else f"× {value:.3f}"
+    if unit is Unit.TIMES:
+        return f"× {value:.3f}"
+    return f"{value:.2%}" if unit is Unit.SHARE else f"{value:+.3f}"
 
 
 def exposure(found: Exposure | None) -> str:
@@ -262,12 +286,26 @@ def gate(asked: fleet.Gate) -> tuple[str, ...]:
         ("latency", asked.latency_ratio_max),
         ("95th percentile of latency", asked.latency_p95_ratio_max),
         ("energy", asked.energy_ratio_max),
+        ("peak memory", asked.memory_ratio_max),
     ):
         if limit is not None:
             who = "median" if asked.above_share == 0.5 else f"but for {asked.above_share:.0%}:"
             lines.append(f"{who} {name} at most × {limit:g} of the device's own")
-    if asked.agreement_min is not None:
-        lines.append(f"agreement with fp32 at least {asked.agreement_min:.2%}")
+    for words_of_it, share in (
+        ("agreement with fp32 at least", asked.agreement_min),
+        ("median agreement falls below the device's own last by at most", asked.agreement_drop_max),
+        ("devices that it throttles, and the last one did not, at most", asked.thermal_share_max),
+        ("heavy operators in integers at least", asked.coverage_min),
+        (
+            "median share of them falls below the device's own last by at most",
+            asked.coverage_drop_max,
+        ),
+        ("field accuracy, and each slice's, falls by at most", asked.field_drop_max),
+    ):
+        if share is not None:
+            lines.append(f"{words_of_it} {share:.2%}")
+    if asked.must_pass:
+        lines.append("no answer is wrong that is labelled as one that must pass")
     lines.append(f"judged from {asked.min_sample} ended deployment(s) on, and at each wave's end")
     lines.append(
         f"a good release is halted with a chance of {asked.false_halt_rate:.0%} at most, over all"
@@ -280,15 +318,47 @@ def gate(asked: fleet.Gate) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def acts(state: RolloutState) -> tuple[str, ...]:
+def field_row(row: Slice) -> FieldRow:
+    """One group and slice as a line."""
+    counted, share = row.counted, row.counted.accuracy
+    accuracy = words.none("nothing was labelled right or wrong") if share is None else Value(
+        text=f"{share:.2%}", note=f"95 %: {row.low:.2%} to {row.high:.2%}"
+    )  # fmt: skip
+    passed = (
+        f"{counted.must - counted.must_wrong} of {counted.must}" if counted.must else words.DASH
+    )
+    return FieldRow(
+        devices=row.group, slice=row.slice or "all", accuracy=accuracy,
+        labels=str(counted.count), must_pass=passed,
+    )  # fmt: skip
+
+
+def control(made: fleet.Rollout, held: Sequence[str]) -> str:
+    """The group that stays on what it runs, in words; empty where there is none."""
+    if not made.control_below:
+        return ""
+    if made.control_ended_at:
+        return "it was let go, and gets the release like the others"
+    together = f", whole '{made.control_by}' together," if made.control_by else ""
+    until = f"{windows.words(made.control_s)} after" if made.control_s else "the end of"
+    some = ", ".join(held[:8]) + (" …" if len(held) > 8 else "")
+    return (
+        f"{len(held)} devices{together} stay on what they run until {until} the last wave: {some}"
+    )
+
+
+def acts(state: RolloutState, *, holds: bool = False) -> tuple[str, ...]:
     """What an operator may do now, by the table of transitions."""
     after = transitions.ROLLOUT[state]
     resumable = {RolloutState.PAUSED, RolloutState.HALTED}
-    return tuple(
+    offered = [
         name
         for name, (target, _) in ACTS.items()
-        if target in after and (name != "resume" or state in resumable)
-    )
+        if target in after and name != "let-go" and (name != "resume" or state in resumable)
+    ]
+    if holds and state in {RolloutState.RUNNING, RolloutState.PAUSED}:
+        offered.append("let-go")
+    return tuple(offered)
 
 
 def _wave_state(made: fleet.Rollout, number: int) -> State:
@@ -297,9 +367,3 @@ def _wave_state(made: fleet.Rollout, number: int) -> State:
     if number > made.wave:
         return State(word="waits", tone=Tone.QUIET)
     return words.rollout_state(made)
-
-
-def _selection(made: fleet.Rollout) -> str:
-    if made.devices:
-        return ", ".join(made.devices)
-    return ", ".join(f"{key}={value}" for key, value in made.selector.items()) or "the whole fleet"

@@ -80,7 +80,8 @@ def cost(found: Cost | None, why: str) -> Value:
     verdict = f", {found.verdict.value}" if found.verdict else ""
     in_ms = found.unit == "ms"
     text = milliseconds(found.value, "").text if in_ms else f"{found.value:g} {found.unit}"
-    return Value(text=text, note=f"{found.kind.value}{verdict}")
+    by = f", corrected by residuals of {found.devices}" if found.devices else ""
+    return Value(text=text, note=f"{found.kind.value}{verdict}{by}")
 
 
 def latency(taken: Measurement | None, why: str) -> Value:
@@ -118,6 +119,8 @@ def against(taken: Measurement | None) -> Value:
 
 def device_state(device: fleet.Device) -> State:
     """Where a device stands."""
+    if device.decommissioned_at:
+        return State(word="decommissioned", tone=Tone.QUIET)
     if device.revoked:
         return State(word="revoked", tone=Tone.QUIET)
     if device.reported is None:

@@ -228,6 +228,9 @@ def budget(asked: fleet.Budget) -> tuple[str, ...]:
         limit = getattr(asked, field.name)
         if limit is None:
             continue
+        if isinstance(limit, str):
+            lines.append(f"{field.name}: {limit}")
+            continue
         name = field.name.removesuffix("_ms").removesuffix("_mj").removesuffix("_bytes")
         text = words.size(limit, "").text if "bytes" in field.name else f"{limit:g} {units.get(field.name, '')}"  # noqa: E501  # fmt: skip
         lines.append(f"{name.replace('_', ' ').replace(' bytes', '')}: {text}".strip())

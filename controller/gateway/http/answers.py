@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -46,8 +46,57 @@ async def page(
     """
     limit, after = number(request, "limit", usual, most=most), _cursor(request)
     found = await api.ask(lambda: records.page(limit + 1, after=after, newest=newest, **wanted))
+    return _linked(request, found, limit, lambda some: reversed(some) if newest else some, shown)
+
+
+async def picked(
+    api: Api,
+    request: Request,
+    records: Collection[R],
+    wanted: dict[str, Any],
+    holds: Callable[[R], bool],
+) -> JSONResponse:
+    """`page` for what no index can say: every record is looked at, oldest first."""
+    limit, first = number(request, "limit", PAGE_MAX, most=PAGE_MAX), _cursor(request)
+
+    def read() -> list[tuple[int, R]]:
+        after = first
+        found: list[tuple[int, R]] = []
+        while len(found) <= limit:
+            some = records.page(PAGE_MAX, after=after, **wanted)
+            found += [pair for pair in some if holds(pair[1])]
+            if len(some) < PAGE_MAX:
+                break
+            after = some[-1][0]
+        return found[: limit + 1]
+
+    return _linked(request, await api.ask(read), limit, lambda some: some, lambda record: record)
+
+
+async def computed(
+    api: Api, request: Request, read: Callable[[], Sequence[R]], *, usual: int = PAGE_MAX
+) -> JSONResponse:
+    """`page` for what is put together anew each time, newest first; ``read`` gives oldest first.
+
+    Places count from the oldest, so what comes meanwhile moves no page.
+    """
+    limit, before = number(request, "limit", usual, most=PAGE_MAX), _cursor(request)
+    placed = list(enumerate(await api.ask(read), 1))
+    newest_first = [pair for pair in reversed(placed) if not before or pair[0] < before]
+    found = newest_first[: limit + 1]
+    return _linked(request, found, limit, lambda some: some, lambda record: record)
+
+
+def _linked(
+    request: Request,
+    found: Sequence[tuple[int, R]],
+    limit: int,
+    order: Callable[[Sequence[tuple[int, R]]], Iterable[tuple[int, R]]],
+    shown: Callable[[R], object],
+) -> JSONResponse:
+    """A page, and the way to the next one where there is more than ``limit``."""
     some = found[:limit]
-    answer = reply([shown(record) for _, record in (reversed(some) if newest else some)])
+    answer = reply([shown(record) for _, record in order(some)])
     if len(found) > limit:
         url = request.url.include_query_params(cursor=str(some[-1][0]))
         answer.headers["link"] = f'<{url.path}?{url.query}>; rel="next"'
@@ -74,7 +123,7 @@ async def once(
     refused; so is asking again for a ``secret``, which is not kept.
     """
     key = _sent(request, KEY_HEADER)
-    if not key:
+    if KEY_HEADER not in request.headers:
         return reply(await api.ask(create), 201)
     if not _KEY.match(key):
         raise UserError("'Idempotency-Key' has 1 to 200 visible ASCII characters")

@@ -57,8 +57,11 @@ async def body(request: Request, kind: type[T]) -> T:
     if len(data) > BODY_MAX_BYTES:
         raise UserError(f"the body has {len(data)} bytes; at most {BODY_MAX_BYTES} are read")
     try:
-        value = json.loads(data or b"{}")
-    except ValueError as error:
+        value = json.loads(data or b"{}", parse_constant=_number, parse_float=_number)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # "\\ud800": no answer could hold it
+        raise UserError("the body has half a character (a lone surrogate)") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the body is no JSON: {error}") from error
     known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     if not isinstance(value, dict):
@@ -70,6 +73,14 @@ async def body(request: Request, kind: type[T]) -> T:
         return plain.from_plain(kind, value)
     except plain.PlainError as error:
         raise UserError(str(error)) from error
+
+
+def _number(text: str) -> float:
+    """A number of JSON; what has no end is none, and no answer could hold it."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of JSON")
+    return value
 
 
 def reply(value: object, status: int = 200) -> JSONResponse:

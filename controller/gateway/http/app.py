@@ -16,12 +16,19 @@ from controller.errors import FitmentError, LeaseLost, disk_error
 from controller.gateway import errors
 from controller.gateway.http import (
     access,
+    applicants,
     devices,
+    export,
+    field,
+    groups,
+    keepsakes,
     models,
     operators,
     releases,
+    rollouts,
     system,
     telemetry,
+    tickets,
     variants,
 )
 from controller.gateway.http.api import Api
@@ -90,7 +97,22 @@ def _unknown() -> JSONResponse:
 def make_app(api: Api, token: str, metrics_token: str = "") -> FastAPI:
     """The application; it holds no state of its own."""
     app = FastAPI(title="Fitment", docs_url=None, redoc_url=None, openapi_url=None)
-    rooms = (devices, models, operators, releases, system, telemetry, variants)
+    rooms = (
+        applicants,
+        devices,
+        export,
+        field,
+        groups,
+        keepsakes,
+        models,
+        operators,
+        releases,
+        rollouts,
+        system,
+        telemetry,
+        tickets,
+        variants,
+    )
     included = [("/v1", room.router(api)) for room in rooms] + [("", system.metrics_route(api))]
     for prefix, routes in included:
         access.cover_all(routes.routes, prefix)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from controller.domain import fleet
-from controller.gateway.http.answers import once, page, tagged
+from controller.domain import fleet, selection
+from controller.gateway.http.answers import once, page, picked, tagged
 from controller.gateway.http.api import Api, body, filters, found, reply
-from controller.gateway.http.document import asks, lists, shows, takes
+from controller.gateway.http.document import WHERE, asks, lists, shows, takes
 from controller.gateway.views import FACT_HEADER, NewToken
+from controller.reconcile import grouping
 
 
 class OctetStream(Response):
@@ -38,9 +39,19 @@ def router(api: Api) -> APIRouter:
     routes = APIRouter()
     store, controller = api.controller.store, api.controller
 
-    @routes.get("/devices", response_model=tuple[fleet.Device, ...], openapi_extra=lists("profile"))
+    @routes.get(
+        "/devices",
+        response_model=tuple[fleet.Device, ...],
+        openapi_extra=lists("profile", "group", where=WHERE),
+    )
     async def list_devices(request: Request) -> JSONResponse:
-        return await page(api, request, store.devices, filters(request, "profile"))
+        wanted = filters(request, "profile", "where", "group")
+        where, group = wanted.pop("where", ""), wanted.pop("group", "")
+        if not (where or group):
+            return await page(api, request, store.devices, wanted)
+        text = await api.ask(lambda: grouping.selection_of(controller.context, where, group))
+        wanted["revoked"] = False
+        return await picked(api, request, store.devices, wanted, selection.parse(text).holds)
 
     @routes.get("/devices/{name}", response_model=fleet.Device, openapi_extra=shows())
     async def show_device(name: str, request: Request) -> Response:
@@ -61,6 +72,12 @@ def router(api: Api) -> APIRouter:
     async def readmit_device(name: str) -> JSONResponse:
         await api.ask(lambda: controller.readmit(name))
         return reply(await api.ask(lambda: _device(api, name)))
+
+    @routes.post("/devices/{name}/decommission", response_model=fleet.Device)
+    async def decommission_device(name: str) -> JSONResponse:
+        gone = await api.ask(lambda: controller.decommission(name))
+        await asyncio.to_thread(api.shut_out)
+        return reply(gone)
 
     @routes.post(
         "/tokens", status_code=201, response_model=NewToken, openapi_extra=takes(TokenRequest)

@@ -24,6 +24,10 @@ PAGE_MAX = 1000
 ROLE_KEY = "x-fitment-role"
 """Where an operation says which role it needs."""
 _REF = "#/components/schemas/{model}"
+_CHOICES = "x-fitment-choices"
+"""Where a route says what a part of its path is one of, until the document says it there."""
+_INNER = "x-fitment-inner"
+"""Where a body keeps the schemas inside it until the document takes them among its components."""
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
 """Components of a validation that the routes do not use."""
 
@@ -55,12 +59,21 @@ def lists(*names: str, most: int = PAGE_MAX, **schemas: Mapping[str, Any]) -> Ex
     return asks(*names, **schemas, limit=limit, cursor=cursor)
 
 
+def choices(**parts: Sequence[str]) -> Extra:
+    """A route of whose path these parts are one of some."""
+    return {_CHOICES: {name: list(known) for name, known in parts.items()}}
+
+
 def one_of(names: Sequence[str]) -> Mapping[str, Any]:
     """The schema of a text that is one of some."""
     return {"type": "string", "enum": list(names)}
 
 
 MOMENT: Mapping[str, Any] = {"type": "number", "description": "seconds since 1970"}
+WHERE: Mapping[str, Any] = {
+    "type": "string", "maxLength": 1000, "examples": ["online"],
+    "description": "an expression over what devices are and report",
+}  # fmt: skip
 _TAG_ASKED = {"type": "string", "description": "an ETag that is known: 304 where it still holds"}
 _KEY_ASKED = {
     "type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$",
@@ -79,11 +92,11 @@ def shows(*names: str) -> Extra:
 def takes(kind: type, *, keyed: bool = True) -> Extra:
     """A route that makes something from a body of this kind, ``keyed``: once for a key."""
     schema = TypeAdapter(kind).json_schema(ref_template=_REF)
-    schema.pop("$defs", None)  # they are answered somewhere, so the document has them
+    inner = schema.pop("$defs", {})
     schema["additionalProperties"] = False
     content = {"application/json": {"schema": schema}}
     return {
-        "requestBody": {"required": _needs_something(kind), "content": content},
+        "requestBody": {"required": _needs_something(kind), "content": content, _INNER: inner},
         "parameters": [_parameter("Idempotency-Key", _KEY_ASKED, where="header")] if keyed else [],
     }
 
@@ -103,6 +116,8 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Callable[[], dict[str
         for path, operations in made["paths"].items():
             for method, operation in operations.items():
                 _finish(operation, ACCESS.get((method.upper(), path)))
+                for name, inner in operation.get("requestBody", {}).pop(_INNER, {}).items():
+                    schemas.setdefault(name, inner)
         return made
 
     return document
@@ -112,6 +127,10 @@ def _finish(operation: dict[str, Any], needed: Role | None) -> None:
     """``needed``: the role; None: the call is open to all."""
     responses = operation["responses"]
     responses.pop("422", None)
+    chosen = operation.pop(_CHOICES, {})
+    for parameter in operation.get("parameters", ()):
+        if parameter["name"] in chosen:
+            parameter["schema"]["enum"] = chosen[parameter["name"]]
     problem = {PROBLEM_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
     responses["default"] = {"description": "A problem", "content": problem}
     if needed is None:

@@ -1,27 +1,18 @@
-"""Routes for releases and rollouts."""
+"""Routes for releases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from controller.domain import fleet
-from controller.errors import UserError
 from controller.gateway.http.answers import once, page, tagged
 from controller.gateway.http.api import Api, body, filters, found, reply
-from controller.gateway.http.api import one_of as checked
-from controller.gateway.http.document import lists, one_of, shows, takes
-from controller.gateway.views import RolloutView
-from controller.reconcile.rolling import RolloutPlan
-from fitment.core.deployment import Outcome
+from controller.gateway.http.document import lists, shows, takes
 
-OPEN = "open"
-OUTCOMES = (OPEN, *(outcome.value for outcome in Outcome))
-"""What deployments can be told apart by; an open one has no outcome yet."""
-_SEE_RELEASES, _SEE_ROLLOUTS = "fitment release list", "fitment rollout list"
+_SEE = "fitment release list"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,32 +21,6 @@ class ReleaseRequest:
 
     model: str  # id, or name: its newest version
     with_fallback: bool = False  # lesser variants below each choice
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutRequest:
-    """``POST /v1/rollouts``."""
-
-    release: str
-    selector: Mapping[str, str] = field(default_factory=dict)
-    devices: tuple[str, ...] = ()
-    waves: tuple[float, ...] = (0.1, 0.5, 1.0)
-    soak_s: float = 0.0
-    deadline_s: float = 3600.0
-    gate: fleet.Gate = field(default_factory=fleet.Gate)
-    windows: tuple[str, ...] = ()  # "Mon-Fri 02:00 +2h Europe/Berlin"; empty: at any time
-
-    def plan(self) -> RolloutPlan:
-        """The part that the controller takes."""
-        return RolloutPlan(
-            selector=self.selector,
-            devices=self.devices,
-            waves=self.waves,
-            soak_s=self.soak_s,
-            deadline_s=self.deadline_s,
-            gate=self.gate,
-            windows=self.windows,
-        )
 
 
 def router(api: Api) -> APIRouter:
@@ -89,85 +54,11 @@ def router(api: Api) -> APIRouter:
 
     @routes.get("/releases/{key}", response_model=fleet.Release, openapi_extra=shows())
     async def show_release(key: str, request: Request) -> Response:
-        release = await api.ask(
-            lambda: found(store.releases.get(key), "release", key, _SEE_RELEASES)
-        )
+        release = await api.ask(lambda: found(store.releases.get(key), "release", key, _SEE))
         return tagged(request, release)
 
     @routes.post("/releases/{key}/approve", response_model=fleet.Release)
     async def approve_release(key: str) -> JSONResponse:
         return reply(await api.ask(lambda: controller.approve_release(key)))
 
-    _rollouts(routes, api)
     return routes
-
-
-def _rollouts(routes: APIRouter, api: Api) -> None:
-    store, controller = api.controller.store, api.controller
-
-    @routes.get(
-        "/deployments",
-        response_model=tuple[fleet.Deployment, ...],
-        openapi_extra=lists("rollout", "device", "release", outcome=one_of(OUTCOMES)),
-    )
-    async def list_deployments(request: Request) -> JSONResponse:
-        wanted = filters(request, "rollout", "device", "release", "outcome")
-        if "outcome" in wanted:
-            text = checked("outcome", wanted["outcome"], OUTCOMES)
-            wanted["outcome"] = None if text == OPEN else Outcome(text)
-        return await page(api, request, store.deployments, wanted)
-
-    @routes.get(
-        "/rollouts", response_model=tuple[fleet.Rollout, ...], openapi_extra=lists("release")
-    )
-    async def list_rollouts(request: Request) -> JSONResponse:
-        return await page(api, request, store.rollouts, filters(request, "release"))
-
-    @routes.post(
-        "/rollouts",
-        status_code=201,
-        response_model=RolloutView,
-        openapi_extra=takes(RolloutRequest),
-    )
-    async def create_rollout(request: Request) -> JSONResponse:
-        asked = await body(request, RolloutRequest)
-        return await once(
-            api,
-            request,
-            lambda: _view(api, controller.create_rollout(asked.release, asked.plan()).id),
-        )
-
-    @routes.get("/rollouts/{key}", response_model=RolloutView, openapi_extra=shows())
-    async def show_rollout(key: str, request: Request) -> Response:
-        return tagged(request, await api.ask(lambda: _view(api, key)))
-
-    @routes.post("/rollouts/{key}/{act}", response_model=RolloutView)
-    async def change_rollout(key: str, act: str) -> JSONResponse:
-        change = _change(api, act)
-        await api.ask(lambda: change(key))
-        return reply(await api.ask(lambda: _view(api, key)))
-
-
-def _change(api: Api, act: str) -> Callable[[str], fleet.Rollout]:
-    controller = api.controller
-    changes: Mapping[str, Callable[[str], fleet.Rollout]] = {
-        "pause": controller.pause,
-        "resume": controller.resume,
-        "cancel": controller.cancel,
-        "revert": controller.revert,
-    }
-    if act not in changes:
-        raise UserError(f"a rollout cannot '{act}'; it can {', '.join(changes)}")
-    return changes[act]
-
-
-def _view(api: Api, key: str) -> RolloutView:
-    store = api.controller.store
-    rollout = found(store.rollouts.get(key), "rollout", key, _SEE_ROLLOUTS)
-    gates, exposure = api.controller.judged(key)
-    return RolloutView(
-        rollout=rollout,
-        deployments=store.deployments.find(rollout=key),
-        gates=gates,
-        exposure=exposure,
-    )

@@ -81,7 +81,8 @@ def _status(api: Api) -> Status:
         models=len(store.models.find()),
         jobs_active=sum(job.status not in _JOB_ENDED for job in store.jobs.find()),
         rollouts_active=sum(r.state in _ROLLOUT_ACTIVE for r in store.rollouts.find()),
-        triggers_open=sum(not trigger.closed_at for trigger in store.triggers.find()),
+        triggers_open=len(store.triggers.find(closed_at=0.0)),
+        tickets_open=len(store.tickets.find(closed_at=0.0)),
         lease=api.lease(),
         notes=_notes(api),
     )
@@ -95,4 +96,11 @@ def _notes(api: Api) -> tuple[str, ...]:
         " enrolled after the backup: fitment device readmit NAME"
     )
     repository = api.controller.context.trust.repository
-    return (*api.addresses.notes, *repository.notes(), *([told] if unknown else []))
+    waiting = sum(one.waits for one in api.controller.store.applicants.find())
+    asks = f"{waiting} devices ask to be let in: fitment device pending"
+    return (
+        *api.addresses.notes,
+        *repository.notes(),
+        *([told] if unknown else []),
+        *([asks] if waiting else []),
+    )

@@ -47,6 +47,7 @@ class Cost:
     unit: str
     kind: CostKind
     verdict: Verdict | None = None
+    devices: int = 0  # whose residuals corrected it; 0: it stands as it was computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,7 +115,12 @@ def _build_scalar(kind: Any, value: Any, path: str) -> Any:
     if kind is bytes:
         return base64.b64decode(_expect(value, str, path))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise PlainError(
+                f"{path}: a number of {len(str(value))} digits is too large"
+            ) from error
     if kind is int and isinstance(value, bool):
         raise PlainError(f"{path}: expected int, got bool")
     return _expect(value, kind, path)

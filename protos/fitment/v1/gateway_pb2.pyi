@@ -76,6 +76,52 @@ class AdmitResponse(google.protobuf.message.Message):
 global___AdmitResponse = AdmitResponse
 
 @typing.final
+class ApplyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: builtins.int
+    CSR_PEM_FIELD_NUMBER: builtins.int
+    device: builtins.str
+    """wished name; empty: the controller chooses"""
+    csr_pem: builtins.bytes
+    def __init__(
+        self,
+        *,
+        device: builtins.str = ...,
+        csr_pem: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["csr_pem", b"csr_pem", "device", b"device"]) -> None: ...
+
+global___ApplyRequest = ApplyRequest
+
+@typing.final
+class ApplyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: builtins.int
+    POLL_AFTER_S_FIELD_NUMBER: builtins.int
+    ADMITTED_FIELD_NUMBER: builtins.int
+    device: builtins.str
+    """the name under which it waits"""
+    poll_after_s: builtins.float
+    """when to ask again, at the earliest"""
+    @property
+    def admitted(self) -> global___AdmitResponse:
+        """set once an operator has let this key in"""
+
+    def __init__(
+        self,
+        *,
+        device: builtins.str = ...,
+        poll_after_s: builtins.float = ...,
+        admitted: global___AdmitResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["admitted", b"admitted"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["admitted", b"admitted", "device", b"device", "poll_after_s", b"poll_after_s"]) -> None: ...
+
+global___ApplyResponse = ApplyResponse
+
+@typing.final
 class RecoverRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -40,6 +40,11 @@ class EnrollStub(object):
                 request_serializer=fitment_dot_v1_dot_gateway__pb2.AdmitRequest.SerializeToString,
                 response_deserializer=fitment_dot_v1_dot_gateway__pb2.AdmitResponse.FromString,
                 _registered_method=True)
+        self.Apply = channel.unary_unary(
+                '/fitment.v1.Enroll/Apply',
+                request_serializer=fitment_dot_v1_dot_gateway__pb2.ApplyRequest.SerializeToString,
+                response_deserializer=fitment_dot_v1_dot_gateway__pb2.ApplyResponse.FromString,
+                _registered_method=True)
         self.Recover = channel.unary_unary(
                 '/fitment.v1.Enroll/Recover',
                 request_serializer=fitment_dot_v1_dot_gateway__pb2.RecoverRequest.SerializeToString,
@@ -53,6 +58,13 @@ class EnrollServicer(object):
 
     def Admit(self, request, context):
         """A one-time token and a certificate request give a certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Apply(self, request, context):
+        """A device without a token asks to be let in by an operator's word, and asks again until it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +84,11 @@ def add_EnrollServicer_to_server(servicer, server):
                     servicer.Admit,
                     request_deserializer=fitment_dot_v1_dot_gateway__pb2.AdmitRequest.FromString,
                     response_serializer=fitment_dot_v1_dot_gateway__pb2.AdmitResponse.SerializeToString,
+            ),
+            'Apply': grpc.unary_unary_rpc_method_handler(
+                    servicer.Apply,
+                    request_deserializer=fitment_dot_v1_dot_gateway__pb2.ApplyRequest.FromString,
+                    response_serializer=fitment_dot_v1_dot_gateway__pb2.ApplyResponse.SerializeToString,
             ),
             'Recover': grpc.unary_unary_rpc_method_handler(
                     servicer.Recover,
@@ -107,6 +124,33 @@ class Enroll(object):
             '/fitment.v1.Enroll/Admit',
             fitment_dot_v1_dot_gateway__pb2.AdmitRequest.SerializeToString,
             fitment_dot_v1_dot_gateway__pb2.AdmitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Apply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fitment.v1.Enroll/Apply',
+            fitment_dot_v1_dot_gateway__pb2.ApplyRequest.SerializeToString,
+            fitment_dot_v1_dot_gateway__pb2.ApplyResponse.FromString,
             options,
             channel_credentials,
             insecure,

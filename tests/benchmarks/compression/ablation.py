@@ -50,7 +50,6 @@ def say(text: str) -> None:
 
 
 def _measure(work: Path, net: str) -> dict[str, Any]:
-    import numpy as np
     import torch
 
     from controller.catalog import workload as catalog
@@ -68,10 +67,7 @@ def _measure(work: Path, net: str) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     rows, files, failed = _rows(maker, out)
     files["fp32"] = score.File(path=subject.peer / "model.onnx", runtime="onnx")
-    stored, labels = subject.test()
-    scored, _ = score.score(
-        files, "fp32", (stored * np.float32(1 / 255), labels), say, work / "answers"
-    )
+    scored, _ = score.score(files, "fp32", subject.test(), say, work / "answers")
     return {
         "net": net,
         "budget": BUDGET,

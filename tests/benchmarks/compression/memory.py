@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 RUNS = 10
+KINDS = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def _onnx(path: str) -> Any:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     source = session.get_inputs()[0]
     shape = [n if isinstance(n, int) else 1 for n in source.shape]
-    feed = {source.name: np.zeros(shape, np.float32)}
+    feed = {source.name: np.zeros(shape, KINDS[source.type])}
     return lambda: session.run(None, feed)
 
 

@@ -51,7 +51,6 @@ def main() -> int:
 
 
 def _measure(work: Path, net: str) -> dict[str, Any]:
-    import numpy as np
     import torch
 
     from tests.benchmarks.compression import score
@@ -79,8 +78,7 @@ def _measure(work: Path, net: str) -> dict[str, Any]:
             taken[name] = time.process_time() - began
             record.write_text(json.dumps(taken, indent=2) + "\n")
         files[name] = score.File(path=path, runtime="onnx")
-    stored, labels = subject.test()
-    test = (stored * np.float32(1 / 255), labels)
+    test = subject.test()
     scored, right = score.score(
         files, "fp32", test, lambda text: print(text, file=sys.stderr), work / "answers"
     )

@@ -22,6 +22,7 @@ import numpy as np
 from controller.compress import execute
 from controller.compress.statistics import Z95, wilson
 from controller.errors import FitError
+from fitment.core.bundle import ONNX_DTYPES
 from tests.benchmarks import variants
 from tests.benchmarks.compression.peers.envs import quiet_environment
 
@@ -40,7 +41,7 @@ class File:
 
 
 class Runner:
-    """A loaded file: `feed` prepares one real input [1, C, H, W], `invoke` runs it."""
+    """A loaded file: `feed` prepares one real input [1, …], `invoke` runs it."""
 
     def __init__(self, file: File) -> None:
         self._open = _Onnx(file.path) if file.runtime == "onnx" else _Litert(file.path)
@@ -71,9 +72,10 @@ class _Onnx:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         source = self._session.get_inputs()[0]
         self._name, self.free = source.name, not isinstance(source.shape[0], int)
+        self._kind = ONNX_DTYPES[source.type]
 
     def feed(self, image: Array) -> Any:
-        return {self._name: np.ascontiguousarray(image, np.float32)}
+        return {self._name: np.ascontiguousarray(image, self._kind)}
 
     def invoke(self, feed: Any) -> Any:
         return self._session.run(None, feed)[0]
@@ -96,8 +98,8 @@ class _Litert:
     def feed(self, image: Array) -> Any:
         shape = tuple(int(n) for n in self._source["shape"][1:])
         laid = image if image.shape[1:] == shape else np.moveaxis(image, 1, -1)
-        if self._source["dtype"] == np.float32:
-            return np.ascontiguousarray(laid, np.float32)
+        if self._source["dtype"] == np.float32 or image.dtype.kind == "i":  # tokens have no scale
+            return np.ascontiguousarray(laid, self._source["dtype"])
         scale, zero = self._source["quantization"]
         limits = np.iinfo(self._source["dtype"])
         stored = np.clip(np.rint(laid / scale + zero), limits.min, limits.max)
@@ -133,7 +135,7 @@ def score(
     Args:
         files: by name.
         fp32: name of the reference.
-        test: real inputs float32 [N, …] and labels [N].
+        test: inputs [N, …] as the network takes them, and labels [N].
         say: progress.
         cache: folder that keeps what a file answers, so that a run goes on where it was.
     """
@@ -145,7 +147,7 @@ def score(
         right[name] = _kept(cache, files[name], lambda r=runner: r.answers(inputs)) == labels
     say(f"latency: {len(files)} files, interleaved")
     feeds = inputs[: variants.RUNS]
-    timed = variants._interleave({n: r.contender(feeds) for n, r in runners.items()})
+    timed = variants.interleave({n: r.contender(feeds) for n, r in runners.items()})
     found = {}
     for name, file in files.items():
         entry = timed[name]
@@ -158,7 +160,7 @@ def score(
             "round_ms": rounds,
         }
     for name, entry in found.items():
-        entry["times_fp32"] = variants._ratio(
+        entry["times_fp32"] = variants.ratio(
             {"round_ms": found[fp32]["round_ms"]}, {"round_ms": entry["round_ms"]}
         )
         say(f"scored: {name}")

@@ -3,6 +3,8 @@
 ``WORK/subjects/NAME/torch`` and ``…/onnx`` are workloads; ``…/peer`` holds the same network and
 data as plain files: ``model.onnx`` (fp32), ``network.py`` with ``weights.npz``, calibration
 inputs without labels, guard and training data with labels. Test data are not among them.
+``subject.json`` says how the network is made, which layer is its head, and what its input is:
+name, shape, type and the scale that makes stored values real.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ TEMPLATES = Path(__file__).parent / "subjects"
 SPLITS = ("calibration_a", "calibration_b", "train", "test")
 RECOVER = {"epochs": 3, "samples": 12_000, "learning_rate": 0.05}
 DEPTHWISE_EPOCHS = 4
+IMAGES = {"name": "images", "shape": [1, 28, 28], "dtype": "float32", "scale": 1.0 / 255.0}
+NAMES = ("fashion_mnist", "depthwise", "spam")
+Parts = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,36 +55,82 @@ class Subject:
         return self.root / "peer"
 
     def test(self) -> tuple[np.ndarray, np.ndarray]:
-        """Test inputs as stored (uint8) and labels."""
+        """Test inputs as the network takes them, and labels."""
+        facts = json.loads((self.torch / "subject.json").read_text())
         with np.load(self.torch / "data.npz", allow_pickle=False) as held:
-            return held["test_inputs"], held["test_labels"]
+            return _real(held["test_inputs"], facts["input"]), held["test_labels"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What a subject is laid out from."""
+
+    network: Path  # the file that defines it
+    facts: Mapping[str, Any]
+    module: Any
+    parts: Parts
 
 
 def prepare(work: Path, name: str, recover: Mapping[str, float] = RECOVER) -> Subject:
-    """Lay a subject out, or find it laid out: ``fashion_mnist``, ``depthwise``, ``fashion_xN``."""
+    """Lay a subject out, or find it laid out: one of `NAMES`, or ``fashion_xN``."""
     subject = Subject(name=name, root=work / "subjects" / name)
     if not (subject.peer / "model.onnx").is_file():
         made = {"fashion_mnist": _shipped, "depthwise": _depthwise}.get(name)
-        file, facts, module = made() if made else _scaled(int(name.removeprefix("fashion_x")))
-        _write(subject, file, {**facts, "recover": dict(recover)}, module)
+        if name == "spam":
+            found = _spam(work / "sources" / "spam")
+        else:
+            found = made() if made else _scaled(int(name.removeprefix("fashion_x")))
+        _write(subject, found, recover)
     return subject
 
 
-def _shipped() -> tuple[Path, dict[str, Any], Any]:
-    facts = {"network": "FashionNet", "widths": fashion_network.WIDTHS}
-    return Path(fashion_network.__file__), facts, fashion.source()
+def _images(network: Path, kind: str, widths: tuple[int, ...], module: Any) -> _Made:
+    facts = {"network": kind, "arguments": [widths], "head": "classifier", "input": IMAGES}
+    parts = {split: fashion.data(split) for split in SPLITS}
+    return _Made(network=network, facts=facts, module=module, parts=parts)
 
 
-def _depthwise() -> tuple[Path, dict[str, Any], Any]:
+def _shipped() -> _Made:
+    file = Path(fashion_network.__file__)
+    return _images(file, "FashionNet", fashion_network.WIDTHS, fashion.source())
+
+
+def _depthwise() -> _Made:
     from tests.benchmarks.compression.subjects.depthwise import DepthwiseNet
 
     module = DepthwiseNet()
     _train(module, epochs=DEPTHWISE_EPOCHS, images=None)
-    widths = (16, 24, 40, 64, 128)
-    return TEMPLATES / "depthwise.py", {"network": "DepthwiseNet", "widths": widths}, module
+    file = TEMPLATES / "depthwise.py"
+    return _images(file, "DepthwiseNet", (16, 24, 40, 64, 128), module)
 
 
-def _scaled(parameters: int) -> tuple[Path, dict[str, Any], Any]:
+def _spam(work: Path) -> _Made:
+    """The text network as its own workload trains it; accuracy is compared, not its alarms."""
+    from tests.benchmarks.compression.subjects.spam import prepare as spam
+
+    workload = catalog.load(spam.prepare(work))
+    parts = {split: _pair(workload.data(split)) for split in SPLITS}
+    facts = {
+        "network": "TextNet",
+        "arguments": [],
+        "head": "head",
+        "input": {
+            "name": workload.input_name,
+            "shape": list(workload.input_shape),
+            "dtype": parts["test"][0].dtype.name,
+            "scale": 1.0,
+        },
+        "recover": dict(workload.recover),
+    }
+    file = TEMPLATES / "spam" / "network.py"
+    return _Made(network=file, facts=facts, module=workload.source(), parts=parts)
+
+
+def _pair(split: Any) -> tuple[np.ndarray, np.ndarray]:
+    return split.inputs, split.labels
+
+
+def _scaled(parameters: int) -> _Made:
     """The shipped network with about ``parameters`` times as many, barely trained.
 
     For questions of time alone: its accuracy is that of a network trained on 6,000 images.
@@ -87,8 +138,7 @@ def _scaled(parameters: int) -> tuple[Path, dict[str, Any], Any]:
     widths = tuple(round(w * parameters**0.5 / 8) * 8 for w in fashion_network.WIDTHS)
     module = fashion_network.FashionNet(widths)
     _train(module, epochs=1, images=6_000)
-    facts = {"network": "FashionNet", "widths": widths}
-    return Path(fashion_network.__file__), facts, module
+    return _images(Path(fashion_network.__file__), "FashionNet", widths, module)
 
 
 def _train(module: Any, *, epochs: int, images: int | None) -> None:
@@ -102,34 +152,40 @@ def _train(module: Any, *, epochs: int, images: int | None) -> None:
     module.eval()
 
 
-def _write(subject: Subject, network: Path, facts: Mapping[str, Any], module: Any) -> None:
-    parts = {split: fashion.data(split) for split in SPLITS}
+def _write(subject: Subject, made: _Made, recover: Mapping[str, float]) -> None:
+    facts = {"recover": dict(recover), **made.facts}
     for folder in (subject.torch, subject.onnx, subject.peer):
         folder.mkdir(parents=True, exist_ok=True)
-    arrays = {f"{s}_inputs": pair[0] for s, pair in parts.items()}
-    arrays |= {f"{s}_labels": pair[1] for s, pair in parts.items()}
-    weights = {name: value.numpy() for name, value in module.state_dict().items()}
-    for folder in (subject.torch, subject.peer):
-        shutil.copyfile(network, folder / "network.py")
         (folder / "subject.json").write_text(json.dumps(facts, indent=2) + "\n")
+    arrays = {f"{s}_inputs": pair[0] for s, pair in made.parts.items()}
+    arrays |= {f"{s}_labels": pair[1] for s, pair in made.parts.items()}
+    weights = {name: value.detach().numpy() for name, value in made.module.state_dict().items()}
+    for folder in (subject.torch, subject.peer):
+        shutil.copyfile(made.network, folder / "network.py")
         np.savez(folder / "weights.npz", **weights)
     for folder in (subject.torch, subject.onnx):
         kept = {k: v for k, v in arrays.items() if folder == subject.torch or "train" not in k}
         np.savez(folder / "data.npz", **kept)
         template = TEMPLATES / f"{folder.name}_workload.py"
         shutil.copyfile(template, folder / "workload.py")
-    _write_peer(subject, parts)
+    _write_peer(subject, made.parts, facts["input"])
     content = export(subject)
     (subject.onnx / "model.onnx").write_bytes(content)
     (subject.peer / "model.onnx").write_bytes(content)
 
 
-def _write_peer(subject: Subject, parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    scale = np.float32(fashion.input_scale)
-    np.savez(subject.peer / "calibration.npz", inputs=parts["calibration_a"][0] * scale)
+def _write_peer(subject: Subject, parts: Parts, given: Mapping[str, Any]) -> None:
+    np.savez(subject.peer / "calibration.npz", inputs=_real(parts["calibration_a"][0], given))
     guard, answers = parts["calibration_b"]
-    np.savez(subject.peer / "guard.npz", inputs=guard * scale, labels=answers)
+    np.savez(subject.peer / "guard.npz", inputs=_real(guard, given), labels=answers)
     np.savez(subject.peer / "train.npz", inputs=parts["train"][0], labels=parts["train"][1])
+
+
+def _real(stored: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
+    """Stored inputs as the network takes them; tokens keep their values."""
+    if given["dtype"] != "float32":
+        return stored.astype(given["dtype"])
+    return stored.astype(np.float32) * np.float32(given["scale"])
 
 
 def export(subject: Subject) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 HERE = Path(__file__).parent
 name = "subject"
 version = "1.0.0"
-files = ["model.onnx", "data.npz"]
-input_name = "images"
-input_shape = (1, 28, 28)
-input_scale = 1.0 / 255.0
+files = ["model.onnx", "subject.json", "data.npz"]
+facts = json.loads((HERE / "subject.json").read_text())
+input_name = facts["input"]["name"]
+input_shape = tuple(facts["input"]["shape"])
+input_scale = facts["input"]["scale"]
 budget = {"agreement_min": 0.98}  # asks for no labels
 
 

@@ -13,21 +13,21 @@ HERE = Path(__file__).parent
 name = "subject"
 version = "1.0.0"
 files = ["network.py", "subject.json", "weights.npz", "data.npz"]
-input_name = "images"
-input_shape = (1, 28, 28)
-input_scale = 1.0 / 255.0
+facts = json.loads((HERE / "subject.json").read_text())
+input_name = facts["input"]["name"]
+input_shape = tuple(facts["input"]["shape"])
+input_scale = facts["input"]["scale"]
 budget = {"accuracy_drop_max": 0.01}
-recover = json.loads((HERE / "subject.json").read_text())["recover"]
+recover = facts["recover"]
 
 
 def source() -> Any:
     import torch
 
-    facts = json.loads((HERE / "subject.json").read_text())
     spec = importlib.util.spec_from_file_location("subject_network", HERE / "network.py")
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(module)  # type: ignore[union-attr]
-    network = getattr(module, facts["network"])(tuple(facts["widths"]))
+    network = getattr(module, facts["network"])(*facts["arguments"])
     with np.load(HERE / "weights.npz", allow_pickle=False) as held:
         network.load_state_dict({key: torch.from_numpy(held[key]) for key in held.files})
     return network.eval()

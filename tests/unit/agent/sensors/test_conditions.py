@@ -52,6 +52,18 @@ def test_nothing_is_null_and_never_zero(tmp_path: Path) -> None:
     assert now.numbers() == {}
 
 
+def test_memory_that_stalls_or_is_mended_is_counted_where_the_kernel_does(tmp_path: Path) -> None:
+    stalled = tmp_path / "proc/pressure/memory"
+    stalled.parent.mkdir(parents=True)
+    stalled.write_text("some avg10=12.50 avg60=1.00 avg300=0.00 total=9\n")
+    for controller, count in (("mc0", 3), ("mc1", 4)):
+        folder = tmp_path / "sys/devices/system/edac/mc" / controller
+        folder.mkdir(parents=True)
+        (folder / "ce_count").write_text(f"{count}\n")
+    now = snapshot(tmp_path)
+    assert (now.memory_psi_avg10, now.ecc_corrected) == (12.5, 7)
+
+
 def test_numbers_leave_out_what_is_missing() -> None:
     assert Conditions(psi_avg10=0.0, cooling_active=True).numbers() == {
         "psi_avg10": 0.0,

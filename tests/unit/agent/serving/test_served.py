@@ -21,6 +21,12 @@ def test_an_input_that_nobody_sent_yet_has_its_columns() -> None:
     assert math.isnan(row["serving.shoes.input.x.drift"])
 
 
+def test_the_mix_of_predictions_is_a_column_a_class() -> None:
+    row = served.flat("shoes", {"serving": {"predictions": {"0": 0.25, "rest": 0.75}}})
+    mix = {key: value for key, value in row.items() if "predicted" in key}
+    assert mix == {"serving.shoes.predicted.0": 0.25, "serving.shoes.predicted.rest": 0.75}
+
+
 def test_a_socket_that_nobody_listens_on_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "shoes.sock").touch()
     assert served.columns(tmp_path) == {}

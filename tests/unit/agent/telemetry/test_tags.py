@@ -34,6 +34,12 @@ def test_after_a_restart_nothing_was_measured_and_what_serves_is_known() -> None
         assert tags["rung"] == str(now.rung)
 
 
+def test_of_several_slots_without_ladders_each_says_its_own() -> None:
+    _, tags = tagged(MEASURED, {"digits": Serves(variant="v1"), "shoes": Serves(variant="v3")})
+    assert (tags["digits.variant"], tags["shoes.variant"]) == ("v1", "v3")
+    assert (tags["shoes.rung"], tags["variant"]) == ("0", "v1")
+
+
 def test_each_of_several_slots_says_its_own() -> None:
     columns, tags = tagged(MEASURED, {"digits": CHOSEN, "shoes": LESSER})
     assert (tags["slot"], tags["variant"], tags["rung"]) == ("digits", "v1", "0")

@@ -46,7 +46,11 @@ def test_everything_that_was_promised_is_there() -> None:
         " device readmit, model register,"
         " model list, model show, model approve, fit, release create, release show,"
         " release approve, rollout create, rollout status, rollout pause, rollout resume,"
-        " rollout cancel, rollout revert, trigger list, audit, trust init"
+        " rollout cancel, rollout revert, trigger list, audit, trust init, group create,"
+        " group list, group show, group members, group delete, device pending, device approve,"
+        " device reject,"
+        " device decommission, device history, device note, device label, device export,"
+        " device import, rollout retry"
     )
     assert {tuple(name.split()) for name in promised.split(", ")} <= set(ALL)
 

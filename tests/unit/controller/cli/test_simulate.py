@@ -24,6 +24,7 @@ def test_it_answers_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "words"),
     [
         (["--scenario", "sunshine"], "There are: good-release"),
+        (["--scenario", "month", "--devices", "5"], "needs --devices 9 or more"),
         (["--devices", "0"], "from 1 on"),
         (["--profile-mix", "toaster=1"], "no board of profile 'toaster'"),
         (["--profile-mix", "rk3588"], "takes shares"),

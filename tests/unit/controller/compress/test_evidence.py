@@ -65,9 +65,32 @@ def test_goldens_leave_out_what_cannot_be_told() -> None:
     outputs = np.array([[10, 0], [5, 4.99], [0, 10]] * 10, np.float32)
     stored = np.arange(30, dtype=np.uint8)[:, None]
     found = golden.choose(stored, outputs, outputs, scheme="u8s8")
-    assert len(found.inputs) == 20
-    assert 1 not in found.inputs
+    assert len(found.inputs) == golden.MOST
+    assert not set(found.inputs[:, 0]) & set(range(1, 30, 3))
     assert found.tolerance == pytest.approx(0.3)
+
+
+def test_goldens_are_of_all_answers_and_no_more_than_bytes_allow() -> None:
+    answers = np.array([0] * 100 + [1] * 3 + [2])
+    outputs = np.eye(3, dtype=np.float32)[answers]
+    stored = np.arange(104, dtype=np.uint8)[:, None]
+    found = golden.choose(stored, outputs, outputs, scheme="u8s8")
+    assert list(found.inputs[:7, 0]) == [0, 100, 103, 1, 101, 2, 102]
+    large = np.repeat(stored, 820, axis=1)  # nine of them are within `ENOUGH_BYTES`
+    assert len(golden.choose(large, outputs, outputs, scheme="u8s8").inputs) == 9
+    huge = np.repeat(stored, 10_000, axis=1)
+    assert len(golden.choose(huge, outputs, outputs, scheme="u8s8").inputs) == golden.FEWEST
+
+
+@pytest.mark.parametrize(("others", "shipped"), [(4, 0), (10, 1), (50, 8)])
+def test_goldens_disagree_with_fp32_no_more_than_the_variant(others: int, shipped: int) -> None:
+    outputs = np.eye(2, dtype=np.float32)[np.zeros(100, int)]
+    reference = outputs.copy()
+    reference[:others] = [0, 1]
+    stored = np.arange(100, dtype=np.uint8)[:, None]
+    found = golden.choose(stored, outputs, reference, scheme="u8s8")
+    assert len(found.inputs) == golden.MOST
+    assert (found.reference.argmax(axis=1) != 0).sum() == shipped
 
 
 def test_a_variant_that_is_never_sure_is_refused() -> None:

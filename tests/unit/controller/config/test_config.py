@@ -46,6 +46,7 @@ def test_every_setting_can_come_from_the_environment(key: str) -> None:
     samples = {
         "link": "grpc", "optimise": "no", "auto_approve": "yes", "mqtt_url": "mqtts://b:1",
         "tick_s": "0.5", "dashboard": "no", "telemetry_raw_days": "0.5", "standby": "yes",
+        "enrolment_by_approval": "yes",
     }  # fmt: skip
     text = samples.get(key, "7")
     settings = load(environment={f"FITMENT_{key.upper()}": text})

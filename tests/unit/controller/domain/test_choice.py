@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -203,3 +204,43 @@ def test_costs_of_an_emulator_are_unknown() -> None:
     assert found.chosen == "int8"
     assert "0.400 ms p50 predicted (interpolated)" in found.reason
     assert choice.choose((INT8,), budget, {"int8": replace(taken, golden_ok=False)}).chosen == ""
+
+
+def test_where_accuracy_is_preferred_the_most_accurate_that_keeps_to_the_budget_is_first() -> None:
+    exact, lean = variant("exact", 3.0), variant("lean", 1.0, drop=0.008)
+    close = variant("close", 2.0, drop=0.001)  # no worse than chance would have it
+    budget = Budget(accuracy_drop_max=0.02, latency_p95_max_ms=4.0, prefer="accuracy")
+    chosen = choice.choose([exact, lean, close], budget, {})
+    assert chosen.ranked == tuple(v.bundle.variant for v in (close, exact, lean))
+    tight = replace(budget, latency_p95_max_ms=1.5)
+    assert choice.choose([exact, lean, close], tight, {}).chosen == lean.bundle.variant
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_level_that_wavers_makes_no_cohort_go_up_and_down(level: float, seed: int) -> None:
+    """A variant above the one that runs needs time to spare, so a tenth either way is no matter."""
+    chance = random.Random(seed)
+    budget = Budget(accuracy_drop_max=0.02, latency_p95_max_ms=4.0, prefer="accuracy")
+    runs, changes = "", 0
+    for _ in range(60):
+        pace = level * chance.uniform(0.94, 1.06)
+        made = [variant("exact", 3.0 * pace), variant("lean", 1.0 * pace, drop=0.008)]
+        chosen = choice.choose(made, budget, {}, climbs_from=runs).chosen
+        changes += bool(runs) and chosen != runs
+        runs = chosen
+    assert changes <= 1
+
+
+def test_how_variants_compare_is_the_devices_word_and_how_slow_they_are_the_fields() -> None:
+    known = {"exact": measured("exact", 3.0), "lean": measured("lean", 1.0)}
+    seen = choice.at_level(known, variant("lean", 1.0), 1.5)
+    assert choice.measured_ms(seen["exact"]) == pytest.approx(4.5)
+    assert choice.at_level(known, variant("other", 1.0), 1.5) == known
+    assert choice.at_level(known, variant("lean", 1.0), 0.0) == known
+
+
+def test_of_several_devices_the_one_in_the_middle_speaks() -> None:
+    taken = [measured("v", ms) for ms in (9.0, 1.0, 1.1)]
+    assert choice.measured_ms(choice.middle(taken)) == 1.1
+    assert choice.measured_ms(choice.middle(taken[:2])) == 1.0

@@ -34,8 +34,8 @@ def test_every_unfinished_job_has_its_step() -> None:
 
 
 def test_a_step_off_the_table_is_refused() -> None:
-    with pytest.raises(Conflict, match="the rollout is completed; it cannot become running"):
-        transitions.check_rollout(RolloutState.COMPLETED, RolloutState.RUNNING)
+    with pytest.raises(Conflict, match="the rollout is completed; it cannot become paused"):
+        transitions.check_rollout(RolloutState.COMPLETED, RolloutState.PAUSED)
 
 
 @pytest.mark.parametrize(

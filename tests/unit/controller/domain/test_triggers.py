@@ -71,10 +71,19 @@ def test_an_unknown_past_asks_for_nothing() -> None:
         ([trigger(cohort=cohort(PLAIN), closed_at=25.0)], 30.0, Answer.LATER),
         ([trigger(cohort=cohort(PLAIN), closed_at=25.0)], 99.0, Answer.OPEN),
         ([trigger(cohort=cohort(PLAIN))], 99.0, Answer.OPEN),  # it changed while one was open
+        # Of another device of the cohort: joined until it is rolled out, then waited for.
+        ([trigger(device="e")], 30.0, Answer.JOIN),
+        ([trigger(device="e", devices={"e": 20.0, "f": 21.0})], 30.0, Answer.JOIN),
+        ([trigger(device="e", devices={"e": 20.0, "d": 21.0})], 30.0, Answer.ANSWERED),
+        ([trigger(device="e", rollout="r")], 30.0, Answer.LATER),
+        ([trigger(device="e", by_level=True)], 30.0, Answer.LATER),
+        ([trigger(device="e", closed_at=25.0)], 30.0, Answer.LATER),  # the cohort's pause
+        ([trigger(device="e", closed_at=25.0)], 84.0, Answer.LATER),  # twice as long after one
+        ([trigger(device="e", closed_at=25.0)], 86.0, Answer.OPEN),
     ],
 )
 def test_one_answer_for_one_question(known: list[Trigger], now: float, answer: Answer) -> None:
-    assert triggers.may_open(cohort(NEWER), known, since=10.0, now=now) is answer
+    assert triggers.may_open("d", cohort(NEWER), known, since=10.0, now=now) is answer
 
 
 LATENCY = Latency(

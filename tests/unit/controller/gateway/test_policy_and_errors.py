@@ -30,7 +30,7 @@ def test_every_method_has_a_row_and_every_row_a_method() -> None:
 
 def test_only_enrolment_is_open() -> None:
     anyone = {m for m, rule in policy.POLICY.items() if rule.caller is policy.Caller.ANYONE}
-    assert anyone == {"/fitment.v1.Enroll/Admit", "/fitment.v1.Enroll/Recover"}
+    assert anyone == {f"/fitment.v1.Enroll/{method}" for method in ("Admit", "Apply", "Recover")}
 
 
 def test_an_unknown_method_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from controller.errors import Conflict, TrustError, UserError
+from controller.errors import Conflict, NotFound, Temporary, TrustError, UserError
+from controller.reconcile import applying
 from controller.reconcile.rolling import RolloutPlan
+from fitment.core import admission
 from fitment.core.deployment import Outcome
 
 Key = ec.EllipticCurvePrivateKey
@@ -107,3 +111,126 @@ def test_a_device_recovers_by_its_key(world: Any) -> None:
         world.controller.recover("pi", csr, old, b"forged")
     fresh = world.controller.recover("pi", csr, old, proof)
     assert world.controller.is_allowed("pi", serial(fresh))
+
+
+@pytest.fixture
+def open_world(world: Any) -> Any:
+    """It lets devices ask for an operator's word."""
+    context = world.controller.context
+    world.controller.context = replace(
+        context, settings=replace(context.settings, enrolment_by_approval=True)
+    )
+    return world
+
+
+def test_nobody_may_ask_where_it_is_not_set(world: Any) -> None:
+    with pytest.raises(TrustError, match="by token only"):
+        world.controller.apply("pi", request(new_key()))
+    assert world.store.applicants.find() == ()
+
+
+def test_only_the_key_that_was_compared_comes_in(open_world: Any) -> None:
+    world, key = open_world, new_key()
+    context = world.controller.context
+    asked = world.controller.apply("pi", request(key))
+    assert (asked.device, asked.admission) == ("pi", None)
+    with pytest.raises(Conflict, match="another device waits under the name 'pi'"):
+        world.controller.apply("pi", request(new_key()))
+    (waiting,) = applying.waiting(context)
+    with pytest.raises(UserError, match="does not wait with the code AAAAA"):
+        applying.approve(context, "pi", "AAAAA-AAAAA-AAAAA-AAAAA-AAAAA")
+    applying.approve(context, "pi", waiting.code.lower().replace("-", " "), {"site": "lab"})
+    assert world.store.devices.get("pi") is None, "it comes in when it asks"
+    first = world.controller.apply("pi", request(key)).admission
+    assert world.controller.is_allowed("pi", serial(first.certificate_pem))
+    again = world.controller.apply("pi", request(key)).admission
+    assert world.controller.is_allowed("pi", serial(again.certificate_pem)), "an answer was lost"
+    with pytest.raises(Conflict, match="another device waits"):
+        world.controller.apply("pi", request(new_key()))
+    with pytest.raises(Conflict, match="was let in already"):
+        applying.reject(context, "pi")
+    world.controller.revoke("pi")
+    acts = [e.action for e in world.store.audit.find(subject="pi")]
+    assert acts == ["applied", "approved", "admitted", "renewed", "revoked"]
+
+
+def test_codes_tell_keys_and_authorities_apart() -> None:
+    codes = {admission.code(key, ca) for key in ("sha256:a", "sha256:b") for ca in ("x", "y")}
+    assert len(codes) == 4
+    assert all(re.fullmatch(r"([A-Z2-7]{5}-){4}[A-Z2-7]{5}", code) for code in codes)
+    assert not admission.same("", "")
+
+
+def test_a_refused_key_is_told_for_a_day(open_world: Any) -> None:
+    world, key = open_world, new_key()
+    world.controller.apply("pi", request(key))
+    applying.reject(world.controller.context, "pi")
+    with pytest.raises(TrustError, match="an operator refused 'pi'"):
+        world.controller.apply("pi", request(key))
+    with pytest.raises(NotFound, match="no device waits under the name 'other'"):
+        applying.approve(world.controller.context, "other", "x")
+    world.clock.advance(86_401.0)
+    assert world.controller.apply("pi", request(new_key())).device == "pi"
+
+
+def test_how_many_wait_and_come_is_bounded(open_world: Any) -> None:
+    world, csr = open_world, request(new_key())
+    for number in range(applying.NEW_A_MINUTE):
+        world.controller.apply(f"pi-{number}", csr)
+    with pytest.raises(Temporary, match="too many devices ask at once"):
+        world.controller.apply("one-more", csr)
+    assert world.controller.apply("pi-1", csr).admission is None, "who waits may ask again"
+    world.clock.advance(61.0)
+    for number in range(applying.NEW_A_MINUTE, applying.MOST):
+        world.clock.advance(4.0)
+        world.controller.apply(f"pi-{number}", csr)
+    world.clock.advance(61.0)
+    with pytest.raises(Temporary, match="100 devices wait"):
+        world.controller.apply("one-more", csr)
+    world.clock.advance(applying.SILENT_S)
+    assert world.controller.apply("one-more", csr).device == "one-more"
+    assert len(applying.waiting(world.controller.context)) == 1, "the others ask no more"
+
+
+def test_a_name_without_a_wish_follows_the_key(open_world: Any) -> None:
+    key = new_key()
+    one, other = (open_world.controller.apply("", request(key)).device for _ in range(2))
+    assert one == other
+    assert one.startswith("device-")
+    open_world.join("taken")
+    with pytest.raises(Conflict, match="is enrolled already"):
+        open_world.controller.apply("taken", request(key))
+
+
+def test_a_decommissioned_device_is_out_and_its_name_is_free(world: Any) -> None:
+    world.join("a")
+    world.join("b")
+    release = world.released()
+    world.devices["b"].disconnect()
+    made = world.controller.create_rollout(release.id, RolloutPlan(waves=(1.0,)))
+    world.settle()
+    assert world.rollout(made.id).pending == ("b",)
+    serials = [world.store.devices.get(name).serial for name in "ab"]
+    world.controller.decommission("a")
+    world.controller.decommission("b")
+    assert world.rollout(made.id).pending == ()
+    assert not any(world.controller.is_allowed(n, s) for n, s in zip("ab", serials, strict=True))
+    assert len(world.store.deployments.find(device="a")) == 1, "its history stays"
+    with pytest.raises(Conflict, match="decommissioned already"):
+        world.controller.decommission("a")
+    text, _ = world.controller.create_token()
+    world.clock.advance(5.0)
+    world.controller.admit(text, "a", request(new_key()))
+    fresh = world.store.devices.get("a")
+    assert (fresh.revoked, fresh.renamed_at) == (False, world.clock())
+    twin = world.devices["a"]
+    twin.slots = {}
+    twin.connect()
+    world.settle()
+    assert len(world.store.deployments.find(device="a")) == 1, "the old one's model is not its own"
+    later = replace(release, id="after-decommission", counter=release.counter + 1, approved_at=0.0)
+    world.store.releases.add(later)
+    world.controller.approve_release("after-decommission")
+    world.controller.create_rollout("after-decommission", RolloutPlan(waves=(1.0,)))
+    world.settle()
+    assert world.runs("a") == "int8", "it is a device like any other"

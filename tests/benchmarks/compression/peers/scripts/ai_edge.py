@@ -31,24 +31,29 @@ def quantized(path: Path, asked: Any, inputs: np.ndarray | None) -> None:
     tool = quantizer.Quantizer(str(fp32), asked)
     result = None
     if inputs is not None:
-        signature, names = next(iter(tool_signatures().items()))
-        result = tool.calibrate({signature: [{names[0]: row[None]} for row in inputs]})
+        signature, name, kind = taken()
+        rows = [{name: row[None].astype(kind)} for row in inputs]
+        result = tool.calibrate({signature: rows})
     tool.quantize(result).export_model(str(path), overwrite=True)
 
 
-def tool_signatures() -> dict[str, list[str]]:
+def taken() -> tuple[str, str, Any]:
+    """Signature, name and type of the one input."""
     from ai_edge_litert.interpreter import Interpreter
 
-    found = Interpreter(model_path=str(fp32)).get_signature_list()
-    return {key: list(value["inputs"]) for key, value in found.items()}
+    interpreter = Interpreter(model_path=str(fp32))
+    signature, value = next(iter(interpreter.get_signature_list().items()))
+    return signature, value["inputs"][0], interpreter.get_input_details()[0]["dtype"]
 
 
-channels_last = np.moveaxis(job.calibration(), 1, -1).copy()
+inputs = job.calibration()
+if job.images:
+    inputs = np.moveaxis(inputs, 1, -1).copy()
 with job.point("fp32", runtime="litert", note="what its quantizer starts from") as path:
-    network = Nhwc(job.network()).eval()
-    example = torch.from_numpy(channels_last[:1])
+    network = Nhwc(job.network()).eval() if job.images else job.network()
+    example = torch.from_numpy(inputs[:1])
     litert_torch.convert(network, (example,)).export(str(path))
 with job.point("static-a8w8", runtime="litert", note="static_wi8_ai8") as path:
-    quantized(path, recipe.static_wi8_ai8(), channels_last)
+    quantized(path, recipe.static_wi8_ai8(), inputs)
 with job.point("dynamic-w8", runtime="litert", note="dynamic_wi8_afp32") as path:
     quantized(path, recipe.dynamic_wi8_afp32(), None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from job import Job
 from torch.nn import functional
 
 BATCH = 64
@@ -16,19 +17,20 @@ PROBED = 20  # steps that tell how many fit into the budget
 
 def fine_tune(
     network: Any,
-    data: tuple[np.ndarray, np.ndarray],
+    job: Job,
     *,
-    cpu_seconds: float,
-    seed: int,
+    spent_s: float = 0.0,
     learning_rate: float = 0.05,
     each: Callable[[float], None] | None = None,
 ) -> dict[str, float]:
     """Cross entropy on labels, one-cycle SGD, until the CPU seconds are spent.
 
     The number of steps is set from the time of the first ones, so that the cycle ends in time.
+    ``spent_s`` of them went to something else.
     """
-    inputs, labels = data
-    draw = np.random.default_rng(seed)
+    inputs, labels = job.train()
+    cpu_seconds = float(job.cpu_seconds or 0.0) - spent_s
+    draw = np.random.default_rng(job.seed)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
@@ -45,7 +47,7 @@ def fine_tune(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _cycle(share if total > PROBED else 0.0)
         chosen = draw.integers(0, len(inputs), BATCH)
-        real = torch.from_numpy(inputs[chosen].astype(np.float32) / np.float32(255.0))
+        real = torch.from_numpy(job.real(inputs[chosen]))
         loss = functional.cross_entropy(network(real), torch.from_numpy(labels[chosen]))
         optimizer.zero_grad()
         loss.backward()
@@ -61,19 +63,20 @@ def _cycle(share: float) -> float:
     return max(1e-4, 0.5 * (1 + np.cos(np.pi * (share - 0.2) / 0.8)))
 
 
-def export(network: Any, path: Any, shape: tuple[int, ...]) -> None:
+def export(network: Any, path: Any, job: Job) -> None:
     """fp32 ONNX with a free batch axis."""
     import warnings
 
+    name = job.facts["input"]["name"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network.eval(),
-            (torch.zeros(1, *shape),),
+            (torch.from_numpy(job.calibration()[:1]),),
             str(path),
             dynamo=False,
             opset_version=17,
-            input_names=["images"],
+            input_names=[name],
             output_names=["output"],
-            dynamic_axes={"images": {0: "batch"}, "output": {0: "batch"}},
+            dynamic_axes={name: {0: "batch"}, "output": {0: "batch"}},
         )

@@ -63,19 +63,29 @@ class Job:
         (self.out / "result.json").write_text(json.dumps(record, indent=2) + "\n")
 
     def calibration(self) -> Array:
-        """Inputs [N, …] float32, no labels."""
+        """Inputs [N, …] as the network takes them, no labels."""
         with np.load(self.subject / "calibration.npz", allow_pickle=False) as held:
             return held["inputs"]
 
     def guard(self) -> tuple[Array, Array]:
-        """Held-out inputs float32 and labels: for what asks for a validation set."""
+        """Held-out inputs and labels: for what asks for a validation set."""
         with np.load(self.subject / "guard.npz", allow_pickle=False) as held:
             return held["inputs"], held["labels"]
 
     def train(self) -> tuple[Array, Array]:
-        """Training inputs uint8 (real = stored / 255) and labels."""
+        """Training inputs as stored (see `real`) and labels."""
         with np.load(self.subject / "train.npz", allow_pickle=False) as held:
             return held["inputs"], held["labels"]
+
+    def real(self, stored: Array) -> Array:
+        """Stored inputs as the network takes them; tokens keep their values."""
+        kind, scale = self.facts["input"]["dtype"], np.float32(self.facts["input"]["scale"])
+        return stored.astype(kind) if kind != "float32" else stored.astype(kind) * scale
+
+    @property
+    def images(self) -> bool:
+        """Whether an input is [C, H, W]."""
+        return len(self.facts["input"]["shape"]) == 3
 
     def network(self) -> Any:
         """The trained torch module, in eval mode."""
@@ -88,7 +98,7 @@ class Job:
         module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
         sys.modules["subject_network"] = module
         spec.loader.exec_module(module)  # type: ignore[union-attr]
-        network = getattr(module, self.facts["network"])(tuple(self.facts["widths"]))
+        network = getattr(module, self.facts["network"])(*self.facts["arguments"])
         with np.load(self.subject / "weights.npz", allow_pickle=False) as held:
             network.load_state_dict({key: torch.from_numpy(held[key]) for key in held.files})
         return network.eval()

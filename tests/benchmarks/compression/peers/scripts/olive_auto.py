@@ -19,7 +19,7 @@ from olive.data.registry import Registry
 @Registry.register_dataset()
 def subject_dataset(*args, **kwargs):
     inputs = np.load({path!r})["inputs"]
-    return [({{"images": row}}, 0) for row in inputs]
+    return [({{{name!r}: row}}, 0) for row in inputs]
 """
 
 
@@ -31,7 +31,9 @@ def workflow(folder: Path, options: dict[str, Any]) -> None:
     from olive import run
 
     script = job.out / "calibration_data.py"
-    script.write_text(DATA.format(path=str(job.subject / "calibration.npz")))
+    script.write_text(
+        DATA.format(path=str(job.subject / "calibration.npz"), name=job.facts["input"]["name"])
+    )
     data = {
         "name": "calibration",
         "user_script": str(script),

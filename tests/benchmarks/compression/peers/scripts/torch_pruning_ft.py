@@ -25,13 +25,12 @@ with job.point("fp32-pruned50", labels=True, note="magnitude, groups by dependen
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=RATIO,
         round_to=MULTIPLE,
-        ignored_layers=[network.classifier],
+        ignored_layers=[getattr(network, job.facts["head"])],
     )
     pruner.step()
     network.train()
-    left = job.cpu_seconds - (time.process_time() - began)
-    print(fine_tune(network, job.train(), cpu_seconds=left, seed=job.seed))
-    export(network, half, inputs.shape[1:])
+    print(fine_tune(network, job, spent_s=time.process_time() - began))
+    export(network, half, job)
     path.write_bytes(half.read_bytes())
 with job.point("int8-pruned50", labels=True, note="u8s8 per channel, from the one above") as path:
     static_int8(

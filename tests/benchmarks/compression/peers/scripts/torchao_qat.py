@@ -35,11 +35,7 @@ with job.point("qat", labels=True, note="x86 quantizer: u8 activations, s8 per c
             prepared.apply(disable_observer)
             frozen.append(share)
 
-    found = fine_tune(
-        prepared, job.train(), cpu_seconds=job.cpu_seconds, seed=job.seed, learning_rate=0.01,
-        each=each,
-    )  # fmt: skip
-    print(found)
+    print(fine_tune(prepared, job, learning_rate=0.01, each=each))
     move_exported_model_to_eval(prepared)
     converted = convert_pt2e(prepared)
     allow_exported_model_train_eval(converted)
@@ -47,5 +43,5 @@ with job.point("qat", labels=True, note="x86 quantizer: u8 activations, s8 per c
         warnings.simplefilter("ignore")
         torch.onnx.export(
             converted, example, str(path), dynamo=True, dynamic_shapes=({0: batch},),
-            input_names=["images"], output_names=["output"], external_data=False,
+            input_names=[job.facts["input"]["name"]], output_names=["output"], external_data=False,
         )  # fmt: skip

@@ -84,6 +84,27 @@ def test_goldens_are_few_and_as_they_were_given(tmp_path: Path) -> None:
     assert len(np.load(more.folder / "golden_inputs.npy")) == 40
 
 
+@pytest.mark.parametrize(
+    ("tolerance", "values", "kind"),
+    [
+        (0.1, 1.0, np.float16),
+        (0.001, 1.0, np.float32),  # float16 would take a good part of it
+        (1e5, 1e6, np.float32),  # more than float16 holds
+    ],
+)
+def test_golden_outputs_are_stored_short_where_nothing_is_lost(
+    tmp_path: Path, tolerance: float, values: float, kind: type
+) -> None:
+    outputs = np.random.default_rng(0).random((40, 3), np.float32) * np.float32(values)
+    asked = request(golden_outputs=outputs, golden_reference=outputs, tolerance=tolerance)
+    folder = bundle.build(asked, tmp_path).folder
+    for name in ("golden_outputs.npy", "golden_reference.npy"):
+        stored = np.load(folder / name)
+        assert stored.dtype == kind
+        moved = np.abs(stored.astype(np.float32) - outputs[: len(stored)]).max()
+        assert moved <= tolerance * bundle.SHORT_SHARE
+
+
 def test_equal_requests_give_equal_bytes(tmp_path: Path) -> None:
     one = bundle.build(request(), tmp_path / "one")
     other = bundle.build(request(), tmp_path / "other")

@@ -1,0 +1,93 @@
+"""Who bears a variant on trial out: the slot's server and the applications that have it loaded.
+
+Only who serves what the slot's own link leads to can be asked: while another rung stands, nobody
+sees what is on trial.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from agent import applications, served
+from agent.desk import Desk
+from agent.domain.leases import Lease
+from agent.domain.record import DeploymentRecord
+from agent.domain.rungs import parted
+from agent.domain.trial import Look, Told, judge
+
+LOOK_S: Final = 0.5
+"""Between looks at those who have not taken it over yet."""
+
+
+def server(desk: Desk, record: DeploymentRecord) -> Told | None:
+    """What the slot's server says; None where there is none, or none that would see the trial."""
+    path = _socket(desk, record)
+    folder = desk.slots.folder(record.assignment.slot, record.folder)
+    return None if path is None else served.told(path, os.path.realpath(folder))
+
+
+def misfits(desk: Desk, record: DeploymentRecord) -> tuple[str, ...]:
+    """Which applications could not feed the variant, before they are given it."""
+    folder = desk.slots.folder(record.assignment.slot, record.folder)
+    found = ((one.registered, applications.misfits(one.registered, folder))
+             for one in _leases(desk, record))  # fmt: skip
+    return tuple(f"application '{who.application}': {why}" for who, why in found if why)
+
+
+def holder(desk: Desk, slot: str, letter: str) -> str:
+    """The application that has a folder of a slot loaded, or is about to; empty: none."""
+    if desk.applications is None:
+        return ""
+    return desk.applications.holder(desk.slots.folder(slot, letter))
+
+
+def look(desk: Desk, record: DeploymentRecord) -> Look:
+    """Where the trial stands: over as soon as one finds it bad, and waiting while one does."""
+    looks = [_at_server(desk, record), *(_at(desk, record, one) for one in _leases(desk, record))]
+    bad = tuple(why for one in looks for why in one.bad)
+    return Look(bad=bad, waits=next((one.waits for one in looks if one.waits), ""))
+
+
+def _at_server(desk: Desk, record: DeploymentRecord) -> Look:
+    """What its server says of the trial.
+
+    A server that answered before the switch and no longer does is waited for as well: a variant
+    that ends its server must not be committed. One that did not answer then is not held against
+    it, nor one that a restart in between has ended.
+    """
+    now, waited_s = server(desk, record), desk.now_s - record.state_entered_at_s
+    gone = now is None and record.resumes > 0 and waited_s > desk.takeover_s
+    if _socket(desk, record) is None or gone or (now is None and record.served is None):
+        return Look()
+    order = record.assignment
+    return judge(
+        f"the server of slot '{parted(order.slot)[0]}'", record.served, now,
+        wanted=order.bundle.variant, gates=order.gates,
+        waited_s=waited_s, limit_s=desk.takeover_s,
+    )  # fmt: skip
+
+
+def _at(desk: Desk, record: DeploymentRecord, lease: Lease) -> Look:
+    """What one application says; one that is gone has no lease, and holds up nothing."""
+    order, (before, now) = record.assignment, lease.told()
+    return judge(
+        f"application '{lease.registered.application}'", before, now,
+        wanted=order.bundle.variant, gates=order.gates, limit_s=desk.takeover_s,
+        waited_s=desk.now_s - max(record.state_entered_at_s, lease.since_s),
+    )  # fmt: skip
+
+
+def _leases(desk: Desk, record: DeploymentRecord) -> tuple[Lease, ...]:
+    """Of applications that are given what is on trial."""
+    name, rung = parted(record.assignment.slot)
+    if desk.applications is None or desk.slots.rung(name) != rung:
+        return ()
+    return desk.applications.of(name)
+
+
+def _socket(desk: Desk, record: DeploymentRecord) -> Path | None:
+    name, rung = parted(record.assignment.slot)
+    seen = desk.sockets is not None and desk.slots.rung(name) == rung
+    return desk.sockets / f"{name}.sock" if desk.sockets is not None and seen else None

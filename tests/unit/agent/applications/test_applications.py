@@ -1,0 +1,208 @@
+"""The applications' socket, with real connections; the loop is the test's own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.applications import Applications
+from agent.client import AwayError, ClientError, Lease, register
+from agent.domain.leases import LEASE_S
+from agent.domain.record import SlotFacts
+from agent.journal import Journal, open_journal
+from agent.slots import Slots
+from fitment.core import digest
+from fitment.core.bundle import BundleManifest, IoSpec, TensorSpec
+
+IO = IoSpec(
+    inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 4)),), outputs=(),
+    labels=("left", "right"),
+)  # fmt: skip
+
+
+class Agent:
+    """Journal, slots and the socket of one device; `do` lets its loop turn while a client asks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.now_s = folder, 0.0
+        self.journal: Journal = open_journal(folder / "journal.db")
+        self.slots = Slots(folder / "slots")
+        self.apps = Applications(folder / "run")
+        self.apps.listen()
+        assert self.apps.problem == ""
+
+    def commit(self, letter: str) -> str:
+        """A bundle that serves in slot ``shoes``."""
+        self.slots.prepare("shoes")
+        folder = self.slots.folder("shoes", letter)
+        folder.mkdir()
+        content = digest.canonical(BundleManifest(name=letter, io=IO))
+        (folder / "bundle.json").write_bytes(content)
+        variant = digest.digest_bytes(content)
+        self.slots.switch("shoes", letter)
+        self.journal.save_slot(SlotFacts(slot="shoes", variant=variant, last_good=letter))
+        return variant
+
+    def tick(self) -> None:
+        self.apps.tick(self.journal, self.slots, self.now_s)
+
+    def do(self, ask: Callable[[], Any]) -> Any:
+        answer: Future[Any] = Future()
+
+        def act() -> None:
+            try:
+                answer.set_result(ask())
+            except Exception as error:  # noqa: BLE001 - handed on to the test
+                answer.set_exception(error)
+
+        thread = threading.Thread(target=act)
+        thread.start()
+        while thread.is_alive():
+            self.tick()
+            thread.join(0.001)
+        return answer.result()
+
+    def register(self, name: str = "cam", **more: Any) -> Lease:
+        lease: Lease = self.do(lambda: register(name, "shoes", self.apps.path, **more))
+        return lease
+
+    def names(self) -> list[str]:
+        return [lease.registered.application for lease in self.apps.of("shoes")]
+
+    def again(self) -> None:
+        """Another process of the agent."""
+        self.apps.close()
+        self.apps = Applications(self.folder / "run")
+        self.apps.listen()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    made = Agent(tmp_path)
+    yield made
+    made.apps.close()
+    made.journal.close()
+
+
+def test_a_lease_from_its_beginning_to_its_end(agent: Agent) -> None:
+    first = agent.commit("a")
+    lease = agent.register(expects={"labels": ["left", "right"]})
+    assert (lease.variant, lease.overlay, lease.lease_s) == (first, "", LEASE_S)
+    assert Path(lease.folder) == agent.slots.folder("shoes", "a")
+    assert agent.apps.holder(agent.slots.folder("shoes", "a")) == "cam"
+    agent.do(lambda: lease.loaded(first))
+    assert not agent.do(lease.renew)
+    second = agent.commit("b")
+    assert agent.do(lease.renew)
+    assert (lease.variant, lease.folder[-1]) == (second, "b")
+    with pytest.raises(ClientError, match="ask for the lease again"):
+        agent.do(lambda: lease.loaded(first))
+    agent.do(lambda: lease.loaded(second))
+    agent.do(lambda: lease.report([1.5, 2.5], errors=1))
+    (held,) = agent.apps.of("shoes")
+    assert (held.loaded.variant, held.told()[1].requests, held.told()[1].errors) == (second, 2, 1)
+    assert agent.apps.holder(agent.slots.folder("shoes", "a")) == ""
+    lease.release()
+    agent.tick()
+    assert agent.names() == []
+    assert json.loads(agent.journal.setting("applications")) == []
+
+
+def test_silence_ends_a_lease(agent: Agent) -> None:
+    agent.commit("a")
+    lease = agent.register()
+    agent.now_s = LEASE_S + 1
+    agent.tick()
+    assert agent.names() == []
+    with pytest.raises(AwayError):
+        lease.loaded(lease.variant)
+
+
+def test_a_lease_outlives_the_agent_and_is_waited_for(agent: Agent) -> None:
+    variant = agent.commit("a")
+    lease = agent.register()
+    agent.do(lambda: lease.loaded(variant))
+    agent.again()
+    agent.tick()
+    (held,) = agent.apps.of("shoes")
+    assert (held.registered.application, held.loaded.variant) == ("cam", "")
+    assert not lease.renew()  # it finds that the agent was away, and goes on with what it has
+    assert not agent.do(lease.renew)
+    (held,) = agent.apps.of("shoes")
+    assert held.loaded.variant == variant  # told again, unasked
+    lease.release()
+    agent.tick()
+    agent.register("other").release()
+    agent.again()
+    agent.tick()
+    agent.now_s += LEASE_S + 1
+    agent.tick()
+    assert agent.names() == []
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"expects": {"labels": ["right", "left"]}}, "io_mismatch"),
+        ({"expects": {"colour": 1}}, "io_mismatch"),
+        ({"name": "a b"}, "invalid"),
+        ({"name": "taken"}, "taken"),
+    ],
+)
+def test_what_cannot_be_given_is_refused(agent: Agent, more: dict[str, Any], code: str) -> None:
+    agent.commit("a")
+    other = agent.register("taken")
+    with pytest.raises(ClientError) as refused:
+        agent.register(**more)
+    assert refused.value.code == code
+    other.release()
+
+
+def test_an_empty_slot_gives_nothing(agent: Agent) -> None:
+    with pytest.raises(ClientError) as refused:
+        agent.register()
+    assert refused.value.code == "slot_empty"
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b'{"op": "fly"}', "op_unknown"),
+        (b'{"op": "lease"}', "not_registered"),
+        (b"[]", "frame"),
+        (b"\xff", "frame"),
+        (b'{"op": "register", "application": "x", "slot": "s", "expects": 3}', "invalid"),
+    ],
+)
+def test_garbage_is_answered(agent: Agent, sent: bytes, code: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as raw:
+        raw.connect(str(agent.apps.path))
+        raw.sendall(struct.pack(">I", len(sent)) + sent)
+        agent.tick()
+        assert json.loads(raw.recv(4096)[4:])["code"] == code
+
+
+def test_reports_are_held_to_their_form(agent: Agent) -> None:
+    agent.commit("a")
+    lease = agent.register()
+    wrong: tuple[tuple[Any, int], ...] = (([-1.0], 0), (["x"], 0), ([1.0], -1))
+    for latencies, errors in wrong:
+        with pytest.raises(ClientError, match="number|count"):
+            agent.do(partial(lease.report, latencies, errors))
+    lease.release()
+
+
+def test_a_socket_that_cannot_be_is_a_problem_and_no_end(tmp_path: Path) -> None:
+    made = Applications(tmp_path / ("x" * 120))
+    made.listen()
+    assert "cannot reach the agent" in made.problem
+    made.close()

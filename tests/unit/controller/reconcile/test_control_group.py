@@ -1,0 +1,66 @@
+"""A rollout that keeps a control group, from its creation to its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controller.domain import fleet
+from controller.domain.fleet import RolloutState
+from controller.errors import Conflict, UserError
+from controller.reconcile.rolling import RolloutPlan
+from tests.unit.controller.reconcile.test_rolling import joined
+
+HELD = RolloutPlan(waves=(0.5, 1.0), control_share=0.25, control_s=60.0)
+
+
+def updated(world: Any, made: fleet.Rollout) -> set[str]:
+    return {d.device for d in world.store.deployments.find(rollout=made.id)}
+
+
+def test_the_group_stays_behind_and_then_gets_it_too(world: Any) -> None:
+    release = joined(world, "abcd")
+    made = world.controller.create_rollout(release.id, HELD)
+    (held,) = world.controller.control_of(made)
+    world.settle()
+    running = world.rollout(made.id)
+    assert (running.state, running.wave) == (RolloutState.RUNNING, 1)
+    assert updated(world, made) == set("abcd") - {held}
+    world.start()  # a restart forgets nobody's side
+    world.settle()
+    assert updated(world, made) == set("abcd") - {held}
+    world.clock.advance(60.0)
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    assert updated(world, made) == set("abcd")
+    assert "control_ended" in world.actions()
+    assert world.controller.control_of(world.rollout(made.id)) == ()
+
+
+def test_an_operator_may_end_it_before(world: Any) -> None:
+    release = joined(world, "abcd")
+    made = world.controller.create_rollout(release.id, HELD)
+    world.settle()
+    world.controller.let_go(made.id)
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    assert updated(world, made) == set("abcd")
+    with pytest.raises(Conflict, match="holds no control group"):
+        world.controller.let_go(made.id)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (RolloutPlan(control_share=1.0), "below 1"),
+        (RolloutPlan(control_share=0.1, control_by="site"), None),
+        (RolloutPlan(control_share=0.1, devices=("a",)), "but one device"),
+        (RolloutPlan(control_by="site"), "--control"),
+    ],
+)
+def test_what_cannot_be_held_is_refused(world: Any, plan: RolloutPlan, message: str | None) -> None:
+    release = joined(world, "ab")
+    if message is None:
+        assert world.controller.control_of(world.controller.create_rollout(release.id, plan))
+        return
+    with pytest.raises(UserError, match=message):
+        world.controller.create_rollout(release.id, plan)
