@@ -183,7 +183,8 @@ def _sensors(root: Path | str, run: Run) -> Iterator[Finding]:
         yield _warn("energy", f"unavailable: {meter.reason}", _energy_mend(meter))
         return
     kind = "estimated" if meter.status is ReadingStatus.ESTIMATED else "measured"
-    yield _ok("energy", f"{kind} by {meter.method}, scope {meter.scope}")
+    pace = f"a reading every {meter.interval_s:g} s at most"
+    yield _ok("energy", f"{kind} by {meter.method}, scope {meter.scope}, {pace}")
 
 
 def _energy_mend(meter: Unavailable) -> str:
