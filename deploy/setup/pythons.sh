@@ -3,8 +3,8 @@
 #
 #     sh deploy/setup/pythons.sh .make/pythons
 #
-# Each gets an environment with the agent as a device installs it, from the registry that pip is set
-# to. What this machine lacks is named. The exit status is 1 if any test fails.
+# Each gets an environment with all that a device installs, from the registry that pip is set to; the
+# agent itself is the one of this folder. What this machine lacks is named. The exit status is 1 if any test fails.
 set -u
 
 folder=${1:?where environments are made}
@@ -37,7 +37,7 @@ for version in $versions; do
     echo "== Python $version: $("$place/bin/python" --version)"
     # Word splitting of $tests is meant.
     # shellcheck disable=SC2086
-    "$place/bin/python" -m pytest -q -p no:cacheprovider \
+    PYTHONPATH=$PWD:$PWD/protos "$place/bin/python" -m pytest -q -p no:cacheprovider \
         --ignore "$needs_onnx" $tests || bad=1
 done
 exit $bad

@@ -34,6 +34,7 @@ ELSEWHERE = {
     "agent/studies.py:_failed": "a study changes nothing that serves",
     "agent/studies.py:_make_job": "a study changes nothing that serves",
     "agent/studies.py:drop": "a study changes nothing that serves",
+    "agent/workers/apply.py:done": "an enrolment, which is begun anew",
     "agent/workers/fetch.py:_check_digest": "after a damaged file, which is fetched once more",
     "agent/workers/fetch.py:_drop": "after a delta that will not do; then the file comes whole",
     "agent/workers/fetch.py:_from_mirror": "the part file that the gateway's bytes go to as well",
