@@ -17,12 +17,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 2
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: help setup mosquitto arm64 stock-client demo bench test lint lock clean
+.PHONY: help setup mosquitto arm64 stock-client demo bench test pythons lint lock clean
 
 help:
 	@echo "make demo    set up, and run the whole loop with three devices; leaves demo-out/"
 	@echo "make test    set up and run every check and test"
 	@echo "make bench   set up, and measure what the README claims; leaves bench-out/"
+	@echo "make pythons the agent's own tests under every Python from 3.10 that is there"
 	@echo "make lint    ruff, mypy, import contracts, generated code"
 	@echo "make clean   remove the environment and what was built"
 
@@ -58,13 +59,16 @@ bench: setup
 
 lint: $(STAMP)
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@echo "== mypy"; $(BIN)/mypy
+	@echo "== mypy"; $(BIN)/mypy && $(BIN)/mypy --python-version 3.10 -p agent -p profiles
 	@echo "== import contracts"; PYTHONPATH=.:protos $(BIN)/lint-imports
 	@echo "== generated code"; $(BIN)/python protos/generate.py --check
 
 test: setup lint arm64 stock-client
 	@echo "== tests of parts"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ALONE:%=--ignore %)
 	@echo "== tests of the whole"; $(BIN)/python -m pytest $(ALONE)
+
+pythons:
+	@sh deploy/setup/pythons.sh .make/pythons
 
 lock: $(VENV)/bin/python
 	@echo "== Locking what is installed now"

@@ -152,7 +152,7 @@ def with_port(settings: Settings, port: int) -> Settings:
 
 def _from_file(path: Path) -> Document:
     try:
-        document = tomllib.loads(path.read_text())
+        document: Document = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -5,7 +5,6 @@ Works without a runtime, numpy, sensors, a network or a data directory.
 
 from __future__ import annotations
 
-import enum
 import os
 import sys
 import time
@@ -14,8 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import profiles
+from agent import doctor_fleet
 from agent.clock import EARLIEST_UNIX
 from agent.domain.allowance import SPARSE_SHARE, size
+from agent.findings import Finding, Level
+from agent.findings import fail as _fail
+from agent.findings import ok as _ok
+from agent.findings import warn as _warn
 from agent.hardware import BoardError, HardwareSettings, read_fingerprint
 from agent.hardware.runtimes import PACKAGES, installed
 from agent.jobs import RuntimeOptions
@@ -29,24 +33,6 @@ from fitment.core.measurement import ReadingStatus
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 512 << 20, 64 << 20
 """Two slots, the transport file and a log fit easily above the first; nothing useful does below
 the second."""
-
-
-class Level(enum.Enum):
-    """How bad a finding is."""
-
-    OK = "ok"  # as it should be
-    WARN = "warn"  # works, with less
-    FAIL = "fail"  # the agent cannot do its work
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing looked at."""
-
-    level: Level
-    subject: str
-    message: str
-    mend: str = ""  # what to do, when it is not ok
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +57,7 @@ def diagnose(
     *,
     run: Run = run_command,
     now: Callable[[], float] = time.time,
+    reach: doctor_fleet.Reach | None = None,
     allowance: AllowanceReport | None = None,
 ) -> Diagnosis:
     """Look at everything.
@@ -82,6 +69,7 @@ def diagnose(
         data_dir: the agent's data directory; it need not exist.
         run: starts vendor tools.
         now: seconds since the epoch.
+        reach: tries an address of the controller's.
         allowance: what is used of it; None: do not speak of it.
     """
     findings: list[Finding] = [_python()]
@@ -99,6 +87,7 @@ def diagnose(
     findings.extend(_sensors(root, run))
     findings.append(_disk(Path(data_dir)))
     findings.append(_clock(now()))
+    findings.extend(doctor_fleet.look(Path(data_dir), now(), reach=reach))
     if allowance is not None:
         findings.extend(_allowance(allowance))
     return Diagnosis(findings=tuple(findings), fingerprint=fingerprint, profile=profile)
@@ -177,21 +166,35 @@ def _runtimes() -> Iterator[Finding]:
 def _sensors(root: Path | str, run: Run) -> Iterator[Finding]:
     now = snapshot(root, run)
     readings = (
-        ("pressure", now.psi_avg10, "% of the last 10 s", "no /proc/pressure/cpu in this kernel"),
-        ("clocks", now.freq_khz, "kHz", "no cpufreq (usual in virtual machines)"),
-        ("temperature", now.temperature_c, "°C", "no readable thermal zone"),
-    )
-    for subject, value, unit, missing in readings:
+        ("pressure", now.psi_avg10, "% of the last 10 s", "no /proc/pressure/cpu in this kernel",
+         "boot with psi=1; without it a benchmark sees other load by its processor share alone"),
+        ("clocks", now.freq_khz, "kHz", "no cpufreq (usual in virtual machines)",
+         "load the cpufreq driver of this board; without it a capped clock is not seen"),
+        ("temperature", now.temperature_c, "°C", "no readable thermal zone",
+         "load the thermal driver of this board; without it heat is seen by drift alone"),
+    )  # fmt: skip
+    for subject, value, unit, missing, mend in readings:
         if value is None:
-            yield _warn(subject, f"unavailable: {missing}", "")
+            yield _warn(subject, f"unavailable: {missing}", mend)
         else:
             yield _ok(subject, f"{value:g} {unit}")
     meter = find_meter(root, run)
     if isinstance(meter, Unavailable):
-        yield _warn("energy", f"unavailable: {meter.reason}", "")
+        yield _warn("energy", f"unavailable: {meter.reason}", _energy_mend(meter))
         return
     kind = "estimated" if meter.status is ReadingStatus.ESTIMATED else "measured"
-    yield _ok("energy", f"{kind} by {meter.method}, scope {meter.scope}")
+    pace = f"a reading every {meter.interval_s:g} s at most"
+    yield _ok("energy", f"{kind} by {meter.method}, scope {meter.scope}, {pace}")
+
+
+def _energy_mend(meter: Unavailable) -> str:
+    """Intel's counters are root's since 2020, for they betray what others compute."""
+    if "/sys/class/powercap" in meter.reason or "rapl" in meter.reason.lower():
+        return (
+            "let the agent's group read them, by a udev rule or at boot: chgrp fitment, chmod g+r"
+            " /sys/class/powercap/intel-rapl*/energy_uj; rollouts without an energy gate need none"
+        )
+    return "rollouts without an energy gate need none; for a board, load its power monitor's driver"
 
 
 def _disk(data_dir: Path) -> Finding:
@@ -242,15 +245,3 @@ def _allowance(used: AllowanceReport) -> Iterator[Finding]:
         yield _ok("link", f"taken as not metered: {used.metered_why}; {mend}")
     else:
         yield _ok("link", f"not metered: {used.metered_why}")
-
-
-def _ok(subject: str, message: str) -> Finding:
-    return Finding(level=Level.OK, subject=subject, message=message)
-
-
-def _warn(subject: str, message: str, mend: str) -> Finding:
-    return Finding(level=Level.WARN, subject=subject, message=message, mend=mend)
-
-
-def _fail(subject: str, message: str, mend: str) -> Finding:
-    return Finding(level=Level.FAIL, subject=subject, message=message, mend=mend)

@@ -115,11 +115,15 @@ def _time(job: BenchmarkJob, opened: Opened, baseline: Baseline | None, note: st
     )
     meter = find_meter(job.setting.root)
     energy = consumption.measure(meter, candidate, max_seconds=plan.max_seconds)
-    found = _found(job, opened, verdict, reasons=(*reasons, note) if note else reasons)
+    latency = statistics.summarise(candidate.durations_ns)
+    by = opened.loaded.session.coverage_by
+    about = f"integer coverage is told by {by}" if by and opened.integer_coverage else ""
+    notes = (*reasons, *statistics.not_told(latency), *filter(None, (about, note)))
+    found = _found(job, opened, verdict, reasons=notes)
     return replace(
         found,
         energy=energy,
-        latency=statistics.summarise(candidate.durations_ns),
+        latency=latency,
         baseline=baseline.variant if baseline else "",
         baseline_latency=statistics.summarise(baseline.stream.durations_ns) if baseline else None,
         conditions={**signals.numbers(), "warm": float(candidate.warm)},

@@ -58,6 +58,7 @@ def per_run(idle: EnergyWindow, busy: EnergyWindow, *, runs: int) -> Energy:
         scope=busy.scope,
         baseline_w=idle.mean_w,
         samples=busy.samples,
+        sample_hz=_rate(busy),
     )
 
 
@@ -76,5 +77,10 @@ def _none(window: EnergyWindow, reason: str) -> Energy:
         method=window.method,
         scope=window.scope,
         samples=window.samples,
+        sample_hz=_rate(window),
         reason=reason,
     )
+
+
+def _rate(window: EnergyWindow) -> float | None:
+    return window.samples / window.seconds if window.seconds > 0 else None

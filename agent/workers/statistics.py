@@ -32,6 +32,13 @@ def summarise(durations_ns: Sequence[int]) -> Latency:
     )
 
 
+def not_told(latency: Latency) -> tuple[str, ...]:
+    """Which percentiles are left out, and why."""
+    shares = (("p90", latency.p90_ms), ("p95", latency.p95_ms), ("p99", latency.p99_ms))
+    missing = ", ".join(name for name, value in shares if value is None)
+    return (f"{missing} not given: {latency.count} runs are too few",) if missing else ()
+
+
 def median(ordered: Sequence[float]) -> float:
     """Middle of sorted values; mean of the middle two when their number is even."""
     half = len(ordered) // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -11,13 +12,15 @@ from typing import Any
 
 import pytest
 
+from agent.transport import mqtt
 from agent.transport.link import LinkDown, LinkUp
 from agent.transport.mqtt import Broker as Endpoint
 from agent.transport.mqtt import MqttLink
 from controller.gateway.broker import Broker, find_mosquitto
-from fitment.core.deployment import DesiredState
+from fitment.core.deployment import DesiredState, SignedPayload
 from fitment.core.link import Downlink, Uplink
 from fitment.wire import codec, topics
+from tests.integration.chaos_proxy import ChaosProxy, Fault, Kind
 from tests.integration.gateway_peers import Papers, wait_for
 
 FOUND = find_mosquitto()
@@ -67,10 +70,12 @@ class Surroundings:
     def presences(self) -> list[bool]:
         return [up.presence.online for _, _, up in self.seen if up.presence is not None]
 
-    def link(self, *, certificate: str = "device-a", device: str = "device-a") -> MqttLink:
+    def link(
+        self, *, certificate: str = "device-a", device: str = "device-a", port: int = 0
+    ) -> MqttLink:
         folder = self.papers.folder
         endpoint = Endpoint(
-            host="127.0.0.1", port=self.broker.port, ca=folder / "ca.crt",
+            host="127.0.0.1", port=port or self.broker.port, ca=folder / "ca.crt",
             certificate=folder / f"{certificate}.crt", key=folder / f"{certificate}.key",
         )  # fmt: skip
         return MqttLink(endpoint, device=device, boot_id="b", jitter_s=0.0, retry_base_s=0.2)
@@ -112,6 +117,30 @@ def test_the_desired_state_waits_for_the_device(place: Surroundings) -> None:
     assert LinkUp() in heard
     assert desired in heard
     link.stop()
+
+
+def test_an_order_comes_whole_over_a_bad_line(
+    place: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fault strikes once, in the middle of the order."""
+    monkeypatch.setattr(mqtt, "KEEPALIVE_S", 1)
+    order = SignedPayload(payload=random.Random(5).randbytes(60_000), key_id="k", signature=b"s")
+    desired = Downlink(desired=DesiredState(generation=8, assignments=(order,)))
+    topic = topics.topic("device-a", topics.DESIRED)
+    place.client.publish(topic, codec.encode(desired), qos=1, retain=True).wait_for_publish(5)
+    for kind in Kind:
+        fault = Fault(kind=kind, at=30_000, rate=200_000.0)
+        with ChaosProxy(place.broker.port, fault) as proxy:
+            link = place.link(port=int(proxy.address.rpartition(":")[2]))
+            link.start()
+            heard = []
+            while desired not in heard:
+                heard.append(link.events.get(timeout=20))
+            assert proxy.connections == (1 if kind is Kind.SLOW else 2), kind
+            # What was torn is not taken for an order.
+            assert {type(event) for event in heard} <= {LinkUp, LinkDown, Downlink}
+            assert [event for event in heard if isinstance(event, Downlink)] == [desired]
+            link.stop()
 
 
 def test_a_foreign_certificate_gets_nowhere_and_says_why(

@@ -68,6 +68,11 @@ class Session(Protocol):
         """Real values in, real values out; one array an output, first axis the samples."""
         ...
 
+    @property
+    def coverage_by(self) -> str:
+        """What `integer_coverage` is told by, where that is not what ran; else empty."""
+        ...
+
     def integer_coverage(self) -> float | None:
         """Share of heavy operators (convolutions, matrix products) that run in integers.
 

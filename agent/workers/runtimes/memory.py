@@ -26,6 +26,8 @@ VERSION = "1.0.0"
 class MemorySession:
     """An affine model in numpy."""
 
+    coverage_by = ""
+
     def __init__(self, model: Model) -> None:
         content = model if isinstance(model, bytes) else model.read_bytes()
         try:

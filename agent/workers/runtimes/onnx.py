@@ -64,6 +64,8 @@ HEAVY: Mapping[str, bool] = {
 class OnnxSession:
     """One ``InferenceSession``: one stream, sequential."""
 
+    coverage_by = ""
+
     def __init__(self, model: Model, options: RuntimeOptions, io: IoSpec | None) -> None:
         self._model = model
         self._options = options

@@ -56,6 +56,10 @@ class Turned:
     def run(self, inputs: Sequence[Array]) -> list[Float]:
         return [self._back(made) for made in self._session.run(self._turn(inputs))]
 
+    @property
+    def coverage_by(self) -> str:
+        return self._session.coverage_by
+
     def integer_coverage(self) -> float | None:
         return self._session.integer_coverage()
 

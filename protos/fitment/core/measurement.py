@@ -80,6 +80,7 @@ class Energy:
     baseline_w: float | None = None
     samples: int = 0
     reason: str = ""
+    sample_hz: float | None = None  # readings a second that the sensor really gave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

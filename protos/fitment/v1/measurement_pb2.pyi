@@ -149,6 +149,7 @@ class Energy(google.protobuf.message.Message):
     BASELINE_W_FIELD_NUMBER: builtins.int
     SAMPLES_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    SAMPLE_HZ_FIELD_NUMBER: builtins.int
     status: global___ReadingStatus.ValueType
     value_mj: builtins.float
     method: builtins.str
@@ -156,6 +157,8 @@ class Energy(google.protobuf.message.Message):
     baseline_w: builtins.float
     samples: builtins.int
     reason: builtins.str
+    sample_hz: builtins.float
+    """readings a second that the sensor really gave"""
     def __init__(
         self,
         *,
@@ -166,11 +169,14 @@ class Energy(google.protobuf.message.Message):
         baseline_w: builtins.float | None = ...,
         samples: builtins.int = ...,
         reason: builtins.str = ...,
+        sample_hz: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_baseline_w", b"_baseline_w", "_value_mj", b"_value_mj", "baseline_w", b"baseline_w", "value_mj", b"value_mj"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_baseline_w", b"_baseline_w", "_value_mj", b"_value_mj", "baseline_w", b"baseline_w", "method", b"method", "reason", b"reason", "samples", b"samples", "scope", b"scope", "status", b"status", "value_mj", b"value_mj"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_baseline_w", b"_baseline_w", "_sample_hz", b"_sample_hz", "_value_mj", b"_value_mj", "baseline_w", b"baseline_w", "sample_hz", b"sample_hz", "value_mj", b"value_mj"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_baseline_w", b"_baseline_w", "_sample_hz", b"_sample_hz", "_value_mj", b"_value_mj", "baseline_w", b"baseline_w", "method", b"method", "reason", b"reason", "sample_hz", b"sample_hz", "samples", b"samples", "scope", b"scope", "status", b"status", "value_mj", b"value_mj"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_baseline_w", b"_baseline_w"]) -> typing.Literal["baseline_w"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_sample_hz", b"_sample_hz"]) -> typing.Literal["sample_hz"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_value_mj", b"_value_mj"]) -> typing.Literal["value_mj"] | None: ...
 

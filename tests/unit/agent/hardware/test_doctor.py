@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
-from agent import doctor
-from agent.doctor import Level, diagnose, render
+from agent import doctor, doctor_fleet
+from agent.doctor import diagnose, render
+from agent.domain.record import SlotFacts
+from agent.findings import Level
 from agent.hardware import HardwareSettings, boards
 from agent.jobs import RuntimeOptions
-from fitment.core import plain
+from agent.journal import open_journal
+from fitment.core import digest, plain
 from fitment.core.deployment import AllowanceReport
 
 LATER = 1_900_000_000.0
@@ -67,6 +71,47 @@ def test_a_device_with_nothing_still_gets_an_answer(
     assert "no profile matches no facts" in found(diagnosis, "profile").message
     for sensor in ("pressure", "clocks", "temperature", "energy"):
         assert found(diagnosis, sensor).message.startswith("unavailable: ")
+        assert found(diagnosis, sensor).mend
+
+
+def test_what_it_says_of_a_device_in_its_fleet(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    assert "not enrolled" in found(look("/", tmp_path), "enrolment").message
+    keys.mkdir()
+    identity = {
+        "device": "cam-1", "gateway": "127.0.0.1:1", "mqtt": "mqtts://broker:8883",
+        "enroll": "fleet:9443", "expires_unix": LATER,
+    }  # fmt: skip
+    (keys / "enrolment.json").write_text(json.dumps(identity))
+    (keys / "device.crt").write_text("")
+    journal = open_journal(tmp_path / "journal.db")
+    for name, ok in (("good", True), ("bad", False)):
+        facts = SlotFacts(slot=name, variant=digest.digest_bytes(b"v"), name="v1", golden_ok=ok)
+        journal.save_slot(facts)
+    journal.close()
+    for now, words, level in (
+        (LATER - 30 * 86400, "30 days", Level.OK), (LATER - 86400, "1 days", Level.WARN),
+        (LATER + 1, "it expired on", Level.WARN),
+    ):  # fmt: skip
+        told = diagnose(
+            "/", HardwareSettings(), RuntimeOptions(), tmp_path, run=lambda _: None,
+            now=lambda now=now: now, reach=lambda address: "" if "broker" in address else "refused",
+        )  # fmt: skip
+        assert words in found(told, "certificate").message
+        assert found(told, "certificate").level is level
+        assert found(told, "gateway").message == "127.0.0.1:1 does not answer: refused"
+        assert found(told, "broker").level is Level.OK
+        assert found(told, "slot good").level is Level.OK
+        assert found(told, "slot bad").message == "v1 does not serve: it answers wrongly"
+        assert not told.healthy
+
+
+def test_an_address_is_tried() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert doctor_fleet.connects(f"mqtts://{address}") == ""
+    assert "refused" in doctor_fleet.connects(address)
+    assert doctor_fleet.connects("nowhere") == "that is no HOST:PORT"
 
 
 def test_a_board_in_emulation(tmp_path: Path) -> None:
@@ -78,7 +123,8 @@ def test_a_board_in_emulation(tmp_path: Path) -> None:
 
 def test_sensors_that_are_there(unpack, tmp_path: Path) -> None:
     diagnosis = look(unpack("x86-laptop"), tmp_path)
-    assert found(diagnosis, "energy").message == "measured by rapl:package-0, scope package"
+    told = found(diagnosis, "energy").message
+    assert told.startswith("measured by rapl:package-0, scope package, a reading every ")
     assert found(diagnosis, "temperature").message == "61 °C"
 
 

@@ -176,7 +176,9 @@ def test_plugging_in_voids_the_window(unpack, clock) -> None:
     ("file", "content", "reason"),
     [
         ("status", "Full", "is full: unplug"),
-        ("current_now", "-512", "unit not trusted"),  # milliamperes
+        ("current_now", "-512", "unit not trusted"),  # milliamperes,
+        ("current_now", "512", "unit not trusted"),  # of either sign,
+        ("current_now", "-3000", "unit not trusted"),  # however many
         ("current_now", "-9000000", "unit not trusted"),
         ("voltage_now", "", "neither power nor"),
     ],
@@ -187,6 +189,16 @@ def test_a_battery_that_cannot_be_believed(unpack, file: str, content: str, reas
     found = find_meter(root, silent)
     assert isinstance(found, Unavailable)
     assert reason in found.reason
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_vendors_differ_in_the_sign_of_a_discharge(unpack, sign: str) -> None:
+    root = unpack("phone")
+    battery = root / "sys/class/power_supply/battery"
+    (battery / "current_now").write_text(f"{sign}512000")
+    (battery / "voltage_now").write_text("4000000")
+    meter = meter_of(find_meter(root, silent))
+    assert meter.method == "battery:battery"
 
 
 def test_a_generic_power_monitor_is_found_by_reading(tmp_path: Path, clock) -> None:

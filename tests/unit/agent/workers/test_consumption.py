@@ -27,6 +27,7 @@ def test_idle_power_is_taken_off() -> None:
     energy = consumption.per_run(_window(2.0, 1.0), _window(10.0, 2.0), runs=100)
     assert energy.value_mj == pytest.approx(60.0)
     assert energy.baseline_w == 2.0
+    assert (energy.samples, energy.sample_hz) == (40, 20.0)  # of the two seconds that it was busy
     assert (energy.status, energy.method) == (ReadingStatus.MEASURED, "rapl:package-0")
 
 
