@@ -100,11 +100,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _doctor(arguments: argparse.Namespace, settings: config.Settings) -> int:
-    from agent import doctor
+    from agent import doctor, status
+    from agent.desk import Folders
 
     found = doctor.diagnose(
-        Path(settings.hardware.root), settings.hardware, settings.options, settings.data_dir
-    )
+        Path(settings.hardware.root), settings.hardware, settings.options, settings.data_dir,
+        allowance=status.allowance(Folders(data_dir=settings.data_dir), settings),
+    )  # fmt: skip
     _answer(arguments, plain.to_plain(found), doctor.render(found))
     return 0 if found.healthy else 1
 
@@ -233,7 +235,7 @@ def _status(arguments: argparse.Namespace, settings: config.Settings) -> int:
     from agent import status
     from agent.desk import Folders
 
-    found = status.read(Folders(data_dir=settings.data_dir))
+    found = status.read(Folders(data_dir=settings.data_dir), settings)
     _answer(arguments, plain.to_plain(found), status.render(found))
     return 0
 

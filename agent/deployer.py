@@ -14,15 +14,17 @@ from itertools import count
 from typing import Any
 
 from agent import orders
-from agent.actions import ACTIONS, Again, Answer, Job, Next, classify, finish, skip_calibration
+from agent.actions import ACTIONS, classify, finish, skip_calibration
 from agent.desk import Desk
 from agent.domain import plan, rungs, transitions
+from agent.domain.allowance import DELTA_LOOK_S
 from agent.domain.events import Event
 from agent.domain.record import DeploymentRecord
 from agent.errors import SlotError
-from agent.jobs import WorkerFailure
+from agent.jobs import SPENT, WorkerFailure
 from agent.journal import KEPT_KNOWN
 from agent.runner import Finished, Runner, Running
+from agent.steps import Again, Answer, Job, Next
 from fitment.core import plain
 from fitment.core.deployment import Assignment, Outcome, SignedPayload
 from fitment.core.deployment import DeploymentState as State
@@ -63,6 +65,11 @@ class Deployer:
     def record(self) -> DeploymentRecord | None:
         """The active deployment."""
         return self._record
+
+    @property
+    def held(self) -> str:
+        """Why its transfer waits for the device's allowance; empty: it does not."""
+        return self._record.held if self._record is not None else ""
 
     @property
     def running(self) -> bool:
@@ -173,8 +180,11 @@ class Deployer:
             self._apply(desk, Answer(event=Event.STACK_CHANGED, reasons=(reason,)))
 
     def hurry(self) -> None:
-        """The controller is there again: do not wait for the back-off of an outage."""
-        if self._record is not None and self._record.waits:
+        """The controller is there again, or settings are others: look at once whether it goes on.
+
+        The back-off of an outage is over, and what held a transfer may be.
+        """
+        if self._record is not None and (self._record.waits or self._record.held):
             self._not_before_s = 0.0
 
     def pause(self) -> None:
@@ -239,6 +249,11 @@ class Deployer:
     def _failed(
         self, desk: Desk, record: DeploymentRecord, failure: WorkerFailure, *, timed_out: bool
     ) -> bool:
+        if failure.code == SPENT:
+            changes = {"held": failure.message}
+            answer = Answer(event=Event.HELD, reasons=(failure.message,), changes=changes)
+            self._apply(desk, answer, retry_after_s=DELTA_LOOK_S)
+            return True
         event = classify(record, failure, timed_out=timed_out)
         answer = Answer(event=event, reasons=(f"{record.state.value}: {failure.message}",))
         final = event is Event.PERMANENT or (

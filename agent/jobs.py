@@ -29,6 +29,12 @@ PIPES: Final = Path("/dev/fd")
 """A job or a result of this folder is a pipe to a parent that waits, and no file."""
 
 
+TALLY: Final = "tally"
+"""File in the data directory: what the newest transfer has received."""
+SPENT: Final = "allowance"
+"""Code of a fetch that would take more than may come: it waits, and no try is burnt."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """How a worker reaches the controller's gateway; all but the address are file paths."""
@@ -91,6 +97,9 @@ class FetchJob:
     rebuilt: str = ""  # the transport file's tar, when it was rebuilt from a delta
     min_rate_bytes_s: float = 1024.0
     stall_window_s: float = 30.0
+    tally: str = ""  # file to which it adds a line ``<tally_id> <bytes>`` now and then
+    tally_id: str = ""
+    most_bytes: int | None = None  # that may come; None: whatever it takes
     limits: Limits = field(default_factory=Limits)
 
 
