@@ -78,8 +78,8 @@ class Supervisor:
         self._telemetry = Telemetry(outbox, boot_id=parts.boot_id, sample=parts.sample)
         self._tidy = Tidy()
 
-    def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set. A disk that refuses does not end it."""
+    def run(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
+        """Until ``stop`` is set; ``beat`` follows each step. A disk that refuses ends nothing."""
         self._link.start()
         if self._parts.applications is not None:
             self._parts.applications.listen()
@@ -90,6 +90,7 @@ class Supervisor:
                 except (AgentError, OSError) as error:
                     log.error("action=trouble reason=%s", error)  # noqa: TRY400 - said in full
                     wait_s = TROUBLE_S
+                beat()
                 self._await(stop, wait_s)
         finally:
             self.close()

@@ -203,7 +203,29 @@ def test_a_candidate_is_shown_over_the_frames(worker: Worker, slots: Slots, tmp_
     assert seen() is None
     assert frames.ask({"op": "shadow"}).header["code"] == "invalid"
     frames.close()
+    _the_command_compares(worker, tmp_path, candidate)
     worker.stop()
+
+
+def _the_command_compares(worker: Worker, folder: Path, candidate: str) -> None:
+    """``fitment-agent shadow``, beside callers that never pause."""
+    worker.socket.rename(folder / "shoes.sock")
+    (folder / "config.toml").write_text(f'[serving]\nsockets = "{folder}"\n')
+    load = Load(f"unix:{worker.grpc}", callers=2)
+    try:
+        command = [sys.executable, "-m", "agent", "shadow", "--data-dir", str(folder), "--json",
+                   "--slot", "shoes", "--bundle", str(folder / "c"), "--inputs", "20"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    finally:
+        load.end()
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["good"]
+    assert (found["shadow"]["variant"], found["shadow"]["agreement"]) == (candidate, 1.0)
+    assert found["shadow"]["samples"] >= 20
+    assert "of 20 inputs" in done.stderr
+    assert load.failures == []
+    assert served.ask(folder / "shoes.sock")["serving"]["shadow"] is None  # type: ignore[index]
 
 
 # --- the command --------------------------------------------------------------------------------

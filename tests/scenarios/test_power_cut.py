@@ -25,6 +25,8 @@ ELSEWHERE = {
     "agent/build.py:_alone": "the data directory itself",
     "agent/cli.py:_enroll": "an enrolment, which is begun anew with a new token",
     "agent/journal.py:open_journal": "the data directory itself",
+    "agent/journal.py:_go_back": "an agent that went back to an older version, once",
+    "agent/journal.py:_keep_copy": "before a new version's first start; made anew when cut short",
     "agent/journal.py:_move": "tests/scenarios/test_agent_damage.py",
     "agent/peers.py:listener": "a socket, which no power loss outlives",
     "agent/serving.py:_sockets": "a folder for sockets, which no power loss outlives",
