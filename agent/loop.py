@@ -11,6 +11,7 @@ import collections
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
