@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 2
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: help setup mosquitto arm64 demo bench test lint lock clean
+.PHONY: help setup mosquitto arm64 stock-client demo bench test lint lock clean
 
 help:
 	@echo "make demo    set up, and run the whole loop with three devices; leaves demo-out/"
@@ -47,6 +47,9 @@ mosquitto:
 arm64: $(STAMP)
 	@sh deploy/setup/arm64.sh .make/arm64 $(BIN)/python
 
+stock-client: $(STAMP)
+	@$(BIN)/python -m tests.benchmarks.stock_client
+
 demo: setup
 	@echo "== demo"; $(BIN)/fitment demo --out demo-out
 
@@ -59,7 +62,7 @@ lint: $(STAMP)
 	@echo "== import contracts"; PYTHONPATH=.:protos $(BIN)/lint-imports
 	@echo "== generated code"; $(BIN)/python protos/generate.py --check
 
-test: setup lint arm64
+test: setup lint arm64 stock-client
 	@echo "== tests of parts"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ALONE:%=--ignore %)
 	@echo "== tests of the whole"; $(BIN)/python -m pytest $(ALONE)
 

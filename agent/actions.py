@@ -7,10 +7,10 @@ any time, which is what a restart does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from agent import orders, trial
 from agent.desk import Desk
@@ -32,6 +32,7 @@ from agent.jobs import (
     WorkerFailure,
 )
 from agent.slots import OVERLAY, spare
+from agent.steps import Action, Again, Answer, Job, Next
 from agent.submissions import keep
 from fitment.core.deployment import CalibrationMode, CalibrationReport, Outcome
 from fitment.core.deployment import DeploymentState as State
@@ -39,48 +40,12 @@ from fitment.core.deployment import DeploymentState as State
 TRIAL_CHECK_S: Final = 10.0
 """Between two looks at a variant on trial."""
 
-_REJECTED: Final = frozenset({"not_for_me", "rollback", "runtime_missing"})
+_REJECTED: Final = frozenset({"not_for_me", "rollback", "runtime_missing", "memory_never"})
 """Failures that say: not for this device."""
 _AWAY: Final = frozenset({"unavailable", "busy"})
 """Failures of the other side: an outage burns no attempt."""
 _DAMAGED: Final = frozenset({"digest", "archive"})
 """Failures of a file that may be mended by fetching it again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """Start a worker."""
-
-    worker: str
-    job: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The state's work is over; ``changes`` are fields of the record."""
-
-    event: Event
-    reasons: tuple[str, ...] = ()
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
-    """Begin the action once more after a while."""
-
-    after_s: float
-    problem: str = ""  # why it goes on only when somebody mends something
-
-
-Next = Job | Answer | Again
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
-    """How a state's work begins and goes on."""
-
-    begin: Callable[[Desk, DeploymentRecord], Next]
-    finished: Callable[[Desk, DeploymentRecord, Any], Next] | None = None  # None: starts no job
 
 
 def classify(record: DeploymentRecord, failure: WorkerFailure, *, timed_out: bool) -> Event:
@@ -98,8 +63,16 @@ def classify(record: DeploymentRecord, failure: WorkerFailure, *, timed_out: boo
 
 
 def _fetch(desk: Desk, record: DeploymentRecord) -> Next:
-    bundle = record.assignment.bundle
-    return Job(worker="fetch", job=orders.fetch(desk, bundle, _delta_base(desk, record)))
+    """Receive it, when the device's allowance leaves room; to wait for that burns no attempt."""
+    order, base = record.assignment, _delta_base(desk, record)
+    held = orders.held(desk, order.bundle, asked=order.metered, delta=base is not None)
+    if held is not None and record.held:
+        return Again(after_s=held.after_s)
+    if held is not None:
+        return Answer(event=Event.HELD, reasons=(held.reason,), changes={"held": held.reason})
+    if record.held:
+        return Answer(event=Event.OPENED, changes={"held": ""})
+    return Job(worker="fetch", job=orders.fetch(desk, order.bundle, base))
 
 
 def _delta_base(desk: Desk, record: DeploymentRecord) -> SlotFacts | None:
@@ -164,7 +137,8 @@ def _staged(desk: Desk, record: DeploymentRecord, result: StageResult | CheckRes
     letter = spare(desk.journal.slot(record.assignment.slot).last_good)
     if isinstance(result, StageResult):
         variant = record.assignment.bundle.variant
-        return Job(worker="check", job=check_job(desk, _folder(desk, record, letter), variant))
+        job = check_job(desk, _folder(desk, record, letter), variant)
+        return Job(worker="check", job=replace(job, first=True))
     checked = Checked(
         golden_ok=result.golden_ok,
         stack=desk.stack,
@@ -350,6 +324,8 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
     )
     desk.slots.switch(order.slot, record.folder)
     desk.slots.write_facts(facts)
+    if order.ladder:
+        desk.slots.keep_manifest(order.slot, record.folder)
     desk.journal.save_slot(facts)
     if calibration and calibration.applied:
         job = SubmitJob(

@@ -19,12 +19,13 @@ from agent.clock import EARLIEST_UNIX, SystemClock
 from agent.config import Settings
 from agent.desk import Folders
 from agent.errors import AgentError, ConfigError
-from agent.hardware import read_fingerprint, read_zone
+from agent.hardware import read_fingerprint, read_metering, read_zone
 from agent.identity import Identity
 from agent.journal import Journal, open_journal
-from agent.loop import Parts, Supervisor
+from agent.loop import Supervisor
+from agent.parts import Parts
 from agent.runner import ProcessRunner
-from agent.sensors import Strain
+from agent.sensors import Strain, written_bytes
 from agent.slots import Slots
 from agent.telemetry import sample_device
 from agent.transport.link import AgentLink
@@ -80,6 +81,8 @@ def supervisor(load: Callable[[], Settings], *, file: Path | None = None) -> Ite
                 sense=lambda root, throttle_c: strain.read(root, throttle_c=throttle_c),
                 applications=Applications(sockets.absolute()),
                 floor_unix=EARLIEST_UNIX,
+                metering=read_metering,
+                written=written_bytes,
             )
         )
 

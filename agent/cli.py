@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--slot", required=True, help="whose model; its switches are followed")
     serve.add_argument("--port", type=int, help="listen on this port of 127.0.0.1 as well")
     serve.set_defaults(command=_serve)
+    _add_shadow(commands, common)
     status = commands.add_parser(
         "status", parents=[common], help="what the slots hold and how deployments ended"
     )
@@ -99,12 +100,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_shadow(commands: Any, common: argparse.ArgumentParser) -> None:
+    shadow = commands.add_parser(
+        "shadow", parents=[common],
+        help="let a bundle see what a served slot is asked, and compare its answers, unheard",
+    )  # fmt: skip
+    shadow.add_argument("--slot", required=True, help="one that `serve` serves")
+    what = shadow.add_mutually_exclusive_group(required=True)
+    what.add_argument("--bundle", type=Path, help="unpacked folder of the candidate")
+    what.add_argument("--end", action="store_true", help="take out what is in the shadow")
+    shadow.add_argument("--overlay", type=Path, help="a calibration's, for the candidate")
+    shadow.add_argument("--inputs", type=int, default=100, help="live samples to see (100)")
+    shadow.add_argument("--timeout-s", type=float, default=600.0, help="to wait for them (600)")
+    shadow.add_argument("--agreement", type=float, help="exit 1 below this share, 0..1")
+    shadow.set_defaults(command=_shadow)
+
+
 def _doctor(arguments: argparse.Namespace, settings: config.Settings) -> int:
-    from agent import doctor
+    from agent import doctor, status
+    from agent.desk import Folders
 
     found = doctor.diagnose(
-        Path(settings.hardware.root), settings.hardware, settings.options, settings.data_dir
-    )
+        Path(settings.hardware.root), settings.hardware, settings.options, settings.data_dir,
+        allowance=status.allowance(Folders(data_dir=settings.data_dir), settings),
+    )  # fmt: skip
     _answer(arguments, plain.to_plain(found), doctor.render(found))
     return 0 if found.healthy else 1
 
@@ -195,8 +214,9 @@ def _run_worker(folder: Path, worker: str, job: Any) -> Any:
 
 def _run(arguments: argparse.Namespace, settings: config.Settings) -> int:
     """Until SIGTERM or SIGINT."""
-    from agent import build
+    from agent import build, notify
 
+    beat = notify.from_environment(os.environ, time.monotonic)
     logging.basicConfig(
         level=arguments.log_level, stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -206,7 +226,7 @@ def _run(arguments: argparse.Namespace, settings: config.Settings) -> int:
         signal.signal(number, lambda *_: stop.set())
     with build.supervisor(lambda: _settings(arguments), file=arguments.config) as supervisor:
         logging.getLogger(__name__).info("action=start data_dir=%s", settings.data_dir)
-        supervisor.run(stop)
+        supervisor.run(stop, beat)
     return 0
 
 
@@ -229,11 +249,29 @@ def _serve(arguments: argparse.Namespace, settings: config.Settings) -> int:
     return 0
 
 
+def _shadow(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    from agent import shadowing
+    from agent.desk import Folders
+
+    folders = Folders(data_dir=settings.data_dir.absolute())
+    if arguments.end:
+        shadowing.end(folders, settings, arguments.slot)
+        _answer(arguments, {"shadow": None}, f"Nothing is in the shadow of slot {arguments.slot}.")
+        return 0
+    asked = shadowing.Asked(
+        slot=arguments.slot, bundle=arguments.bundle, overlay=arguments.overlay,
+        inputs=arguments.inputs, timeout_s=arguments.timeout_s, agreement_min=arguments.agreement,
+    )  # fmt: skip
+    found = shadowing.compare(folders, settings, asked, lambda text: print(text, file=sys.stderr))
+    _answer(arguments, plain.to_plain(found), shadowing.render(found))
+    return 0 if found.good else 1
+
+
 def _status(arguments: argparse.Namespace, settings: config.Settings) -> int:
     from agent import status
     from agent.desk import Folders
 
-    found = status.read(Folders(data_dir=settings.data_dir))
+    found = status.read(Folders(data_dir=settings.data_dir), settings)
     _answer(arguments, plain.to_plain(found), status.render(found))
     return 0
 

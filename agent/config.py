@@ -11,8 +11,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from agent.domain.allowance import Allowance, Metered, MeteredTransfers
 from agent.domain.ladder import Limits
 from agent.errors import ConfigError
 from agent.hardware import HardwareSettings
@@ -27,6 +28,7 @@ else:
 PREFIX: Final = "FITMENT_AGENT_"
 LINKS: Final = ("auto", "mqtt", "grpc")
 Document = dict[str, dict[str, Any]]
+E = TypeVar("E", bound=enum.Enum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class Settings:
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     serving: ServingOptions = field(default_factory=ServingOptions)
     ladder: LadderSettings = field(default_factory=LadderSettings)
+    allowance: Allowance = field(default_factory=Allowance)
     sockets: Path | None = None  # folder of serving's sockets; None: ``serve`` in the data folder
     takeover_s: float = 60.0  # in which servers and applications take a variant on trial over
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder of .npy files
@@ -96,6 +99,13 @@ _TABLES: Final[Mapping[str, Mapping[str, _Kind]]] = {
         "memory_available_percent": _Kind.NUMBER,
         "dwell_s": _Kind.NUMBER,
         "calm_s": _Kind.NUMBER,
+    },
+    "allowance": {
+        "transfer_bytes_per_month": _Kind.WHOLE,
+        "write_bytes_per_day": _Kind.WHOLE,
+        "month_starts_on": _Kind.WHOLE,
+        "metered": _Kind.TEXT,
+        "metered_transfers": _Kind.TEXT,
     },
 }
 _SAMPLES: Final = "samples"
@@ -238,6 +248,7 @@ def _settings(
         ),
         serving=ServingOptions(**serving),
         ladder=_ladder(document["ladder"]),
+        allowance=_allowance(document["allowance"]),
         sockets=Path(sockets) if sockets else None,
         takeover_s=float(takeover_s),
         samples=samples,
@@ -271,6 +282,34 @@ def _ladder(table: Mapping[str, Any]) -> LadderSettings:
     )
 
 
+def _allowance(table: Mapping[str, Any]) -> Allowance:
+    usual = Allowance()
+    return Allowance(
+        transfer_bytes_per_month=table.get("transfer_bytes_per_month", 0),
+        write_bytes_per_day=table.get("write_bytes_per_day", 0),
+        month_starts_on=table.get("month_starts_on", usual.month_starts_on),
+        metered=_one_of(Metered, "metered", table, usual.metered),
+        metered_transfers=_one_of(
+            MeteredTransfers, "metered_transfers", table, usual.metered_transfers
+        ),
+    )
+
+
+def _one_of(kind: type[E], key: str, table: Mapping[str, Any], usual: E) -> E:
+    try:
+        return kind(table.get(key, usual.value))
+    except ValueError:
+        known = ", ".join(f"'{member.value}'" for member in kind)
+        raise ConfigError(f"[allowance] {key} is '{table[key]}'; it may be {known}") from None
+
+
+def _check_allowance(allowance: Allowance) -> None:
+    if min(allowance.transfer_bytes_per_month, allowance.write_bytes_per_day) < 0:
+        raise ConfigError("[allowance] bytes cannot be below 0; 0, or nothing, means no cap")
+    if not 1 <= allowance.month_starts_on <= 28:
+        raise ConfigError("[allowance] month_starts_on must be a day from 1 to 28")
+
+
 def _check_ladder(ladder: LadderSettings) -> None:
     limits = ladder.limits
     if not ladder.interval_s > 0:
@@ -298,6 +337,7 @@ def _check(settings: Settings) -> None:
     if not settings.takeover_s > 0:
         raise ConfigError("[serving] takeover_s must be more than 0")
     _check_ladder(settings.ladder)
+    _check_allowance(settings.allowance)
     if settings.memory_bytes is not None and settings.memory_bytes < 1:
         raise ConfigError("memory_bytes must be more than 0; leave it out for no limit")
 

@@ -14,15 +14,17 @@ from itertools import count
 from typing import Any
 
 from agent import orders
-from agent.actions import ACTIONS, Again, Answer, Job, Next, classify, finish, skip_calibration
+from agent.actions import ACTIONS, classify, finish, skip_calibration
 from agent.desk import Desk
 from agent.domain import plan, rungs, transitions
+from agent.domain.allowance import DELTA_LOOK_S
 from agent.domain.events import Event
 from agent.domain.record import DeploymentRecord
 from agent.errors import SlotError
-from agent.jobs import WorkerFailure
+from agent.jobs import SPENT, WorkerFailure
 from agent.journal import KEPT_KNOWN
 from agent.runner import Finished, Runner, Running
+from agent.steps import Again, Answer, Job, Next
 from fitment.core import plain
 from fitment.core.deployment import Assignment, Outcome, SignedPayload
 from fitment.core.deployment import DeploymentState as State
@@ -30,6 +32,7 @@ from fitment.core.deployment import DeploymentState as State
 log = logging.getLogger(__name__)
 
 _MENDS = ".mend-"
+_STALLED = "stalled"
 _STACK_BOUND = (
     State.WAITING,
     State.CALIBRATING,
@@ -38,6 +41,12 @@ _STACK_BOUND = (
     State.TRIAL,
 )
 """States that rely on what was checked on the stack of that time."""
+
+
+def _arriving(record: DeploymentRecord, why: str) -> Answer:
+    """Go on from where the part file ends, as if nothing had failed before."""
+    reasons = () if record.waits else (f"{record.state.value}: {why}",)
+    return Answer(event=Event.BUSY, reasons=reasons, changes={"attempts": 0, "waits": 0})
 
 
 class Deployer:
@@ -49,12 +58,18 @@ class Deployer:
         self._record: DeploymentRecord | None = None
         self._job: Running | None = None
         self._not_before_s = 0.0
+        self._had_bytes = 0  # of its bundle, when the worker was started
         self.problem = ""  # why a deployment waits for somebody; empty: it does not
 
     @property
     def record(self) -> DeploymentRecord | None:
         """The active deployment."""
         return self._record
+
+    @property
+    def held(self) -> str:
+        """Why its transfer waits for the device's allowance; empty: it does not."""
+        return self._record.held if self._record is not None else ""
 
     @property
     def running(self) -> bool:
@@ -165,8 +180,11 @@ class Deployer:
             self._apply(desk, Answer(event=Event.STACK_CHANGED, reasons=(reason,)))
 
     def hurry(self) -> None:
-        """The controller is there again: do not wait for the back-off of an outage."""
-        if self._record is not None and self._record.waits:
+        """The controller is there again, or settings are others: look at once whether it goes on.
+
+        The back-off of an outage is over, and what held a transfer may be.
+        """
+        if self._record is not None and (self._record.waits or self._record.held):
             self._not_before_s = 0.0
 
     def pause(self) -> None:
@@ -189,6 +207,9 @@ class Deployer:
             return False
         late = transitions.overdue(record, desk.now_s)
         if late is not None:
+            if self._arrives(desk, record, ends=transitions.expired(record, desk.now_s)):
+                self._apply(desk, _arriving(record, late))
+                return True
             self._apply(desk, Answer(event=Event.TIMED_OUT, reasons=(late,)))
             return True
         if self._job is not None:
@@ -213,6 +234,7 @@ class Deployer:
             return self._failed(desk, record, failure, timed_out=False)
         if isinstance(following, Job):
             deadline_s = desk.now_s + transitions.left_s(record, desk.now_s)
+            self._had_bytes = orders.arrived_bytes(desk, record.assignment.bundle)
             self._job = self._runner.start(
                 following.worker, following.job, deadline_s=deadline_s, threads=desk.threads
             )
@@ -227,12 +249,20 @@ class Deployer:
     def _failed(
         self, desk: Desk, record: DeploymentRecord, failure: WorkerFailure, *, timed_out: bool
     ) -> bool:
+        if failure.code == SPENT:
+            changes = {"held": failure.message}
+            answer = Answer(event=Event.HELD, reasons=(failure.message,), changes=changes)
+            self._apply(desk, answer, retry_after_s=DELTA_LOOK_S)
+            return True
         event = classify(record, failure, timed_out=timed_out)
         answer = Answer(event=event, reasons=(f"{record.state.value}: {failure.message}",))
         final = event is Event.PERMANENT or (
             event is Event.FAILED and record.attempts + 1 >= transitions.MAX_ATTEMPTS
         )
-        if record.state is State.CALIBRATING and final:
+        slow = timed_out or failure.code == _STALLED
+        if slow and self._arrives(desk, record, ends=False):
+            answer = _arriving(record, failure.message)
+        elif record.state is State.CALIBRATING and final:
             answer = skip_calibration(record, f"it failed: {failure.message}")
         elif event is Event.BUSY and record.waits:
             answer = replace(answer, reasons=())  # said when the outage began
@@ -240,6 +270,15 @@ class Deployer:
             orders.forget(desk, record.assignment.bundle)
         self._apply(desk, answer, retry_after_s=failure.retry_after_s or 0.0)
         return event is not Event.BUSY or not record.waits
+
+    def _arrives(self, desk: Desk, record: DeploymentRecord, *, ends: bool) -> bool:
+        """Whether a transfer that is slow, or stalls again and again, got further meanwhile.
+
+        Then only the deployment's own deadline ends it: a line that is bad is still a line.
+        """
+        if ends or record.state is not State.FETCHING:
+            return False
+        return orders.arrived_bytes(desk, record.assignment.bundle) > self._had_bytes
 
     def _apply(self, desk: Desk, answer: Answer, *, retry_after_s: float = 0.0) -> None:
         before = self._record

@@ -9,6 +9,7 @@ from pathlib import Path
 from agent.applications import Applications
 from agent.jobs import Connection, Limits, Setting
 from agent.journal import Journal
+from agent.ledger import Ledger
 from agent.slots import Slots
 from fitment.core import digest
 from fitment.core.deployment import BundleRef
@@ -85,6 +86,7 @@ class Desk:
     slots: Slots
     journal: Journal
     setting: Setting
+    ledger: Ledger
     now_s: float  # monotonic
     floor_unix: float = 0.0  # latest trusted time
     wall_unix: float = 0.0  # what the clock says, right or not

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import profiles
 from agent.clock import EARLIEST_UNIX
+from agent.domain.allowance import SPARSE_SHARE, size
 from agent.hardware import BoardError, HardwareSettings, read_fingerprint
 from agent.hardware.runtimes import PACKAGES, installed
 from agent.jobs import RuntimeOptions
 from agent.sensors import Unavailable, find_meter, snapshot
 from agent.sysfs import Run, run_command
 from fitment.core import digest
+from fitment.core.deployment import AllowanceReport
 from fitment.core.fingerprint import Fingerprint
 from fitment.core.measurement import ReadingStatus
 
@@ -69,6 +71,7 @@ def diagnose(
     *,
     run: Run = run_command,
     now: Callable[[], float] = time.time,
+    allowance: AllowanceReport | None = None,
 ) -> Diagnosis:
     """Look at everything.
 
@@ -79,6 +82,7 @@ def diagnose(
         data_dir: the agent's data directory; it need not exist.
         run: starts vendor tools.
         now: seconds since the epoch.
+        allowance: what is used of it; None: do not speak of it.
     """
     findings: list[Finding] = [_python()]
     fingerprint: Fingerprint | None = None
@@ -95,6 +99,8 @@ def diagnose(
     findings.extend(_sensors(root, run))
     findings.append(_disk(Path(data_dir)))
     findings.append(_clock(now()))
+    if allowance is not None:
+        findings.extend(_allowance(allowance))
     return Diagnosis(findings=tuple(findings), fingerprint=fingerprint, profile=profile)
 
 
@@ -214,6 +220,28 @@ def _clock(now_unix: float) -> Finding:
             "set the clock or run an NTP client; until then the agent keeps its own floor of time",
         )
     return _ok("clock", text)
+
+
+def _allowance(used: AllowanceReport) -> Iterator[Finding]:
+    counts = (
+        ("transfers", used.transferred_bytes, used.transfer_bytes_per_month, "this month"),
+        ("writes", used.written_bytes, used.write_bytes_per_day, "today"),
+    )
+    for subject, count, cap, when in counts:
+        message = f"{size(count)}{f' of {size(cap)}' if cap else ', no cap'} {when}"
+        if cap and count >= SPARSE_SHARE * cap:
+            mend = "samples thin out and what is larger than the rest waits; raise [allowance]"
+            yield _warn(subject, message, mend)
+        else:
+            yield _ok(subject, message)
+    if used.metered:
+        mend = "bundles wait for another link, or for an order that asks for this one"
+        yield _warn("link", f"metered: {used.metered_why}", mend)
+    elif used.metered is None:
+        mend = 'where that is wrong: [allowance] metered = "always"'
+        yield _ok("link", f"taken as not metered: {used.metered_why}; {mend}")
+    else:
+        yield _ok("link", f"not metered: {used.metered_why}")
 
 
 def _ok(subject: str, message: str) -> Finding:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from fitment.core.deployment import (
@@ -24,6 +25,14 @@ from fitment.core.measurement import Measurement
 PARENT_VARIABLE: Final = "FITMENT_PARENT_PID"
 """Tells a worker who started it: a supervisor may be killed while its worker still imports, and
 the next one starts the same work again."""
+PIPES: Final = Path("/dev/fd")
+"""A job or a result of this folder is a pipe to a parent that waits, and no file."""
+
+
+TALLY: Final = "tally"
+"""File in the data directory: what the newest transfer has received."""
+SPENT: Final = "allowance"
+"""Code of a fetch that would take more than may come: it waits, and no try is burnt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +97,9 @@ class FetchJob:
     rebuilt: str = ""  # the transport file's tar, when it was rebuilt from a delta
     min_rate_bytes_s: float = 1024.0
     stall_window_s: float = 30.0
+    tally: str = ""  # file to which it adds a line ``<tally_id> <bytes>`` now and then
+    tally_id: str = ""
+    most_bytes: int | None = None  # that may come; None: whatever it takes
     limits: Limits = field(default_factory=Limits)
 
 
@@ -162,6 +174,7 @@ class CheckJob:
     folder: str
     variant: str = ""  # that should be there; empty: whatever is
     overlay: str = ""
+    first: bool = False  # nothing relies on it yet: look for room in memory before it is loaded
     setting: Setting = field(default_factory=Setting)
     limits: Limits = field(default_factory=Limits)
 
@@ -303,6 +316,7 @@ class RenewResult:
     """The new certificate is in ``keys``."""
 
     expires_unix: float
+    now_unix: float = 0.0  # by the controller's clock; 0: it did not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 One SQLite file, written by one process, durable at every commit (WAL, ``synchronous=FULL``).
 Records are JSON by `fitment.core.plain`, so that an older agent reads a newer one's. A journal
 that is damaged is moved aside and begun anew: the device goes on, slots are read back from
-disk, and the reported notes say so.
+disk, and the reported notes say so. Before a new version changes it a copy is kept, for the day on
+which the old version comes back.
 """
 
 from __future__ import annotations
@@ -40,13 +41,28 @@ _MIGRATIONS: Final = (
     CREATE TABLE quarantine (key TEXT PRIMARY KEY, failures INTEGER NOT NULL);
     """,
 )
-"""One script a version; ``user_version`` counts those that were run."""
+"""One script a version; ``user_version`` counts those that were run.
+
+A script that only makes new tables leaves `_OLDEST` as it is: an agent that went back to an older
+version goes on with such a journal. Any other raises it, and that agent takes the copy from before.
+"""
+
+_OLDEST: Final = 1
+"""Agents that know this many scripts may use a journal of ours; kept as ``application_id``."""
 
 KEPT_ENDED: Final = 16
 """Ended deployments that are reported until the controller knows of them."""
 KEPT_KNOWN: Final = 256
 """Ended deployments whose ids are remembered, so that no old message starts one again."""
 KEPT_STUDIES: Final = 256
+
+
+_COPY: Final = ".before-"
+"""Beside the journal, with the version that it had."""
+
+
+class _Newer(JournalError):
+    """A newer agent wrote it, in a way that this one does not understand."""
 
 
 class Journal:
@@ -268,6 +284,8 @@ def open_journal(path: Path) -> Journal:
         return Journal(_open(path), path)
     except OSError as error:
         raise JournalError(f"cannot make {path.parent}: {error.strerror}") from error
+    except _Newer as error:
+        return _go_back(path, error)
     except (sqlite3.DatabaseError, ValueError) as error:
         if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
             raise JournalError(f"cannot open the journal {path}: {error}") from error
@@ -309,15 +327,57 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(_MIGRATIONS):
-        raise JournalError(
+    (oldest,) = connection.execute("PRAGMA application_id").fetchone()
+    if version > len(_MIGRATIONS) and not 0 < oldest <= len(_MIGRATIONS):
+        raise _Newer(
             f"the journal has version {version}, this agent knows {len(_MIGRATIONS)}: install the"
             " newer agent again, or move the journal away to begin anew"
         )
+    if 0 < version < len(_MIGRATIONS):
+        _keep_copy(connection, path, version)
     for number, script in enumerate(_MIGRATIONS[version:], version + 1):
-        durable.run_script(
-            connection, path, f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;"
-        )
+        marks = f"PRAGMA user_version = {number}; PRAGMA application_id = {_OLDEST};"
+        durable.run_script(connection, path, f"BEGIN; {script} {marks} COMMIT;")
+
+
+def _keep_copy(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """The journal as it is now, whole and durable, in place of older copies."""
+    for old in _copies(path).values():
+        durable.remove(old)
+    copy = path.with_name(f"{path.name}{_COPY}{version}")
+    part = copy.with_name(f".{copy.name}.new")
+    durable.remove(part)
+    quoted = str(part).replace("'", "''")
+    durable.run_script(connection, part, f"VACUUM INTO '{quoted}';")
+    with durable.open_file(part, "ab") as file:
+        durable.sync(file)
+    durable.replace(part, copy)
+    durable.sync_folder(path.parent)
+
+
+def _copies(path: Path) -> dict[int, Path]:
+    """Version to copy."""
+    found = {
+        copy.name.rpartition("-")[2]: copy for copy in path.parent.glob(f"{path.name}{_COPY}*")
+    }
+    return {int(version): copy for version, copy in found.items() if version.isdigit()}
+
+
+def _go_back(path: Path, error: JournalError) -> Journal:
+    """Go on with the newest copy that this version can read; the newer journal is kept, too.
+
+    Raises:
+        JournalError: there is none.
+    """
+    usable = {n: copy for n, copy in _copies(path).items() if n <= len(_MIGRATIONS)}
+    if not usable:
+        raise error
+    aside = _aside(path, "newer")
+    _move(path, aside)
+    durable.replace(usable[max(usable)], path)
+    durable.sync_folder(path.parent)
+    reason = f"a newer agent's journal was moved to {aside.name}, the one from before it goes on"
+    return Journal(_open(path), path, lost=reason)
 
 
 def _check(connection: sqlite3.Connection) -> None:
@@ -327,16 +387,16 @@ def _check(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(verdict)
     for (text,) in connection.execute("SELECT record FROM deployments").fetchall():
         if _load(DeploymentRecord, text).format > FORMAT:
-            raise JournalError("the journal holds deployments of a newer agent: install it again")
+            raise _Newer("the journal holds deployments of a newer agent: install it again")
     for (text,) in connection.execute("SELECT facts FROM slots").fetchall():
         _load(SlotFacts, text)
 
 
-def _aside(path: Path) -> Path:
+def _aside(path: Path, why: str = "damaged") -> Path:
     number = 1
-    while path.with_name(f"{path.name}.damaged.{number}").exists():
+    while path.with_name(f"{path.name}.{why}.{number}").exists():
         number += 1
-    return path.with_name(f"{path.name}.damaged.{number}")
+    return path.with_name(f"{path.name}.{why}.{number}")
 
 
 def _move(path: Path, aside: Path) -> None:

@@ -11,33 +11,28 @@ import collections
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final
 
 from agent import reporting
-from agent.applications import Applications
-from agent.config import Settings
 from agent.deployer import Deployer
-from agent.desk import Desk, Folders
+from agent.desk import Desk
 from agent.domain import plan
 from agent.domain.events import Event
 from agent.errors import AgentError
-from agent.identity import Identity, connection
+from agent.identity import connection
 from agent.jobs import Limits, Setting
-from agent.journal import Journal
-from agent.ladder import Ladders, Sense
+from agent.ladder import Ladders
+from agent.ledger import Ledger
 from agent.outbox import Outbox
+from agent.parts import Driver, Parts
 from agent.rechecks import Rechecks
 from agent.renewal import Renewal
-from agent.runner import Runner
-from agent.slots import Slots
 from agent.studies import Studies
 from agent.submissions import Submissions
 from agent.telemetry import LastRun, Telemetry
 from agent.tidy import Tidy
-from agent.transport.link import AgentLink, LinkDown, LinkEvent, LinkUp
-from agent.watch import FingerprintWatch, SettingsWatch
+from agent.transport.link import LinkDown, LinkEvent, LinkUp
 from fitment.core.deployment import ReportedState
 from fitment.core.link import Downlink, Uplink
 from fitment.core.telemetry import Command, CommandKind
@@ -51,57 +46,6 @@ IDLE_S: Final = 0.5
 TROUBLE_S: Final = 5.0
 """After the disk refused: trying again at once would only fill the log."""
 _STEPS_AT_ONCE: Final = 32
-
-
-class Clock(Protocol):
-    """Both kinds of time."""
-
-    def monotonic_s(self) -> float:
-        """Never goes back; means nothing outside this process."""
-        ...
-
-    def wall_unix_s(self) -> float:
-        """A hint: device clocks wander."""
-        ...
-
-
-class Driver(Protocol):
-    """What may use the one worker."""
-
-    @property
-    def running(self) -> bool:
-        """Whether it has it."""
-        ...
-
-    def pause(self) -> None:
-        """Give it back."""
-        ...
-
-    def tick(self, desk: Desk) -> bool:
-        """Go on; True when something changed that should be reported."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a supervisor is made of; `agent.build` makes the real ones."""
-
-    clock: Clock
-    folders: Folders
-    identity: Identity
-    journal: Journal
-    slots: Slots
-    runner: Runner
-    link: AgentLink
-    settings: SettingsWatch
-    fingerprint: FingerprintWatch
-    boot_id: str
-    jitter: Callable[[], float]  # 0..1
-    sample: Callable[[str], Mapping[str, float]]
-    time_zone: Callable[[Settings], str]
-    sense: Sense
-    applications: Applications | None = None
-    floor_unix: float = 0.0  # of the build: no true clock is before it
 
 
 class Supervisor:
@@ -127,12 +71,15 @@ class Supervisor:
         self._renewal = Renewal(
             runner, jitter, identity=parts.identity, wall_unix=parts.clock.wall_unix_s
         )
+        self._ledger = Ledger(
+            parts.folders.data_dir, metering=parts.metering, written=parts.written
+        )
         outbox = Outbox(parts.journal)
         self._telemetry = Telemetry(outbox, boot_id=parts.boot_id, sample=parts.sample)
         self._tidy = Tidy()
 
-    def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set. A disk that refuses does not end it."""
+    def run(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
+        """Until ``stop`` is set; ``beat`` follows each step. A disk that refuses ends nothing."""
         self._link.start()
         if self._parts.applications is not None:
             self._parts.applications.listen()
@@ -143,6 +90,7 @@ class Supervisor:
                 except (AgentError, OSError) as error:
                     log.error("action=trouble reason=%s", error)  # noqa: TRY400 - said in full
                     wait_s = TROUBLE_S
+                beat()
                 self._await(stop, wait_s)
         finally:
             self.close()
@@ -156,6 +104,7 @@ class Supervisor:
         except AgentError as error:
             log.error("action=trouble reason=%s", error)  # noqa: TRY400 - said in full
         self._link.stop()
+        self._ledger.close(self._link.passed.count)
         if self._parts.applications is not None:
             self._parts.applications.close()
         self._parts.journal.close()
@@ -167,6 +116,7 @@ class Supervisor:
         if self._parts.fingerprint.fingerprint is None:
             return IDLE_S  # nothing can be decided about a device that is not known
         desk = self._desk()
+        self._count(desk)
         if not self._resumed:
             if self._parts.journal.setting("boot_id") != self._parts.boot_id:
                 # Nobody saw what became of the disk while the machine was off.
@@ -190,6 +140,13 @@ class Supervisor:
         return BUSY_S if any(driver.running for driver in self._drivers()) else IDLE_S
 
     # Look
+
+    def _count(self, desk: Desk) -> None:
+        settings = self._parts.settings.settings
+        self._ledger.tick(
+            settings.allowance, root=desk.setting.root, wall_unix=desk.wall_unix,
+            floor_unix=desk.floor_unix, now_s=desk.now_s, link_bytes=self._link.passed.count,
+        )  # fmt: skip
 
     def _await(self, stop: threading.Event, wait_s: float) -> None:
         """Sleep, or until the first event comes."""
@@ -217,6 +174,7 @@ class Supervisor:
     def _on_event(self, event: LinkEvent) -> None:
         if isinstance(event, LinkUp):
             self._online = True
+            self._renewal.line(up=True, now_s=self._parts.clock.monotonic_s())
             for driver in (self._deployer, self._studies, self._submissions):
                 driver.hurry()
             self._telemetry.resend()
@@ -224,6 +182,7 @@ class Supervisor:
             self._dirty = True
         elif isinstance(event, LinkDown):
             self._online = False
+            self._renewal.line(up=False, now_s=self._parts.clock.monotonic_s())
         else:
             self._on_downlink(event)
 
@@ -271,6 +230,8 @@ class Supervisor:
         watch = self._parts.fingerprint
         if self._parts.settings.tick():
             watch.soon()
+            self._deployer.hurry()  # an allowance may be another
+            self._studies.hurry()
             self._dirty = True
         before = watch.fingerprint
         if not watch.tick(self._parts.settings.settings, self._parts.clock.monotonic_s()):
@@ -301,6 +262,7 @@ class Supervisor:
             slots=parts.slots,
             journal=parts.journal,
             setting=setting,
+            ledger=self._ledger,
             now_s=parts.clock.monotonic_s(),
             floor_unix=max(parts.floor_unix, float(parts.journal.setting("time_floor", "0"))),
             wall_unix=parts.clock.wall_unix_s(),
@@ -418,6 +380,7 @@ class Supervisor:
             self._link, online=self._online, root=desk.setting.root, last=self._last,
             serves=lambda: reporting.serves(desk.journal.slots(), self._ladders.stood),
             now_s=desk.now_s, wall_unix_s=self._parts.clock.wall_unix_s(),
+            share=self._ledger.share(),
         )  # fmt: skip
 
     def _report(self, desk: Desk) -> None:
@@ -433,14 +396,16 @@ class Supervisor:
             time_zone=self._parts.time_zone(self._parts.settings.settings),
         )  # fmt: skip
         if state != self._reported:
-            self._link.send(Uplink(reported=reporting.with_memory(state)))
+            told = reporting.with_numbers(state, self._ledger.report())
+            self._link.send(Uplink(reported=told))
             self._reported = state
 
     def _notes(self) -> list[str]:
         parts = self._parts
         problems = (
             parts.journal.lost, parts.settings.problem, parts.fingerprint.problem,
-            self._renewal.problem, self._deployer.problem,
+            self._renewal.problem, self._deployer.problem, self._deployer.held, self._studies.held,
+            self._ledger.problem,
             parts.applications.problem if parts.applications is not None else "",
         )  # fmt: skip
         asked = self._orders.problems if self._orders is not None else ()

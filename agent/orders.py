@@ -6,6 +6,7 @@ from pathlib import Path
 
 from agent import durable
 from agent.desk import Desk
+from agent.domain.allowance import Hold
 from agent.domain.record import SlotFacts
 from agent.jobs import FetchJob, StageJob, VerifyJob
 from fitment.core.deployment import BundleRef, SignedPayload
@@ -13,7 +14,7 @@ from fitment.core.deployment import BundleRef, SignedPayload
 
 def fetch(desk: Desk, bundle: BundleRef, base: SlotFacts | None = None) -> FetchJob:
     """Receive a transport file, going on where the part file ends; or a delta against ``base``."""
-    target = desk.folders.archive(bundle)
+    target, purse = desk.folders.archive(bundle), desk.ledger.purse()
     durable.make_folder(target.parent, mode=0o700)
     return FetchJob(
         result="",
@@ -25,7 +26,26 @@ def fetch(desk: Desk, bundle: BundleRef, base: SlotFacts | None = None) -> Fetch
         base_folder=str(desk.slots.folder(base.slot, base.last_good)) if base else "",
         delta=str(desk.folders.delta(bundle)),
         rebuilt=str(desk.folders.rebuilt(bundle)),
+        tally=purse.tally,
+        tally_id=purse.tally_id,
+        most_bytes=purse.most_bytes,
     )
+
+
+def held(desk: Desk, bundle: BundleRef, *, asked: bool = False, delta: bool = False) -> Hold | None:
+    """Why a transport file may not be received now; None when it may, or is here.
+
+    Args:
+        desk: as it is.
+        bundle: which.
+        asked: the order asks for a metered link.
+        delta: it may come as a delta.
+    """
+    here = desk.folders.archive(bundle)
+    missing = bundle.archive_bytes - (here.stat().st_size if here.exists() else 0)
+    if desk.folders.rebuilt(bundle).exists():
+        missing = 0
+    return desk.ledger.hold(missing, asked=asked, delta=delta)
 
 
 def received(desk: Desk, bundle: BundleRef) -> Path:
@@ -74,6 +94,13 @@ def stage(desk: Desk, bundle: BundleRef, folder: Path) -> StageJob:
         variant=bundle.variant,
         runtimes=desk.runtimes,
     )
+
+
+def arrived_bytes(desk: Desk, bundle: BundleRef) -> int:
+    """What is there of a bundle, or of a delta for it."""
+    folders = desk.folders
+    files = (folders.archive(bundle), folders.delta(bundle), folders.rebuilt(bundle))
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def raise_floor(desk: Desk, timestamp_unix: float) -> None:

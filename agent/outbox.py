@@ -30,9 +30,10 @@ class Outbox:
 
     def append(
         self, *, boot_id: str, monotonic_ns: int, wall_unix_ns: int,
-        columns: Mapping[str, float], tags: Mapping[str, str],
+        columns: Mapping[str, float], tags: Mapping[str, str], limit: int | None = None,
     ) -> TelemetryBatch:  # fmt: skip
-        """Keep one row as a batch. Returns it with its number."""
+        """Keep one row as a batch, of all at most ``limit``. Returns it with its number."""
+        most = self._limit if limit is None else min(limit, self._limit)
         with self._journal.transaction() as db:
             row = db.execute("SELECT value FROM settings WHERE name = 'sequence'").fetchone()
             sequence = int(row[0]) + 1 if row else 1
@@ -45,7 +46,7 @@ class Outbox:
             text = json.dumps(plain.to_plain(batch), separators=(",", ":"))
             db.execute("INSERT INTO outbox VALUES (?, ?)", (sequence, text))
             db.execute("INSERT OR REPLACE INTO settings VALUES ('sequence', ?)", (str(sequence),))
-            db.execute("DELETE FROM outbox WHERE sequence <= ?", (sequence - self._limit,))
+            db.execute("DELETE FROM outbox WHERE sequence <= ?", (sequence - most,))
         return replace(batch, first_available=self.first_available())
 
     def pending(self, *, after: int, limit: int) -> tuple[TelemetryBatch, ...]:

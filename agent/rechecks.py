@@ -13,7 +13,7 @@ from typing import Final
 
 from agent.actions import check_job
 from agent.desk import Desk
-from agent.domain import transitions
+from agent.domain import rungs, transitions
 from agent.domain.record import SlotFacts
 from agent.jobs import CheckResult
 from agent.runner import Finished, Runner, Running
@@ -108,6 +108,8 @@ class Rechecks:
             facts, golden_ok=golden_ok, checked_stack=self._stack,
             reason="" if golden_ok else reason,
         )  # fmt: skip
+        if golden_ok:  # right answers by other kernels than it was admitted for are not enough
+            facts = replace(facts, reason=rungs.health(facts, facts.variant, self._stack)[1])
         desk.journal.save_slot(facts)
         log.info("action=rechecked slot=%s golden_ok=%s", self._slot, golden_ok)
         self._slot = ""

@@ -1,4 +1,8 @@
-"""Renews the device's certificate in good time, or late: the key outlives the certificate."""
+"""Renews the device's certificate in good time, or late: the key outlives the certificate.
+
+A clock that stands in 1970 never says that it is time. So a line that stays down is a reason of its
+own, and the answer tells what time it is.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from agent.desk import Desk
 from agent.domain import transitions
 from agent.identity import Identity, renew_from_unix
 from agent.jobs import RenewJob, RenewResult
+from agent.orders import raise_floor
 from agent.runner import Finished, Runner, Running
 
 log = logging.getLogger(__name__)
@@ -19,6 +24,8 @@ LOOK_S: Final = 30.0
 DEADLINE_S: Final = 120.0
 _SHORTEST_WAIT_S: Final = 10.0
 _LONGEST_WAIT_S: Final = 3600.0
+DOWN_S: Final = 600.0
+"""Of a line that stays down before the certificate is suspected, whatever the clock says."""
 
 
 class Renewal:
@@ -35,12 +42,19 @@ class Renewal:
         self._job: Running | None = None
         self._not_before_s = 0.0
         self._tries = 0
+        self._down_since_s: float | None = None
         self.problem = ""
 
     @property
     def running(self) -> bool:
         """Whether a worker is at it."""
         return self._job is not None
+
+    def line(self, *, up: bool, now_s: float) -> None:
+        """The line came up, or went down. One that works clears the certificate of suspicion."""
+        self._down_since_s = None if up else self._down_since_s or now_s
+        if up:
+            self._tries, self._not_before_s, self.problem = 0, 0.0, ""
 
     def pause(self) -> None:
         """Stop the worker; a later look starts another."""
@@ -56,8 +70,7 @@ class Renewal:
         if desk.now_s < self._not_before_s:
             return False
         self._not_before_s = desk.now_s + LOOK_S
-        now_unix = max(self._wall_unix(), desk.floor_unix)
-        if now_unix >= renew_from_unix(desk.folders, self._identity):
+        if self._due(desk):
             job = RenewJob(
                 result="",
                 connection=desk.connection,
@@ -68,12 +81,21 @@ class Renewal:
             self._job = self._runner.start("renew", job, deadline_s=desk.now_s + DEADLINE_S)
         return False
 
+    def _due(self, desk: Desk) -> bool:
+        now_unix = max(self._wall_unix(), desk.floor_unix)
+        renew_from = renew_from_unix(desk.folders, self._identity)
+        if now_unix >= renew_from:
+            return True
+        down_s = desk.now_s - self._down_since_s if self._down_since_s is not None else 0.0
+        return down_s >= DOWN_S and renew_from != float("inf")
+
     def _ended(self, desk: Desk, finished: Finished) -> bool:
         self._job = None
         before = self.problem
         if isinstance(finished.result, RenewResult):
             self._identity = replace(self._identity, expires_unix=finished.result.expires_unix)
             self._tries, self.problem = 0, ""
+            self._rest(desk, finished.result)
             log.info("action=renewed expires_unix=%.0f", self._identity.expires_unix)
         else:
             self._tries += 1
@@ -84,3 +106,11 @@ class Renewal:
             )
             self._not_before_s = desk.now_s + wait_s
         return self.problem != before
+
+    def _rest(self, desk: Desk, result: RenewResult) -> None:
+        """Not at once again: neither by a clock that is ahead, nor by a line that stays down."""
+        raise_floor(desk, result.now_unix)
+        life_s = result.expires_unix - result.now_unix if result.now_unix else _LONGEST_WAIT_S
+        self._not_before_s = desk.now_s + max(LOOK_S, min(_LONGEST_WAIT_S, life_s / 3))
+        if self._down_since_s is not None:
+            self._down_since_s = desk.now_s

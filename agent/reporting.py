@@ -18,7 +18,13 @@ from agent.sensors import process_memory
 from agent.telemetry import Serves
 from fitment import __version__
 from fitment.core import digest
-from fitment.core.deployment import UNDERSTANDS_WINDOWS, ReportedState, RungReport, SlotReport
+from fitment.core.deployment import (
+    UNDERSTANDS_WINDOWS,
+    AllowanceReport,
+    ReportedState,
+    RungReport,
+    SlotReport,
+)
 from fitment.core.fingerprint import Fingerprint
 
 STUDIES_REPORTED: Final = 32
@@ -31,7 +37,7 @@ def build(
     boot_id: str, notes: Iterable[str], stood: Mapping[str, Stood],
     asked: frozenset[str] = frozenset(), time_zone: str = "",
 ) -> ReportedState:  # fmt: skip
-    """The state of now, without the supervisor's memory, which changes all the time.
+    """The state of now, without the numbers that change all the time.
 
     ``asked``: the deployments that the controller wishes for. Of those that ended long ago it is
     told again how: it was restored from a backup, and would wait for them in vain.
@@ -70,19 +76,23 @@ def build(
     )
 
 
-def with_memory(state: ReportedState) -> ReportedState:
-    """The same with this process's memory; null where the kernel does not tell."""
+def with_numbers(state: ReportedState, allowance: AllowanceReport) -> ReportedState:
+    """The same with what changes all the time and is worth no report of its own.
+
+    That is the allowance, and this process's memory; null where the kernel does not tell.
+    """
     memory = process_memory(os.getpid())
     return replace(
         state,
         supervisor_anonymous_bytes=memory.anonymous_bytes,
         supervisor_pss_bytes=memory.pss_bytes,
+        allowance=allowance,
     )
 
 
 def serving(facts: SlotFacts, stack: str) -> bool:
-    """Whether a slot's variant may be used: it answered the goldens, on this very stack."""
-    return bool(facts.variant) and facts.golden_ok is True and facts.checked_stack == stack
+    """Whether a slot's variant may be used: what it was admitted for holds on this very stack."""
+    return rungs.health(facts, facts.variant, stack)[0] is Health.GOOD
 
 
 def serves(slots: Iterable[SlotFacts], stood: Mapping[str, Stood]) -> dict[str, Serves]:

@@ -30,6 +30,8 @@ FOLDERS: Final = ("a", "b")
 ACTIVE: Final = "active"
 OVERLAY: Final = "overlay.json"
 RUNG: Final = "rung"
+CHOSEN: Final = "chosen.json"
+"""A slot's copy of its chosen variant's manifest: rungs are known by it when that one is gone."""
 _FACTS: Final = "facts.json"
 
 
@@ -153,6 +155,12 @@ class Slots:
             durable.write(
                 self._slot(facts.slot) / _FACTS, json.dumps(plain.to_plain(facts)).encode()
             )
+
+    def keep_manifest(self, slot: str, letter: str) -> None:
+        """Lay a copy of a folder's manifest beside the folders."""
+        with _disk_errors(f"keeping the manifest of slot '{slot}'"):
+            content = (self.folder(slot, letter) / MANIFEST_NAME).read_bytes()
+            durable.write(self._slot(slot) / CHOSEN, content)
 
     def restore(self, slot: str) -> SlotFacts:
         """What is on disk, for a journal that was lost; the link goes back to the last good one.

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agent import ledger
+from agent.clock import EARLIEST_UNIX
+from agent.config import Settings
 from agent.desk import Folders
+from agent.domain.allowance import size
 from agent.domain.record import SlotFacts
-from agent.errors import NotEnrolledError
+from agent.errors import JournalError, NotEnrolledError
+from agent.hardware import read_metering
 from agent.journal import Journal, read_journal
 from agent.ladder import Stood, stored
 from fitment.core import digest
-from fitment.core.deployment import DeploymentReport
+from fitment.core.deployment import AllowanceReport, DeploymentReport
 
 _HISTORY = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What the agent has on disk."""
+    """What the agent has on disk, and what is left of its allowance."""
 
     observed_generation: int
     slots: tuple[SlotFacts, ...]
@@ -26,10 +33,11 @@ class Status:
     deployments: tuple[DeploymentReport, ...]  # newest first
     telemetry_waiting: int
     submissions_waiting: int
+    allowance: AllowanceReport
 
 
-def read(folders: Folders) -> Status:
-    """Read the journal.
+def read(folders: Folders, settings: Settings) -> Status:
+    """Read the journal and the ledger.
 
     Raises:
         NotEnrolledError: no agent has run here.
@@ -42,12 +50,12 @@ def read(folders: Folders) -> Status:
         )
     journal = read_journal(folders.journal)
     try:
-        return _read(journal)
+        return _read(journal, folders, settings)
     finally:
         journal.close()
 
 
-def _read(journal: Journal) -> Status:
+def _read(journal: Journal, folders: Folders, settings: Settings) -> Status:
     ((waiting,),) = journal.rows("SELECT count(*) FROM outbox")
     slots = journal.slots()
     stands = {facts.slot: stored(journal, facts.slot) for facts in slots if facts.ladder}
@@ -58,7 +66,38 @@ def _read(journal: Journal) -> Status:
         deployments=tuple(record.report() for record in journal.history(_HISTORY)),
         telemetry_waiting=int(waiting),
         submissions_waiting=len(journal.submissions()),
+        allowance=allowance(folders, settings),
     )
+
+
+def allowance(
+    folders: Folders, settings: Settings, now_unix: float | None = None
+) -> AllowanceReport:
+    """What is used of this device's allowance, as far as it is written down."""
+    asked, floor_unix = settings.allowance, EARLIEST_UNIX
+    if folders.journal.exists():
+        with (
+            contextlib.suppress(JournalError),
+            contextlib.closing(read_journal(folders.journal)) as journal,
+        ):
+            floor_unix = max(floor_unix, float(journal.setting("time_floor", "0")))
+    now_unix = time.time() if now_unix is None else now_unix
+    spent = ledger.stored(folders.data_dir, asked, now_unix, floor_unix)
+    told = ledger.said(asked)
+    metering = read_metering(settings.hardware.root) if told.metered is None else told
+    return ledger.as_report(asked, spent, metering)
+
+
+def allowance_words(used: AllowanceReport) -> str:
+    """The same for people."""
+    month = _used("this month", used.transferred_bytes, used.transfer_bytes_per_month)
+    day = _used("today", used.written_bytes, used.write_bytes_per_day)
+    words = {True: "metered", False: "not metered", None: "taken as not metered"}[used.metered]
+    return f"{month} transferred, {day} written; the link is {words} ({used.metered_why})"
+
+
+def _used(when: str, count: int, cap: int) -> str:
+    return f"{when} {size(count)}" + (f" of {size(cap)}" if cap else "")
 
 
 def render(status: Status) -> str:
@@ -73,6 +112,7 @@ def render(status: Status) -> str:
         f"waiting for the controller: {status.telemetry_waiting} telemetry batches, "
         f"{status.submissions_waiting} results"
     )
+    lines.append(f"allowance: {allowance_words(status.allowance)}")
     return "\n".join(lines)
 
 
@@ -89,5 +129,6 @@ def _slot(facts: SlotFacts) -> str:
 
 def _deployment(report: DeploymentReport) -> str:
     end = report.outcome.value if report.outcome else report.state.value
-    why = f": {report.reasons[-1]}" if report.reasons else ""
+    said = report.held or (report.reasons[-1] if report.reasons else "")
+    why = f": {said}" if said else ""
     return f"deployment {report.deployment} to {report.slot}: {end}{why}"

@@ -52,6 +52,7 @@ class Studies:
         self._refetched = False
         self._not_before_s = 0.0
         self._deadline_s = 0.0
+        self.held = ""  # why its transfer waits for the device's allowance; empty: it does not
 
     @property
     def study(self) -> Study | None:
@@ -78,10 +79,11 @@ class Studies:
             durable.remove(desk.folders.archive(self._study.bundle))
             durable.remove_tree(desk.folders.study(self._study.id))
         self._order = self._study = None
+        self.held = ""
 
     def hurry(self) -> None:
-        """The controller is there again: do not wait for the back-off of an outage."""
-        if self._waits:
+        """The controller is there again, or an allowance is another: look at once."""
+        if self._waits or self.held:
             self._not_before_s = 0.0
 
     def pause(self) -> None:
@@ -96,16 +98,26 @@ class Studies:
         if study is None:
             return False
         if desk.now_s > self._deadline_s:
-            return self._give_up(desk, f"it took longer than {DEADLINE_S:g} s")
+            why = f": {self.held}" if self.held else ""
+            return self._give_up(desk, f"it took longer than {DEADLINE_S:g} s{why}")
         if self._job is not None:
             finished = self._job.poll(desk.now_s)
             return finished is not None and self._ended(desk, study, finished)
         if desk.now_s >= self._not_before_s:
+            if self._stage is Stage.FETCH and self._waits_for_room(desk, study):
+                return True
             worker, job = self._make_job(desk, study)
             self._job = self._runner.start(
                 worker, job, deadline_s=desk.now_s + STEP_DEADLINE_S, threads=desk.threads
             )
         return False
+
+    def _waits_for_room(self, desk: Desk, study: Study) -> bool:
+        """Whether the device's allowance has none for its bundle; no operator asks for a study."""
+        hold = orders.held(desk, study.bundle)
+        self.held = hold.reason if hold is not None else ""
+        self._not_before_s = desk.now_s + (hold.after_s if hold is not None else 0.0)
+        return hold is not None
 
     def _make_job(self, desk: Desk, study: Study) -> tuple[str, Any]:
         folder = desk.folders.study(study.id)
@@ -171,6 +183,6 @@ class Studies:
         return True
 
     def _enter(self, stage: Stage) -> None:
-        self._stage = stage
+        self._stage, self.held = stage, ""
         self._tries = self._waits = 0
         self._not_before_s = 0.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agent.domain import patience
+from agent.domain import allowance, patience
 from agent.outbox import Outbox
 from agent.sensors import process_memory, snapshot
 from agent.transport.link import AgentLink
@@ -64,15 +64,17 @@ class Telemetry:
     def tick(
         self, link: AgentLink, *, online: bool, root: str, last: LastRun,
         serves: Callable[[], Mapping[str, Serves]], now_s: float, wall_unix_s: float,
+        share: float = 0.0,
     ) -> None:  # fmt: skip
-        """Sample when it is time, and send."""
-        if now_s >= self._sampled_at_s + self.interval_s:
+        """Sample when it is time, and send. ``share`` of the device's allowance is used up."""
+        if now_s >= self._sampled_at_s + self.interval_s * allowance.sample_factor(share):
             self._sampled_at_s = now_s
             columns, tags = tagged(last, serves())
             columns = {**self._sample(root), **columns}
             self._outbox.append(
                 boot_id=self._boot_id, monotonic_ns=int(now_s * 1e9),
                 wall_unix_ns=int(wall_unix_s * 1e9), columns=columns, tags=tags,
+                limit=allowance.kept_batches(share, patience.OUTBOX_LIMIT),
             )  # fmt: skip
         if online:
             self._send(link, now_s)

@@ -16,8 +16,8 @@ class Event(enum.Enum):
     FAILED = "failed"  # this try failed, another may not; burns an attempt
     BUSY = "busy"  # the other side is away or asked to come later; burns no attempt
     EXHAUSTED = "exhausted"  # the last try failed
-    HELD = "held"  # it may not switch outside its maintenance windows
-    OPENED = "opened"  # a window is open: what was staged is measured now
+    HELD = "held"  # outside its maintenance windows, or beyond what the device may transfer
+    OPENED = "opened"  # a window is open: what was staged is measured now; or it may transfer
     REFETCH = "refetch"  # the received file is damaged; it was deleted and may be fetched once more
     STACK_CHANGED = "stack_changed"  # what was checked and measured holds for another stack
     PERMANENT = "permanent"  # it failed and trying again cannot help

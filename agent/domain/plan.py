@@ -279,7 +279,12 @@ def has_time(active: DeploymentRecord) -> bool:
         return False
     if active.rung:
         return active.state in transitions.WORKING and active.state is not DeploymentState.TRIAL
-    return active.state is DeploymentState.WAITING
+    return active.state is DeploymentState.WAITING or _may_be_passed(active)
+
+
+def _may_be_passed(active: DeploymentRecord) -> bool:
+    """Whether it waits for a link that an order may ask for, and has not."""
+    return bool(active.held) and not active.assignment.metered
 
 
 def _give_way(now: Situation) -> Step | None:
@@ -288,16 +293,17 @@ def _give_way(now: Situation) -> Step | None:
     if now.orders is None or active is None or not has_time(active):
         return None  # without a controller nobody would repeat the order, nor send what is damaged
     startable = (o for _, o in _in_turn(now.orders) if o.deployment not in now.known)
-    urgent = any(not order.windows for order in startable)
+    held = active.held and not active.rung  # what it waits for, others wait for as well
+    urgent = any(not order.windows and (order.metered or not held) for order in startable)
     if urgent or any(facts.damaged for facts in now.slots):
         return GiveWay(deployment=active.id)
     return None
 
 
 def _in_turn(orders: Orders | None) -> list[tuple[SignedPayload, Assignment]]:
-    """Assignments that wait for no window first; else as the controller has them."""
+    """Those that wait for no window first, of them those for metered links; else as they came."""
     listed = orders.assignments if orders is not None else ()
-    return sorted(listed, key=lambda pair: bool(pair[1].windows))
+    return sorted(listed, key=lambda pair: (bool(pair[1].windows), not pair[1].metered))
 
 
 def _drop_study(now: Situation) -> Step | None:

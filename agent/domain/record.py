@@ -52,6 +52,7 @@ class DeploymentRecord:
     mends: bool = False  # the device's own: what was committed is fetched again
     rung: int = 0  # the device's own: this one of the order's ladder
     stopped: bool = False  # the agent was asked to stop; going on after that is no resume
+    held: str = ""  # why its transfer waits for the device's allowance; empty: it does not
     refetched: bool = False
     failed_in: DeploymentState | None = None
     fetched_bytes: int = 0  # over the wire
@@ -88,6 +89,7 @@ class DeploymentRecord:
             attempts=self.attempts,
             fetched_bytes=self.fetched_bytes,
             delta_base=self.delta_base,
+            held="" if ended else self.held,
             measurement=self.measurement,
             calibration=self.calibration,
         )

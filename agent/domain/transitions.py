@@ -47,6 +47,8 @@ _ENDINGS: Final = (
 _FORWARD: Final[Mapping[tuple[State, Event], State]] = {
     (State.IDLE, Event.ASSIGNED): State.FETCHING,
     (State.FETCHING, Event.DONE): State.VERIFYING,
+    (State.FETCHING, Event.HELD): State.FETCHING,  # for the device's allowance
+    (State.FETCHING, Event.OPENED): State.FETCHING,
     (State.VERIFYING, Event.DONE): State.STAGING,
     (State.VERIFYING, Event.REFETCH): State.FETCHING,
     (State.STAGING, Event.DONE): State.CALIBRATING,
@@ -150,7 +152,8 @@ def refuse(
 def resume(record: DeploymentRecord, *, now_s: float) -> DeploymentRecord:
     """The record with which a new process goes on; ``spent_s`` was stored by the old one."""
     target = RESUME[record.state]
-    blameless = record.stopped or record.state is State.WAITING  # for days; nothing of it runs
+    waits = record.state is State.WAITING or record.held  # for days; nothing of it runs
+    blameless = record.stopped or waits
     record = replace(
         record, started_at_s=now_s, state_entered_at_s=now_s, attempts=0, waits=0,
         resumes=record.resumes + (0 if blameless else 1), stopped=False,
@@ -169,12 +172,18 @@ def overdue(record: DeploymentRecord, now_s: float) -> str | None:
     order = record.assignment
     if record.state not in WORKING:
         return None
-    if record.elapsed_s(now_s) > order.deadline_s:
+    if expired(record, now_s):
         return f"the deployment's deadline of {order.deadline_s:g} s passed"
-    waits = record.state is State.WAITING  # for a moment that the controller has named
+    # For a moment that the controller has named, or for what the device may transfer.
+    waits = record.state is State.WAITING or bool(record.held)
     if not waits and now_s - record.state_entered_at_s > step_limit_s(record):
         return f"{record.state.value} took longer than {step_limit_s(record):g} s"
     return None
+
+
+def expired(record: DeploymentRecord, now_s: float) -> bool:
+    """Whether the deployment's own deadline has passed, whatever its state may still take."""
+    return record.elapsed_s(now_s) > record.assignment.deadline_s
 
 
 def step_limit_s(record: DeploymentRecord) -> float:
@@ -227,7 +236,7 @@ def _enter(
         failed_in = record.state
     return replace(
         record, state=target, outcome=record.outcome or outcome, transitions=transitions,
-        failed_in=failed_in, attempts=0, waits=0, state_entered_at_s=now_s,
+        failed_in=failed_in, attempts=0, waits=0, held="", state_entered_at_s=now_s,
         refetched=record.refetched or refetched,
     )  # fmt: skip
 

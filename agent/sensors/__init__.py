@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.sensors.conditions import Conditions, snapshot, throttle_reasons
 from agent.sensors.energy import find_meter
 from agent.sensors.meter import EnergyWindow, Meter, Unavailable
-from agent.sensors.process import ProcessMemory, process_memory
+from agent.sensors.process import ProcessMemory, process_memory, written_bytes
 from agent.sensors.strain import Strain, with_throttle_point
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "snapshot",
     "throttle_reasons",
     "with_throttle_point",
+    "written_bytes",
 ]

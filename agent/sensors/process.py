@@ -1,4 +1,4 @@
-"""Memory of one process, from ``/proc/<pid>/smaps_rollup``."""
+"""What the kernel counts of one process: its memory, and what it wrote."""
 
 from __future__ import annotations
 
@@ -15,6 +15,19 @@ class ProcessMemory:
     anonymous_bytes: int | None
     pss_bytes: int | None  # shared pages divided among their users
     reason: str = ""
+
+
+def written_bytes(root: Path | str = "/") -> int | None:
+    """What this process and its children that have ended sent to the disk since they began.
+
+    ``write_bytes`` of ``/proc/self/io`` (proc(5)): pages that were made dirty, so that what a file
+    system adds of its own is not in it. None where the kernel keeps no account.
+    """
+    for line in (text(DiskTree(root), "proc/self/io") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key == "write_bytes" and value.strip().isdigit():
+            return int(value)
+    return None
 
 
 def process_memory(pid: int, root: Path | str = "/") -> ProcessMemory:

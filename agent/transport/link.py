@@ -39,12 +39,31 @@ class LinkDown:
 LinkEvent = LinkUp | LinkDown | Downlink
 
 
+class Passed:
+    """Bytes of the messages that went either way, without what carries them. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes = 0
+
+    @property
+    def count(self) -> int:
+        """Since the link was made."""
+        return self._bytes
+
+    def add(self, count: int) -> None:
+        """One message more."""
+        with self._lock:
+            self._bytes += count
+
+
 class AgentLink(Protocol):
     """One way to the controller."""
 
     events: queue.Queue[LinkEvent]
     jitter_s: float
     """Reconnects are scattered over this many seconds; the controller may change it."""
+    passed: Passed
 
     def start(self) -> None:
         """Begin to connect; returns at once."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 
-from agent.transport.link import Kept, LinkDown, LinkEvent, LinkUp, field_of
+from agent.transport.link import Kept, LinkDown, LinkEvent, LinkUp, Passed, field_of
 from fitment.core.link import Downlink, Uplink
 from fitment.core.telemetry import Presence
+from fitment.wire import codec
 
 
 class MemoryLink:
@@ -16,6 +17,7 @@ class MemoryLink:
     def __init__(self, *, boot_id: str = "boot", reachable: bool = True) -> None:
         self.events: queue.Queue[LinkEvent] = queue.Queue()
         self.jitter_s = 0.0
+        self.passed = Passed()
         self.received: list[Uplink] = []
         self._boot_id = boot_id
         self._reachable = reachable
@@ -35,7 +37,7 @@ class MemoryLink:
         with self._lock:
             self._kept.put(uplink)
             if self._up:
-                self.received.append(uplink)
+                self._take(uplink)
 
     def stop(self) -> None:
         with self._lock:
@@ -56,7 +58,7 @@ class MemoryLink:
             self._say(online=True)
             kept = self._kept.get()
             if kept is not None:
-                self.received.append(kept)
+                self._take(kept)
             self.events.put(LinkUp())
 
     def disconnect(self, reason: str = "the line was cut") -> None:
@@ -72,8 +74,13 @@ class MemoryLink:
         """Say something to the device; lost while the line is cut."""
         with self._lock:
             if self._up:
+                self.passed.add(len(codec.encode(downlink)))
                 self.events.put(downlink)
 
     def _say(self, *, online: bool) -> None:
         presence = Presence(online=online, boot_id=self._boot_id)
-        self.received.append(Uplink(presence=presence))
+        self._take(Uplink(presence=presence))
+
+    def _take(self, uplink: Uplink) -> None:
+        self.passed.add(len(codec.encode(uplink)))
+        self.received.append(uplink)

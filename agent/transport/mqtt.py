@@ -20,7 +20,7 @@ from typing import Any, Final
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.transport.link import Kept, LinkDown, LinkEvent, LinkUp, Pacer, field_of
+from agent.transport.link import Kept, LinkDown, LinkEvent, LinkUp, Pacer, Passed, field_of
 from agent.transport.papers import Papers, explain
 from agent.transport.thin_paho import paho
 from fitment.core.link import Downlink, Uplink
@@ -57,6 +57,7 @@ class MqttLink:
     ) -> None:  # fmt: skip
         self.events: queue.Queue[LinkEvent] = queue.Queue()
         self.jitter_s = jitter_s
+        self.passed = Passed()
         self._broker = broker
         self._device = device
         self._boot_id = boot_id
@@ -167,8 +168,9 @@ class MqttLink:
 
     def _publish(self, client: paho.Client, uplink: Uplink) -> paho.MQTTMessageInfo:
         kind = topics.UP[field_of(uplink)]
-        topic = topics.topic(self._device, kind)
-        return client.publish(topic, codec.encode(uplink), qos=kind.qos, retain=kind.retain)
+        topic, payload = topics.topic(self._device, kind), codec.encode(uplink)
+        self.passed.add(len(payload))
+        return client.publish(topic, payload, qos=kind.qos, retain=kind.retain)
 
     def _down(self, *, was_up: bool) -> None:
         if not self._failing:
@@ -207,6 +209,7 @@ class MqttLink:
         self._ended.set()
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        self.passed.add(len(message.payload))
         if not 0 < len(message.payload) <= MESSAGE_LIMIT:
             return  # an empty payload clears a retained message; too long ones are not ours
         try:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from agent.clock import EARLIEST_UNIX
 
 _ROUNDS: Final = 6
 """A handshake takes two or three; a library that needs more is left alone."""
@@ -39,6 +42,12 @@ def explain(why: str, papers: Papers, address: str) -> str:
             f"whoever answers at {address} is not certified by the authority in {papers.ca}: it is"
             " another controller, or this device was enrolled with another; check the address, or"
             " enrol again: fitment-agent enroll"
+        )
+    if time.time() < EARLIEST_UNIX:
+        return (
+            f"{why}; this device's clock stands in {time.gmtime().tm_year}, so it cannot tell"
+            f" whether {papers.certificate} has expired: while nobody answers, the agent tries to"
+            " renew it by its key"
         )
     return why
 

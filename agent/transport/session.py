@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import grpc
 
-from agent.transport.link import Kept, LinkDown, LinkEvent, LinkUp, Pacer, field_of
+from agent.transport.link import Kept, LinkDown, LinkEvent, LinkUp, Pacer, Passed, field_of
 from agent.transport.papers import Papers, explain
 from fitment.core.link import Downlink, Uplink
 from fitment.core.telemetry import Presence
@@ -40,8 +40,9 @@ MakeCredentials = Callable[[], Any]
 class _Stream:
     """What one call sends: an iterator over a queue that a sentinel ends."""
 
-    def __init__(self, first: Uplink, came_up: Callable[[], None]) -> None:
+    def __init__(self, first: Uplink, came_up: Callable[[], None], passed: Passed) -> None:
         self.up = False
+        self._passed = passed
         self._first = first
         self._came_up = came_up
         self._queue: queue.Queue[Uplink | None] = queue.Queue()
@@ -54,19 +55,19 @@ class _Stream:
         self._queue.put(None)
 
     def requests(self) -> Iterator[Any]:
-        yield _request(self._first)
+        yield self._request(self._first)
         # gRPC asks for the second message when the first has left: then the connection stands.
         # (Its own future for that leaves a thread behind that complains of a closed channel.)
         self.up = True
         self._came_up()
         while (uplink := self._queue.get()) is not None:
-            yield _request(uplink)
+            yield self._request(uplink)
 
-
-def _request(uplink: Uplink) -> Any:
-    request: Any = gateway_pb2.SessionRequest()
-    request.uplink.CopyFrom(codec.to_message(uplink))
-    return request
+    def _request(self, uplink: Uplink) -> Any:
+        request: Any = gateway_pb2.SessionRequest()
+        request.uplink.CopyFrom(codec.to_message(uplink))
+        self._passed.add(request.ByteSize())
+        return request
 
 
 class SessionLink:
@@ -79,6 +80,7 @@ class SessionLink:
         """``papers`` are looked at when nobody lets us in, to say why."""
         self.events: queue.Queue[LinkEvent] = queue.Queue()
         self.jitter_s = jitter_s
+        self.passed = Passed()
         self._address = address
         self._credentials = credentials
         self._boot_id = boot_id
@@ -122,7 +124,7 @@ class SessionLink:
     def _run(self) -> None:
         while not self._pacer.stopped:
             begun_s = time.monotonic()
-            stream = _Stream(self._presence(online=True), self._came_up)
+            stream = _Stream(self._presence(online=True), self._came_up, self.passed)
             try:
                 with self._channel() as channel:
                     why = self._serve(channel, stream)
@@ -165,6 +167,7 @@ class SessionLink:
         self.events.put(LinkUp())
 
     def _receive(self, response: Any) -> None:
+        self.passed.add(response.ByteSize())
         try:
             downlink = codec.from_message(Downlink, response.downlink)
         except codec.WireError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.jobs import CheckJob, CheckResult
-from agent.workers import child, goldens, installed
+from agent.workers import child, goldens, installed, memory_room
 
 
 def handle(job: CheckJob) -> CheckResult:
@@ -15,6 +15,9 @@ def handle(job: CheckJob) -> CheckResult:
     """
     bundle = installed.read(job.folder)
     installed.verify(bundle, job.variant)
+    if job.first:
+        needs = memory_room.needed_bytes(bundle.artifact.stat().st_size)
+        memory_room.require(needs, memory_room.read(), limit_bytes=job.limits.memory_bytes)
     known = installed.goldens(bundle)
     loaded = installed.load(bundle, job.setting.options, overlay=job.overlay)
     answer = goldens.evaluate_pristine(loaded, known, job.setting.options)

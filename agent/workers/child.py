@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from agent import durable
-from agent.jobs import JOBS, PARENT_VARIABLE, Limits, WorkerFailure
+from agent.jobs import JOBS, PARENT_VARIABLE, PIPES, Limits, WorkerFailure
+from agent.workers import memory_use
 from fitment.core import digest, plain
 
 EXIT_OK = 0
@@ -68,6 +69,8 @@ def run(name: str, handle: Callable[[Any], Any]) -> int:
         no readable job and so no place for an answer.
     """
     die_with_parent(int(os.environ.pop(PARENT_VARIABLE, os.getppid())))
+    if name != "serve":  # applications wait for that one
+        memory_use.go_first()
     job = _read_job(name)
     if job is None:
         return EXIT_USAGE
@@ -150,6 +153,13 @@ def die_with_parent(parent: int) -> None:
 
 
 def write_result(path: Path, value: Any) -> None:
-    """Write canonical JSON of ``value`` so that it survives a power loss, whole or not at all."""
+    """Write canonical JSON of ``value`` so that it survives a power loss, whole or not at all.
+
+    A pipe just takes it: who reads it is there now, or never.
+    """
+    if path.parent == PIPES:
+        with path.open("wb") as pipe:
+            pipe.write(digest.canonical(value))
+        return
     durable.make_folder(path.parent)
     durable.write(path, digest.canonical(value))

@@ -6,6 +6,8 @@ file that has the length but not the digest is thrown away.
 
 Where the device has another variant of the model, the controller is asked for a delta against
 it first. A delta that will not do, for whatever reason, costs its bytes and nothing else.
+
+What came is counted in the job's tally, and no more is asked for than its ``most_bytes`` allow.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from agent import durable
 from agent.jobs import FetchJob, FetchResult
 from agent.workers import child, gateway_client, rebuild
 from agent.workers.child import JobError
+from agent.workers.purse import Purse
 from agent.workers.rebuild import Unusable
 from fitment.core import digest as digests
 from fitment.v1 import gateway_pb2
@@ -46,14 +49,20 @@ def handle(job: FetchJob) -> FetchResult:
     """Complete ``job.target``.
 
     Raises:
-        JobError: codes ``disk_full``, ``stalled``, ``length``, ``digest`` and those of
-            `gateway_client.job_error`.
+        JobError: codes ``disk_full``, ``stalled``, ``length``, ``digest``, ``allowance`` and those
+            of `gateway_client.job_error`.
     """
+    purse = Purse(job)
+    with purse.kept():
+        return _handle(job, purse)
+
+
+def _handle(job: FetchJob, purse: Purse) -> FetchResult:
     started = time.monotonic()
     note, wasted = "", 0
     if job.base:
         try:
-            came = _by_delta(job)
+            came = _by_delta(job, purse)
         except Unusable as error:
             wasted = error.wire_bytes or _size(Path(job.delta))
             note = f"{error}; the whole file was fetched instead of a delta"
@@ -61,7 +70,7 @@ def handle(job: FetchJob) -> FetchResult:
             if came is not None:
                 return replace(came, seconds=time.monotonic() - started)
     _drop(job)
-    found = _receive(job, Path(job.target), job.archive, job.archive_bytes, mirrors=True)
+    found = _receive(job, purse, Path(job.target), job.archive, job.archive_bytes, mirrors=True)
     return FetchResult(
         total_bytes=job.archive_bytes,
         resumed_from=found.resumed_from,
@@ -71,7 +80,7 @@ def handle(job: FetchJob) -> FetchResult:
     )
 
 
-def _by_delta(job: FetchJob) -> FetchResult | None:
+def _by_delta(job: FetchJob, purse: Purse) -> FetchResult | None:
     """Rebuild the transport file's tar from a delta; None when there is none that saves bytes.
 
     Raises:
@@ -87,7 +96,7 @@ def _by_delta(job: FetchJob) -> FetchResult | None:
             return None
         with rebuild.opened(Path(job.base_folder), job.base) as image:
             size = found.delta_bytes
-            resumed_from = _receive_delta(job, path, found)
+            resumed_from = _receive_delta(job, purse, path, found)
             _check_disk(path.parent, rebuild.target_bytes(path))
             rebuild.rebuild(path, image, job.base, target)
     return FetchResult(
@@ -108,9 +117,9 @@ def _find_delta(job: FetchJob) -> Any:
             return gateway_pb2.FindDeltaResponse()
 
 
-def _receive_delta(job: FetchJob, path: Path, found: Any) -> int:
+def _receive_delta(job: FetchJob, purse: Purse, path: Path, found: Any) -> int:
     try:
-        return _receive(job, path, found.delta, found.delta_bytes).resumed_from
+        return _receive(job, purse, path, found.delta, found.delta_bytes).resumed_from
     except JobError as error:
         if error.code in ("digest", "length", "not_found"):
             wire_bytes = found.delta_bytes if error.code == "digest" else 0
@@ -138,19 +147,21 @@ class _Received:
 
 
 def _receive(
-    job: FetchJob, target: Path, digest: str, total: int, *, mirrors: bool = False
+    job: FetchJob, purse: Purse, target: Path, digest: str, total: int, *, mirrors: bool = False
 ) -> _Received:
     """Complete a file, and check it."""
     offset = _usable_bytes(target, total)
     found = _Received(resumed_from=offset)
+    purse.need(total - offset)
     _check_disk(target.parent, total - offset)
     if offset < total:
         with _disk_errors(target), gateway_client.gateway(job.connection) as stub:
             for url in _locate(stub, digest) if mirrors else ():
-                found = _from_mirror(job, url, target, found)
+                found = _from_mirror(job, purse, url, target, found)
             have = offset + found.mirrored
             if have < total:
-                _transfer(job, stub, target, digest, have, total - have)
+                _transfer(job, purse, stub, target, digest, have, total - have)
+            purse.tell()
     try:
         _check_digest(target, digest)
     except JobError as error:
@@ -158,7 +169,7 @@ def _receive(
             raise
         # A mirror's bytes are among what was deleted: now all of it from the gateway.
         why = f"{found.host} sent other bytes than were signed"
-        again = _receive(job, target, digest, total)
+        again = _receive(job, purse, target, digest, total)
         return replace(again, wasted=total, notes=(*found.notes, why))
     return found
 
@@ -174,7 +185,9 @@ def _locate(stub: Any, archive: str) -> tuple[str, ...]:
         return ()
 
 
-def _from_mirror(job: FetchJob, url: str, target: Path, found: _Received) -> _Received:
+def _from_mirror(
+    job: FetchJob, purse: Purse, url: str, target: Path, found: _Received
+) -> _Received:
     """What one mirror adds to what is there; nothing where all is there."""
     from agent.workers import mirror  # HTTP and TLS of Python's own are heavy
 
@@ -184,8 +197,9 @@ def _from_mirror(job: FetchJob, url: str, target: Path, found: _Received) -> _Re
     pace = mirror.Pace(min_rate_bytes_s=job.min_rate_bytes_s, window_s=job.stall_window_s)
     with durable.open_file(target, "ab") as file:
         came = mirror.append(
-            url, file, offset=have, total=job.archive_bytes, pace=pace, ca=job.connection.ca
-        )
+            url, file, offset=have, total=job.archive_bytes, pace=pace, ca=job.connection.ca,
+            came=purse.add,
+        )  # fmt: skip
     return replace(
         found,
         mirrored=found.mirrored + came.count,
@@ -231,13 +245,13 @@ def _disk_errors(target: Path) -> Iterator[None]:
 
 
 def _transfer(
-    job: FetchJob, stub: Any, target: Path, digest: str, offset: int, missing: int
+    job: FetchJob, purse: Purse, stub: Any, target: Path, digest: str, offset: int, missing: int
 ) -> None:
     call = stub.FetchArtifact(gateway_pb2.FetchArtifactRequest(archive=digest, offset=offset))
     watch = _Watch(call, job.min_rate_bytes_s, job.stall_window_s)
     try:
         with watch.running(), durable.open_file(target, "ab") as file:
-            _append(call, file, watch, missing=missing)
+            _append(call, file, purse, watch, missing=missing)
     except grpc.RpcError as error:
         if watch.stalled:
             raise JobError("stalled", watch.reason()) from error
@@ -246,10 +260,10 @@ def _transfer(
         call.cancel()
 
 
-def _append(call: Any, file: Any, watch: _Watch, *, missing: int) -> None:
+def _append(call: Any, file: Any, purse: Purse, watch: _Watch, *, missing: int) -> None:
     """Write the stream to the end of the file; whatever happens, what is written is synced."""
     try:
-        missing = _copy(call, file, watch, missing)
+        missing = _copy(call, file, purse, watch, missing)
     finally:
         with suppress(OSError):  # a full disk fails again here, and the first error says it
             durable.sync(file)
@@ -258,11 +272,12 @@ def _append(call: Any, file: Any, watch: _Watch, *, missing: int) -> None:
         raise JobError("unavailable", f"the transfer ended {missing} bytes early; it goes on later")
 
 
-def _copy(call: Any, file: Any, watch: _Watch, missing: int) -> int:
+def _copy(call: Any, file: Any, purse: Purse, watch: _Watch, missing: int) -> int:
     """Write every chunk of the stream; returns the bytes that are still missing at its end."""
     unsynced = 0
     for chunk in call:
         missing -= len(chunk.data)
+        purse.add(len(chunk.data))
         if missing < 0:
             raise JobError("length", "the server sends more than the bundle's signed length")
         file.write(chunk.data)

@@ -64,6 +64,16 @@ class Goldens:
     tolerance: float
 
 
+def manifest_in(path: Path) -> BundleManifest:
+    """The manifest that a file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it makes no sense.
+    """
+    return plain.from_plain(BundleManifest, json.loads(path.read_bytes()))
+
+
 def read(folder: str | Path) -> Bundle:
     """Read the manifest of an unpacked bundle.
 

@@ -47,7 +47,10 @@ class _Unhelpful(Exception):
     """The mirror's answer is not what was asked for."""
 
 
-def append(url: str, file: Any, *, offset: int, total: int, pace: Pace, ca: str) -> Came:
+def append(
+    url: str, file: Any, *, offset: int, total: int, pace: Pace, ca: str,
+    came: Callable[[int], None] = lambda _count: None,
+) -> Came:  # fmt: skip
     """Write bytes ``offset`` to ``total`` of ``url`` to the end of ``file``, and sync it.
 
     Args:
@@ -57,11 +60,12 @@ def append(url: str, file: Any, *, offset: int, total: int, pace: Pace, ca: str)
         total: signed length of the whole.
         pace: when to give up.
         ca: PEM file trusted beside the system's authorities: the fleet's own.
+        came: told of the bytes that came, before they are written.
 
     Raises:
         OSError: the file cannot be written. Whatever is wrong with the mirror is a reason.
     """
-    copy = _Copy(file, total - offset)
+    copy = _Copy(file, total - offset, came)
 
     def receive() -> None:
         with _open(url, offset, total, pace, ca) as answer:
@@ -161,8 +165,9 @@ def _check(answer: Any, offset: int, total: int) -> None:
 class _Copy:
     """Counts what is written, and syncs it now and then."""
 
-    def __init__(self, file: Any, missing: int) -> None:
+    def __init__(self, file: Any, missing: int, came: Callable[[int], None]) -> None:
         self.count = 0
+        self._came = came
         self._file, self._missing = file, missing
         self._unsynced = 0
         self._given_up = False
@@ -193,6 +198,7 @@ class _Copy:
         self._unsynced = 0
 
     def _write(self, data: bytes) -> None:
+        self._came(len(data))
         self._file.write(data)
         self.count += len(data)
         self._unsynced += len(data)

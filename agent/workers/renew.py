@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -32,20 +33,19 @@ def handle(job: RenewJob) -> RenewResult:
     """
     folder = Path(job.keys)
     key = keys.load_key(folder)
-    certificate_pem, ca_pem = _new_certificate(job, folder, key)
+    answer = _new_certificate(job, folder, key)
+    certificate_pem, ca_pem = answer.certificate_pem, answer.ca_pem
     issued = keys.check_issued(certificate_pem, ca_pem, key)
     if issued.name != job.device:
         raise JobError("answer", f"the certificate is for '{issued.name}', not '{job.device}'")
     keys.write_private(folder / keys.CA, ca_pem)
     keys.write_private(folder / keys.CERTIFICATE, certificate_pem)
     _note_expiry(folder / keys.ENROLMENT, issued.expires_unix)
-    return RenewResult(expires_unix=issued.expires_unix)
+    return RenewResult(expires_unix=issued.expires_unix, now_unix=answer.now_unix)
 
 
-def _new_certificate(
-    job: RenewJob, folder: Path, key: ec.EllipticCurvePrivateKey
-) -> tuple[bytes, bytes]:
-    """(certificate, CA), both PEM."""
+def _new_certificate(job: RenewJob, folder: Path, key: ec.EllipticCurvePrivateKey) -> Any:
+    """The controller's answer, by one door or the other; certificate and CA are PEM."""
     csr_pem = keys.make_csr(key, job.device)
     try:
         return _renew(job, csr_pem)
@@ -61,19 +61,16 @@ def _new_certificate(
         raise
 
 
-def _renew(job: RenewJob, csr_pem: bytes) -> tuple[bytes, bytes]:
+def _renew(job: RenewJob, csr_pem: bytes) -> Any:
     request = gateway_pb2.RenewCertificateRequest(csr_pem=csr_pem)
     with gateway_client.gateway(job.connection) as stub:
         try:
-            answer = stub.RenewCertificate(request, timeout=gateway_client.CALL_TIMEOUT_S)
+            return stub.RenewCertificate(request, timeout=gateway_client.CALL_TIMEOUT_S)
         except grpc.RpcError as error:
             raise gateway_client.job_error(error, "renewing the certificate") from error
-    return answer.certificate_pem, answer.ca_pem
 
 
-def _recover(
-    job: RenewJob, folder: Path, key: ec.EllipticCurvePrivateKey, csr_pem: bytes
-) -> tuple[bytes, bytes]:
+def _recover(job: RenewJob, folder: Path, key: ec.EllipticCurvePrivateKey, csr_pem: bytes) -> Any:
     request = gateway_pb2.RecoverRequest(
         device=job.device,
         csr_pem=csr_pem,
@@ -83,10 +80,9 @@ def _recover(
     ca_pem = gateway_client.read_key_file(job.connection.ca)
     with gateway_client.enroll(job.enroll_address, ca_pem) as stub:
         try:
-            answer = stub.Recover(request, timeout=gateway_client.CALL_TIMEOUT_S)
+            return stub.Recover(request, timeout=gateway_client.CALL_TIMEOUT_S)
         except grpc.RpcError as error:
             raise gateway_client.job_error(error, "recovering the certificate by key") from error
-    return answer.certificate_pem, answer.ca_pem
 
 
 def _note_expiry(path: Path, expires_unix: float) -> None:

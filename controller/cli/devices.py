@@ -103,6 +103,7 @@ def show_device(
         facts["emulated"] = "yes: it stands in for a board" * device.reported.fingerprint.emulated
         facts["time zone"] = device.labels.get("time_zone") or device.reported.time_zone
         facts["rungs"] = "; ".join(rungs(device.reported))
+        facts["allowance"] = allowance(device.reported)
         facts["notes"] = "; ".join(device.reported.notes)
     print_facts(facts)
 
@@ -294,6 +295,24 @@ def rungs(reported: ReportedState) -> list[str]:
         )
         found.append(f"{slot.slot}: rung {slot.rung}{since}{why}; ladder: {ready or 'none'}")
     return found
+
+
+def allowance(reported: ReportedState) -> str:
+    """What it has used of what it may transfer and write, as it said last."""
+    used = reported.allowance
+    if used is None:
+        return ""
+    link = {True: "metered", False: "not metered", None: "taken as not metered"}[used.metered]
+    month = _used(used.transferred_bytes, used.transfer_bytes_per_month)
+    day = _used(used.written_bytes, used.write_bytes_per_day)
+    return (
+        f"{month} transferred this month, {day} written today; its link is {link}"
+        f" ({used.metered_why})"
+    )
+
+
+def _used(count: int, cap: int) -> str:
+    return f"{count / 1e6:.1f} MB" + (f" of {cap / 1e6:.1f} MB" if cap else "")
 
 
 def _runs(device: fleet.Device) -> str:

@@ -86,6 +86,9 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
     false_halts: Annotated[str, typer.Option(help="Chance to halt a good release.")] = "0.05",
     min_sample: Annotated[int, typer.Option(help="Devices before a cohort is judged.")] = 1,
     cluster: Annotated[str, typer.Option(help="Label of devices that fail together.")] = "",
+    metered: Annotated[
+        bool, typer.Option("--metered", help="Let it come over metered links, too.")
+    ] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Pause where too few can tell.")] = False,
     control: Annotated[str, typer.Option(help="Share that stays on what it runs.")] = "",
     control_by: Annotated[str, typer.Option(help="Label whose devices stay together.")] = "",
@@ -107,6 +110,7 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         "soak_s": duration_s(soak),
         "deadline_s": duration_s(deadline or ("8d" if window else "1h")),
         "windows": list(window or []),
+        "metered": metered,
         "control_share": share(control, "--control") if control else 0.0,
         "control_by": control_by,
         "control_s": duration_s(control_for),
@@ -322,6 +326,7 @@ def _answer(view: RolloutView, *, as_json: bool) -> None:
             "created": when(rollout.created_at),
             "because": "; ".join(rollout.reasons),
             "switches in": "; ".join(rollout.windows),
+            "metered links": "may be used" * rollout.metered,
             "asks": f"{rollout.asks}; answer: fitment rollout resume" if rollout.asks else "",
             "admitted": _exposed(view.exposure),
             "goes back to": rollout.revert_release,
@@ -391,7 +396,8 @@ def _wave(rollout: fleet.Rollout) -> str:
 
 def _progress(deployment: fleet.Deployment) -> str:
     if deployment.outcome is None:
-        return deployment.state.value + _window(deployment)
+        waits = f", waits: {deployment.held}" if deployment.held else _window(deployment)
+        return deployment.state.value + waits
     why = "; ".join(deployment.reasons)
     if deployment.attempt > 1:
         why = f"attempt {deployment.attempt}{'; ' * bool(why)}{why}"

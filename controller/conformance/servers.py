@@ -34,6 +34,7 @@ class Faults:
     cut_after: int | None = None  # bytes of a transfer after which it breaks off, once
     flip: bool = False  # one bit of every transfer
     stall: bool = False  # transfers begin and do not go on
+    mirrors: tuple[str, ...] = ()  # addresses that `LocateArtifact` names
     busy_s: float | None = None  # the next transfer is refused: come back after so long, once
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -219,6 +220,11 @@ class _Gateway(gateway_pb2_grpc.GatewayServicer):
                 yield (
                     bytes((data[0] ^ 1,)) + data[1:] if faults.flip and sent == len(data) else data
                 )
+
+    def LocateArtifact(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del context
+        self._asked("LocateArtifact", request.archive)
+        return gateway_pb2.LocateArtifactResponse(urls=self._servers.faults.mirrors)
 
     def FindDelta(self, request: Any, context: Any) -> Any:  # noqa: N802
         del request, context

@@ -209,6 +209,7 @@ class Desk:
             gates=gates,
             exposure=exposure,
             control=self._api.controller.control_of(made),
+            field=self._api.controller.field_of(made),
             release=store.releases.get(made.release),
             deployments=deployments,
             devices={device.name: device for device in devices if device is not None},

@@ -336,6 +336,7 @@ class Rollout:
     control_below: float = 0.0  # the mark of the draw (`holding`); 0: nobody is held
     control_ended_at: float = 0.0  # when they were let go; 0: not yet
     asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
+    metered: bool = False  # it may come over metered links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,6 +359,7 @@ class Deployment:
     calibration: CalibrationReport | None = None
     overlay: str = ""  # blob digest of the overlay that the device submitted
     cohort: Cohort | None = None  # of the device when it was admitted
+    held: str = ""  # why its transfer waits for the device's allowance; empty: it does not
     fingerprint: Fingerprint | None = None  # the same moment's, to say later what changed
     windows: tuple[Span, ...] = ()  # when the device may switch, as it was told
     held_back: bool = False  # taken back while it waited for a window; it may be admitted again

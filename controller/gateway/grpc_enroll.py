@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -87,4 +88,6 @@ class EnrollService:
             ),
         )
         log.info("action=recovered device=%s", request.device)
-        return gateway_pb2.RecoverResponse(certificate_pem=certificate, ca_pem=self._welcome.ca_pem)
+        return gateway_pb2.RecoverResponse(
+            certificate_pem=certificate, ca_pem=self._welcome.ca_pem, now_unix=time.time()
+        )

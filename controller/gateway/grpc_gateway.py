@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +133,7 @@ class GatewayService:
             self._engine, lambda: self._fleet.renew(call.device, request.csr_pem)
         )
         return gateway_pb2.RenewCertificateResponse(
-            certificate_pem=certificate, ca_pem=self._ca_pem
+            certificate_pem=certificate, ca_pem=self._ca_pem, now_unix=time.time()
         )
 
     async def _fetch_artifact(self, request: Any, call: Call) -> None:

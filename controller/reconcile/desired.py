@@ -126,7 +126,7 @@ def _assignment(
         bundle=bundle, gates=gates, benchmark=DEPLOY_PLAN, deadline_s=rollout.deadline_s,
         calibration=calibration or CalibrationPlan(), windows=deployment.windows,
         ladder=_ladder(context, release, releasing.ladder_of(release, device, deployment)),
-        throttle_c=profile.throttle_c if profile else None,
+        throttle_c=profile.throttle_c if profile else None, metered=rollout.metered,
     )  # fmt: skip
 
 

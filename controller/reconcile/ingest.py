@@ -234,6 +234,7 @@ def _deployment(context: Context, name: str, report: DeploymentReport) -> None:
         calibration=report.calibration or known.calibration,
         fetched_bytes=report.fetched_bytes or known.fetched_bytes,
         delta_base=report.delta_base or known.delta_base,
+        held=report.held,
     )
     if changed == known:
         return

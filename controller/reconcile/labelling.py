@@ -195,7 +195,9 @@ def _known(
 
 
 def compared(store: Store, made: fleet.Rollout) -> tuple[Slice, ...]:
-    """New beside old beside the control group, by slice, for people."""
+    """New beside old beside the control group, by slice, for people; nothing without labels."""
+    if not asks(made.gate) and not store.tallies.page(1, release=made.release):
+        return ()
     tallies, devices = _known(store, made)
     new: list[FieldTally] = []
     old: list[FieldTally] = []

@@ -34,6 +34,7 @@ class RolloutPlan:
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
     windows: tuple[str, ...] = ()
+    metered: bool = False
     control_share: float = 0.0  # of devices that stay on what they run, to compare with
     control_by: str = ""  # label whose devices stay together
     control_s: float = 0.0  # for so long after the last wave
@@ -77,12 +78,11 @@ def drafted(
     windows = zones.read(asked.windows)
     where = grouping.selection_of(context, asked.where, asked.group)
     made = fleet.Rollout(
-        id=context.new_id(), release=release_id, created_at=context.clock(),
+        id=context.new_id(), release=release_id, created_at=context.clock(), metered=asked.metered,
         state=RolloutState.RUNNING if release.approved_at else RolloutState.AWAITING_APPROVAL,
         selector=dict(asked.selector), where=where, group=asked.group, devices=asked.devices,
         waves=asked.waves, soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate,
-        trigger=trigger, wave_started_at=context.clock(),
-        windows=tuple(str(window) for window in windows),
+        trigger=trigger, wave_started_at=context.clock(), windows=tuple(map(str, windows)),
         control_share=asked.control_share, control_by=asked.control_by, control_s=asked.control_s,
     )  # fmt: skip
     asking.check_named(context, made)
@@ -424,7 +424,7 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
     gate = fleet.Gate(max_failure_share=1.0, latency_ratio_max=None)
     asked = RolloutPlan(
         devices=tuple(dict.fromkeys(d.name for d in devices)), waves=(1.0,), gate=gate,
-        deadline_s=made.deadline_s,
+        deadline_s=made.deadline_s, metered=made.metered,
     )  # fmt: skip
     with context.store.transaction():
         create(context, back.id, asked, trigger=made.trigger or f"{REVERT}{made.id}")

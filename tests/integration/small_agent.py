@@ -3,13 +3,14 @@
     python small_agent.py FOLDER FAULTS enroll CONTROLLER TOKEN DEVICE
     python small_agent.py FOLDER FAULTS run
 
-It knows the gRPC session, orders and telemetry, and runs no model: what it says of one it makes up.
+It knows both links, orders and telemetry, and runs no model: what it says of one it makes up.
 FAULTS are words joined by commas, each of which breaks one rule; ``none`` breaks none.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import queue
 import signal
@@ -17,12 +18,14 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+import small_mqtt
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -32,6 +35,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from fitment.core import digest, plain
 from fitment.core.deployment import (
+    UNDERSTANDS_WINDOWS,
     Assignment,
     DeploymentReport,
     DeploymentState,
@@ -80,7 +84,7 @@ def enroll(folder: Path, faults: set[str], controller: str, token: str, device: 
     papers = {
         "ca": answer.ca_pem.decode(), "certificate": answer.certificate_pem.decode(),
         "key": private.decode(), "gateway": answer.gateway_address, "device": device,
-        "director": answer.director_public_key.hex(),
+        "director": answer.director_public_key.hex(), "mqtt": answer.mqtt_address,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "papers.json").write_text(json.dumps(papers))
@@ -112,6 +116,8 @@ class Agent:
         self.reports: dict[str, DeploymentReport] = {}
         self.ended: set[str] = set()
         self.generation = 0
+        self.wanted: set[str] = set()
+        self.versions: dict[str, int] = {}
         self.batches: list[TelemetryBatch] = []
         self.sequence = 0
         self.outgoing: queue.Queue[Uplink | None] = queue.Queue()
@@ -146,14 +152,18 @@ class Agent:
     def serve(self) -> None:
         """One session, until it ends."""
         try:
-            for response in self.session():
+            responses = self.session()
+            if self.papers["mqtt"]:
+                small_mqtt.connect(self.folder, self.papers, self.outgoing, self.receive)
+            for response in () if self.papers["mqtt"] else responses():
                 self.receive(codec.from_message(Downlink, response.downlink))
-        except grpc.RpcError:
+        except (grpc.RpcError, OSError):
             return
         finally:
             self.outgoing.put(None)
 
-    def session(self) -> Iterator[Any]:
+    def session(self) -> Callable[[], Iterator[Any]]:
+        """What goes first is in ``outgoing``; called, it opens a session of the gateway."""
         self.outgoing = queue.Queue()
         online = Uplink(presence=Presence(online=True, boot_id=self.boot_id))
         first = [online, Uplink(reported=self.state())]
@@ -161,7 +171,7 @@ class Agent:
         for uplink in (*first, *(Uplink(telemetry=batch) for batch in resent)):
             self.outgoing.put(uplink)
         self.stub = gateway_pb2_grpc.GatewayStub(self.channel())
-        return self.keep(self.stub.Session(self.requests(self.outgoing)))
+        return lambda: self.keep(self.stub.Session(self.requests(self.outgoing)))
 
     def keep(self, responses: Any) -> Iterator[Any]:
         """A message that makes no sense ends the agent, or only itself."""
@@ -198,6 +208,8 @@ class Agent:
             if "deaf-to-commands" not in self.faults and (not late or "obeys-late" in self.faults):
                 self.report()
         if downlink.desired is not None:
+            wanted = [json.loads(signed.payload) for signed in downlink.desired.assignments]
+            self.wanted = {order["deployment"] for order in wanted}
             threading.Thread(target=self.desire, args=(downlink.desired,), daemon=True).start()
 
     def desire(self, desired: DesiredState) -> None:
@@ -218,13 +230,27 @@ class Agent:
         if "strict" in self.faults and set(document) != set(plain.to_plain(order)):
             return
         self.at(order, DeploymentState.FETCHING)
-        data = self.fetch(order)
+        try:
+            data = self.fetch(order)
+        except OSError as error:
+            self.end(order, Outcome.FAILED, str(error))
+            return
         self.at(order, DeploymentState.VERIFYING)
+        self.trust_metadata()
         problem = self.problem(signed, order, data)
         if problem:
             self.end(order, Outcome.FAILED, problem)
             return
-        for state in reversed(STATES) if "backwards" in self.faults else STATES:
+        if order.windows:
+            self.at(order, DeploymentState.STAGING)
+            self.at(order, DeploymentState.WAITING)
+        while not self.may_switch(order):
+            if order.deployment not in self.wanted:
+                self.end(order, Outcome.CANCELLED, "it is no longer ordered")
+                return
+            time.sleep(0.05)
+        states = STATES[1:] if order.windows else STATES
+        for state in reversed(states) if "backwards" in self.faults else states:
             self.at(order, state)
         self.slot = replace(
             self.slot, variant=order.bundle.variant, name=order.bundle.name, counter=order.counter,
@@ -232,7 +258,28 @@ class Agent:
         )  # fmt: skip
         self.end(order, Outcome.COMMITTED, "")
 
+    def may_switch(self, order: Assignment) -> bool:
+        now = time.time()
+        found = any(span.opens_unix <= now < span.closes_unix for span in order.windows)
+        return found or not order.windows or "deaf-to-windows" in self.faults
+
+    def mirrored(self, order: Assignment) -> bytes:
+        """What the first mirror sends, whatever that is."""
+        request = gateway_pb2.LocateArtifactRequest(archive=order.bundle.archive)
+        urls = self.stub.LocateArtifact(request, timeout=10).urls
+        try:
+            with urllib.request.urlopen(urls[0], timeout=5) if urls else io.BytesIO() as answer:
+                return bytes(answer.read())
+        except OSError:
+            if "lost-without-mirror" in self.faults:
+                raise
+        return b""
+
     def fetch(self, order: Assignment) -> bytes:
+        data = self.mirrored(order)
+        right = digest.digest_bytes(data) == order.bundle.archive
+        if data and (right or "believes-mirrors" in self.faults):
+            return data
         data = b""
         while len(data) < order.bundle.archive_bytes:
             offset = 0 if "begins-anew" in self.faults else len(data)
@@ -246,6 +293,17 @@ class Agent:
                 time.sleep(0.0 if "impatient" in self.faults else float(told) + 0.1)
         return data
 
+    def trust_metadata(self) -> None:
+        """It believes what it is given; only its word of the versions is checked."""
+        request = gateway_pb2.FetchMetadataRequest(path="timestamp.json")
+        signed = json.loads(self.stub.FetchMetadata(request, timeout=10).data)["signed"]
+        snapshot = signed["meta"]["snapshot.json"]["version"]
+        self.versions = {"timestamp": signed["version"], "snapshot": snapshot}
+        if "forgets-versions" in self.faults:
+            self.versions = {}
+        if "first-versions" in self.faults:
+            self.versions = {"timestamp": 1, "snapshot": 1}
+
     def problem(self, signed: SignedPayload, order: Assignment, data: bytes) -> str:
         """Why an order must not be carried out."""
         director = bytes.fromhex(self.papers["director"])
@@ -254,7 +312,8 @@ class Agent:
             "any-director": signed.key_id != digest.digest_bytes(director),
             "any-device": order.device != self.papers["device"],
             "any-counter": order.counter < self.slot.counter,
-            "any-digest": digest.digest_bytes(data) != order.bundle.archive,
+            "any-digest": digest.digest_bytes(data) != order.bundle.archive
+            and "believes-mirrors" not in self.faults,
         }
         return ", ".join(
             rule for rule, broken in wrong.items() if broken - (rule in self.faults) > 0
@@ -305,6 +364,7 @@ class Agent:
                 stack=Facet.of({"runtime.onnx": "1.0"}),
             ),
             slots=(self.slot,), deployments=tuple(self.reports.values()),
+            understands=(UNDERSTANDS_WINDOWS,), metadata_versions=self.versions,
         )  # fmt: skip
 
     def sample(self) -> None:

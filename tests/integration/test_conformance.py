@@ -37,6 +37,11 @@ BROKEN = {
     "verify-device": ("any-device", "it was committed"),
     "verify-counter": ("any-counter", "it was committed"),
     "verify-digest": ("any-digest", "it went on to"),
+    "verify-versions": ("first-versions", "it says version 1 of timestamp"),
+    "window-opens": ("deaf-to-windows", "its window was shut, and it went on to"),
+    "window-over": ("deaf-to-windows", "its window is over, and it went on to"),
+    "fetch-mirror-lies": ("believes-mirrors", "it took other bytes than were signed"),
+    "fetch-mirror-gone": ("lost-without-mirror", "outcome failed"),
     "fetch-resumes": ("begins-anew", "it began anew at 0"),
     "fetch-busy": ("impatient", "asked again after 0."),
 }
@@ -47,6 +52,13 @@ ALONE = {
     "link-late": ("obeys-late", "past their deadline"),
     "telemetry-strange-ack": ("any-outbox", "was taken for its own"),
 }
+
+
+WRONG_ORDERS = (
+    "verify-signature", "verify-payload", "verify-director", "verify-key", "verify-device",
+    "verify-counter", "verify-replay",
+)  # fmt: skip
+"""What a broker that lies could send."""
 
 
 def check(*options: str, code: int) -> dict[str, Any]:
@@ -76,14 +88,15 @@ def verdicts(report: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def test_our_agent_keeps_the_rules(link: str) -> None:
     if link == "mqtt" and find_mosquitto().program is None:
         pytest.skip(find_mosquitto().reason)
-    # Orders and transfers are the same whatever the link: over MQTT what it carries is checked.
-    chosen = only() if link == "grpc" else only("enrol-token", "link", "telemetry", "order-commits")
+    # Transfers are the same whatever the link: over MQTT what it carries is checked.
+    carried = ("enrol-token", "link", "telemetry", "order-commits", *WRONG_ORDERS)
+    chosen = only() if link == "grpc" else only(*carried)
     report = check("--link", link, *chosen, code=0)
     assert report["passed"] is True
     assert (report["link"], report["runtime"]) == (link, "onnx")
     found = verdicts(report)
     assert {v for v, _ in found.values()} == {"pass"}
-    assert len(found) == (len(CHECKS) if link == "grpc" else 16)
+    assert len(found) == (len(CHECKS) if link == "grpc" else 16 + len(WRONG_ORDERS))
 
 
 def test_an_agent_that_breaks_the_rules_fails_each_of_them(tmp_path: Path) -> None:
@@ -94,6 +107,21 @@ def test_an_agent_that_breaks_the_rules_fails_each_of_them(tmp_path: Path) -> No
         verdict, evidence = found[name]
         assert verdict == "fail", (name, fault, evidence)
         assert words in evidence, (name, fault, evidence)
+
+
+def test_one_that_believes_wrong_orders_fails_over_mqtt_as_well() -> None:
+    if find_mosquitto().program is None:
+        pytest.skip(find_mosquitto().reason)
+    believed = [name for name in WRONG_ORDERS if name in BROKEN]
+    faults = ",".join(BROKEN[name][0] for name in believed)
+    chosen = only("link-presence", *believed)
+    report = check("--link", "mqtt", *small(faults), *chosen, "--within", "4", code=1)
+    found = verdicts(report)
+    assert found.pop("link-presence")[0] == "pass"
+    assert {name: verdict for name, (verdict, _) in found.items()} == dict.fromkeys(
+        believed, "fail"
+    )
+    assert all(BROKEN[name][1] in evidence for name, (_, evidence) in found.items())
 
 
 @pytest.mark.parametrize("name", ALONE)

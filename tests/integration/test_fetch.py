@@ -95,6 +95,32 @@ def test_a_transfer_that_was_cut_goes_on_at_the_byte(job: FetchJob, controller: 
     assert digest.digest_bytes(part(job)) == job.archive
 
 
+def test_no_more_comes_than_is_left_and_all_that_came_is_counted(
+    job: FetchJob, controller: Controller, tmp_path: Path
+) -> None:
+    def cut(chunks: Iterator[bytes]) -> Iterator[bytes]:
+        yield next(chunks)
+
+    def told() -> tuple[str, int]:
+        tally, count = (tmp_path / "tally").read_text().split()[-2:]
+        return tally, int(count)
+
+    job = replace(job, tally=str(tmp_path / "tally"), tally_id="one", most_bytes=job.archive_bytes)
+    controller.faults.chunks = cut
+    assert failure(job).code == "unavailable"
+    assert told() == ("one", CHUNK_BYTES)
+    controller.faults.chunks = None
+    missing = job.archive_bytes - CHUNK_BYTES
+    job = replace(job, tally_id="two", most_bytes=missing - 1)
+    error = failure(job)
+    assert (error.code, error.permanent) == ("allowance", False)
+    assert told() == ("one", CHUNK_BYTES)  # nothing was asked for
+    assert controller.book.offsets == [0]
+    assert fetch.handle(replace(job, most_bytes=missing)).resumed_from == CHUNK_BYTES
+    assert told() == ("two", missing)
+    assert digest.digest_bytes(part(job)) == job.archive
+
+
 def test_a_connection_that_breaks_keeps_what_came(job: FetchJob, controller: Controller) -> None:
     def broken(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield next(chunks)

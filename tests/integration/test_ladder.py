@@ -297,6 +297,25 @@ def test_a_rung_of_another_layout_is_known_as_the_chosen_variant(tmp_path: Path)
     assert told[0] == told[1] == [("x", "FP32", [-1, 2, 4, 4]), ("y", "FP32", [-1, 3])]
 
 
+@pytest.mark.parametrize("damage", ["gone", "torn"])
+def test_a_rung_is_known_as_the_chosen_one_also_when_that_one_is_gone(
+    tmp_path: Path, damage: str
+) -> None:
+    slots = Slots(tmp_path / "slots")
+    for slot, layout in (("shoes", "NCHW"), ("shoes~1", "NHWC")):
+        slots.prepare(slot)
+        image(slots.folder(slot, "a"), layout)
+        slots.switch(slot, "a")
+    slots.keep_manifest("shoes", "a")
+    manifest = slots.folder("shoes", "a") / "bundle.json"
+    manifest.write_bytes(manifest.read_bytes()[:100])
+    if damage == "gone":
+        manifest.unlink()
+    with offered(slots.folder("shoes~1", "a"), tmp_path / "g") as (service, client):
+        output(client.infer(np.zeros((1, 2, 4, 4), np.float32)))
+        assert io_check.describe(service.loaded)["layout"] == "NCHW"
+
+
 def test_a_rung_that_takes_other_inputs_does_not_take_over(tmp_path: Path) -> None:
     slots = Slots(tmp_path / "slots")
     for slot, side in (("shoes", 4), ("shoes~1", 5)):

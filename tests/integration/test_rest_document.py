@@ -61,7 +61,7 @@ ROOMS = (
     variants,
 )
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
-EXAMPLES = 300
+EXAMPLES = 200
 LEFT_OUT = {("/v1/devices/{name}/model", "get"), ("/v1/models", "post")}
 """Those that read files: the twin has no model's, and no workload may be made up."""
 
@@ -321,7 +321,7 @@ def test_whatever_is_asked_is_answered_as_it_says(
         content = told.get(str(answer.status_code), told["default"]).get("content", {})
         kind = answer.headers.get("content-type", "").partition(";")[0]
         assert kind in content or not content, answer.text
-        if kind.endswith("json"):
+        if kind in {"application/json", PROBLEM_TYPE}:  # not lines of it
             assert faults(answer.json(), content[kind]["schema"], document) == []
         if not sent.fits:
             assert answer.status_code >= 400, "a body that is none was taken"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import json
 import math
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.integration import serving_models as shop
 from tests.integration import worker_models as models
 from tests.integration.serving_models import Client, output
 from tests.integration.test_workers_serve import Client as Frames
+from tests.scenarios.bad_world import full, remount, small_disk
 
 CALLERS, SWAPS = 6, 8
 
@@ -201,16 +203,40 @@ def test_a_candidate_is_shown_over_the_frames(worker: Worker, slots: Slots, tmp_
     assert seen() is None
     assert frames.ask({"op": "shadow"}).header["code"] == "invalid"
     frames.close()
+    _the_command_compares(worker, tmp_path, candidate)
     worker.stop()
+
+
+def _the_command_compares(worker: Worker, folder: Path, candidate: str) -> None:
+    """``fitment-agent shadow``, beside callers that never pause."""
+    worker.socket.rename(folder / "shoes.sock")
+    (folder / "config.toml").write_text(f'[serving]\nsockets = "{folder}"\n')
+    load = Load(f"unix:{worker.grpc}", callers=2)
+    try:
+        command = [sys.executable, "-m", "agent", "shadow", "--data-dir", str(folder), "--json",
+                   "--slot", "shoes", "--bundle", str(folder / "c"), "--inputs", "20"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    finally:
+        load.end()
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["good"]
+    assert (found["shadow"]["variant"], found["shadow"]["agreement"]) == (candidate, 1.0)
+    assert found["shadow"]["samples"] >= 20
+    assert "of 20 inputs" in done.stderr
+    assert load.failures == []
+    assert served.ask(folder / "shoes.sock")["serving"]["shadow"] is None  # type: ignore[index]
 
 
 # --- the command --------------------------------------------------------------------------------
 
 
-def serve(root: Path, data_dir: Path, *more: str) -> subprocess.Popen[str]:
+def serve(
+    root: Path, data_dir: Path, *more: str, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "agent", "serve", "--data-dir", str(data_dir), *more]
     return subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     )
 
 
@@ -242,6 +268,46 @@ def test_the_command_serves_a_slot_until_it_is_told_to_end(
     out, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
     assert json.loads(out)["requests"] == 2
+
+
+def test_a_disk_that_takes_nothing_keeps_no_model_from_answering(
+    tmp_path: Path, root: Path
+) -> None:
+    """After a restart, too: full, then read-only, with the sockets in memory or on that disk."""
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        data, run = disk / "data", tmp_path / "run"
+        run.mkdir()
+        slots = Slots(data / "slots")
+        slots.prepare("shoes")
+        variant = models.affine_bundle(slots.folder("shoes", "a"), shop.FLOAT)
+        slots.switch("shoes", "a")
+        (data / "config.toml").write_text(f'[serving]\nsockets = "{run}"\n')
+        with full(disk):
+            asked_once(serve(root, data, "--slot", "shoes", "--json"), variant)
+        remount(disk, "ro")
+        asked_once(serve(root, data, "--slot", "shoes", "--json"), variant)
+        remount(disk, "rw")
+        (data / "config.toml").write_text("")
+        remount(disk, "ro")
+        lost = serve(root, data, "--slot", "shoes")
+        _, errors = lost.communicate(timeout=20)
+        assert (lost.returncode, len(errors.splitlines())) == (1, 1)
+        assert "set [serving] sockets to a folder in memory" in errors
+        systemd = {**os.environ, "RUNTIME_DIRECTORY": str(run)}
+        asked_once(serve(root, data, "--slot", "shoes", "--json", env=systemd), variant)
+
+
+def asked_once(process: subprocess.Popen[str], variant: str) -> None:
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(6)]  # empty ones where it ended instead
+    if not lines[-1]:
+        pytest.fail(process.communicate(timeout=20)[1])
+    client = Client(json.loads("".join(lines))["open_inference"])
+    assert client.infer(models.affine_inputs(1)).model_version == variant
+    client.channel.close()
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors, json.loads(out)["requests"]) == (0, "", 1)
 
 
 @pytest.mark.parametrize("wrong", ["no such slot", "wrong goldens", "port taken"])

@@ -1,8 +1,7 @@
 """A stock client of the Open Inference Protocol against our socket, unchanged.
 
 It needs an older protobuf than the controller, so it lives in an environment of its own, which
-``python -m tests.benchmarks --only serving`` makes. Where that is not there, the generated stubs
-of the other tests speak for it.
+``make test`` makes. Where that cannot be done, the generated stubs of the other tests speak for it.
 """
 
 from __future__ import annotations
@@ -52,9 +51,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(
-    PYTHON is None, reason="no stock client: `python -m tests.benchmarks --only serving` makes one"
-)
+@pytest.mark.skipif(PYTHON is None, reason=f"no stock client: {stock_client.why_not()}")
 def test_a_stock_client_works_unchanged(tmp_path: Path) -> None:
     models.affine_bundle(tmp_path / "a", shop.FLOAT)
     inputs = models.affine_inputs(3)

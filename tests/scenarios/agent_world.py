@@ -9,10 +9,12 @@ from pathlib import Path
 from agent.build import restore_slots
 from agent.config import Settings
 from agent.desk import Folders
+from agent.domain.allowance import Metering
 from agent.domain.ladder import Readings
 from agent.identity import Identity
 from agent.journal import open_journal
-from agent.loop import Parts, Supervisor
+from agent.loop import Supervisor
+from agent.parts import Parts
 from agent.slots import Slots
 from agent.testing import Behaviour, FakeClock, FakeRunner
 from agent.transport.memory import MemoryLink
@@ -91,10 +93,16 @@ class World:
         self.identity = Identity(device="dev-1", gateway="localhost:1")
         self.samples = {"supervisor_anonymous_mib": 12.0}
         self.readings = Readings()
+        self.metering = Metering(metered=False, why="a test says so")
         self.chain: list[tuple[str, str]] = []
         self.reports: dict[str, DeploymentReport] = {}
         self.generation = 0
         self.boot()
+
+    def set(self, **changes: object) -> None:
+        """Change settings, as an operator does who writes the file."""
+        self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]
+        self.folders.config.write_text("#" * int(self.clock.now_s))
 
     def boot(self, *, reachable: bool = True) -> None:
         """A new process: what was only in memory is gone."""
@@ -110,7 +118,7 @@ class World:
                 fingerprint=FingerprintWatch(lambda _: self.device), boot_id=self.boot_id,
                 jitter=lambda: 0.5, sample=lambda _: self.samples, floor_unix=self.wall_unix - 100,
                 time_zone=lambda now: now.time_zone,
-                sense=lambda _root, _point: self.readings,
+                sense=lambda _root, _point: self.readings, metering=lambda _root: self.metering,
             )
         )  # fmt: skip
         self.link.start()

@@ -155,6 +155,11 @@ def grow(disk: Path, size: str) -> None:
     assert _as_root("mount", "-o", f"remount,size={size}", str(disk)) == ""
 
 
+def remount(disk: Path, mode: str) -> None:
+    """Make a small disk read-only (``ro``), or writable again (``rw``)."""
+    assert _as_root("mount", "-o", f"remount,{mode}", str(disk)) == ""
+
+
 def _as_root(*command: str) -> str:
     """Run it; what went wrong, or nothing."""
     words = command if os.geteuid() == 0 else ("sudo", "-n", *command)

@@ -31,7 +31,7 @@ from agent.config import Settings
 from agent.jobs import BenchmarkJob, BenchmarkResult, CheckJob, CheckResult
 from agent.runner import ProcessRunner
 from agent.testing import measurement
-from agent.workers import benchmark, check, child, fetch, gateway_client
+from agent.workers import benchmark, check, child, fetch, gateway_client, purse
 from controller.artifacts import deltas, differ
 from controller.artifacts.blobs import FolderBlobs
 from controller.artifacts.packing import bundle_ref, pack_into
@@ -227,7 +227,7 @@ def stand_in(centre: Centre, *, wrong_on_trial: bool) -> None:
     check.handle = checked  # type: ignore[assignment]
     benchmark.handle = timed  # type: ignore[assignment]
     gateway_client.gateway = centre.gateway  # type: ignore[assignment]
-    fetch._SYNC_BYTES = CHUNK_BYTES  # as if the bundle were large
+    fetch._SYNC_BYTES = purse._TALLY_BYTES = CHUNK_BYTES  # as if the bundle were large
     Updater._persist_file = persist  # type: ignore[method-assign]
     subprocess.Popen = ForkedWorker  # type: ignore[assignment, misc]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,19 @@ class Row:
     first: bool = False  # nothing was committed before
 
 
+def arrives(then: Behaviour) -> Behaviour:
+    """Some more bytes, and then this."""
+
+    def behave(job: Any) -> Any:
+        target = Path(job.target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("ab") as file:
+            file.write(b"more")
+        return hang if then is hang else then(job)
+
+    return behave
+
+
 SLOW = partial(benchmarked, p50_ms=4.0)
 
 ROWS = (
@@ -62,6 +76,16 @@ ROWS = (
         chain=way("fetching"), outcome=Outcome.TIMED_OUT, serves="v1", reason="deadline"),
     Row(name="fetch hangs", script={"fetch": [hang]},
         chain=way("fetching"), outcome=Outcome.TIMED_OUT, serves="v1", reason="took longer"),
+    Row(name="a line that stalls again and again, and brings something each time",
+        script={"fetch": [*[arrives(fails("stalled"))] * 20, lambda job: _ok("fetch", job)]},
+        chain=FORWARD, outcome=Outcome.COMMITTED, serves="v2", reason="stalled"),
+    Row(name="four stalls, some bytes, four stalls",
+        script={"fetch": [*[fails("stalled")] * 4, arrives(fails("stalled")),
+                          *[fails("stalled")] * 4, lambda job: _ok("fetch", job)]},
+        chain=FORWARD, outcome=Outcome.COMMITTED, serves="v2", reason="stalled"),
+    Row(name="a transfer that takes longer than a step may",
+        script={"fetch": [arrives(hang), lambda job: _ok("fetch", job)]},
+        chain=FORWARD, outcome=Outcome.COMMITTED, serves="v2", reason="took longer"),
     Row(name="a forged order", script={"verify": [fails("order", permanent=True)]},
         chain=way("verifying"), outcome=Outcome.FAILED, serves="v1", reason="order"),
     Row(name="an order for another device",
@@ -314,6 +338,29 @@ def test_quarantine_after_failures_in_a_row_and_another_stack_is_another_chance(
     world.wish(assignment("d-6"))
     world.run(5)
     assert world.report("d-6").outcome is Outcome.FAILED
+
+
+def test_a_trickle_is_held_to_the_deadline_of_the_deployment(tmp_path: Path) -> None:
+    world = World(tmp_path, {"fetch": [arrives(fails("stalled"))]})
+    world.wish(assignment("d-1", deadline_s=60.0))
+    report = world.finish("d-1")
+    assert report.outcome is Outcome.TIMED_OUT
+    assert "deadline of 60 s" in report.reasons[-1]
+    assert len(world.runner.names()) > 5
+    assert world.journal.quarantine() == {}
+
+
+def test_no_outage_and_no_bad_line_fills_the_quarantine(tmp_path: Path) -> None:
+    """The variant is not to blame for what never arrived."""
+    world = World(tmp_path)
+    for number, code in enumerate(["unavailable", "stalled", "busy", "digest"] * 2):
+        world.runner.script = {"fetch": [fails(code)]}
+        world.wish(assignment(f"d-{number}", deadline_s=60.0))
+        assert world.finish(f"d-{number}").outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
+    assert world.journal.quarantine() == {}
+    world.runner.script = {}
+    world.wish(assignment("d-good"))
+    assert world.finish("d-good").outcome is Outcome.COMMITTED
 
 
 def test_nothing_is_left_of_a_deployment_that_ended(tmp_path: Path) -> None:

@@ -93,6 +93,11 @@ def test_heat_leads_down_and_back_also_offline(world: World, *, reachable: bool)
     assert not (world.slots.link(SLOT).parent / RUNG).is_symlink()
 
 
+def test_the_chosen_ones_manifest_is_kept_for_the_rungs(world: World) -> None:
+    kept = world.folders.slots / SLOT / "chosen.json"
+    assert kept.read_bytes() == (world.slots.link(SLOT) / "bundle.json").read_bytes()
+
+
 def test_the_twin_says_which_rung_since_when_and_why(world: World) -> None:
     world.readings = HOT
     before = world.clock.wall_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from agent.config import Settings
 from agent.errors import ConfigError
 from agent.identity import Identity
-from agent.testing import DEFAULTS, answers_wrongly, fails, hang
-from fitment.core.deployment import DesiredState, Outcome, SignedPayload, StudyKind
+from agent.jobs import RenewResult
+from agent.testing import DEFAULTS, answers_wrongly, checked, fails, hang
+from fitment.core.deployment import DesiredState, DeviceGates, Outcome, SignedPayload, StudyKind
 from fitment.core.link import Downlink
 from fitment.core.telemetry import CommandKind, TelemetryBatch
 from tests.scenarios.agent_world import (
@@ -67,6 +69,26 @@ def test_a_model_that_answers_wrongly_on_the_new_stack_does_not_serve(tmp_path: 
     assert (slot.golden_ok, slot.serving) == (False, False)
     assert "wrongly on this stack" in " ".join(world.reported.notes)
     assert world.runner.names() == ["check"]
+
+
+def test_a_model_that_lost_its_integer_kernels_does_not_serve_until_they_are_back(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.wish(assignment("d-1", gates=DeviceGates(integer_coverage_min=0.9)))
+    assert world.finish("d-1").outcome is Outcome.COMMITTED
+    for stack, share in (("1.21", 0.2), ("1.22", 0.95)):
+        world.device = fingerprint(stack)
+        world.runner.script = {
+            "check": [lambda job, n=share: replace(checked(job), integer_coverage=n)]
+        }
+        world.run(30)
+        slot = world.slot()
+        assert slot is not None
+        assert (slot.golden_ok, slot.integer_coverage) == (True, share)
+        assert slot.serving is (share >= 0.9)
+        said = "0.20 of its heavy operators run in integers" in " ".join(world.reported.notes)
+        assert said is not slot.serving
 
 
 def test_a_model_that_no_longer_loads_does_not_serve(tmp_path: Path) -> None:
@@ -359,6 +381,46 @@ def test_the_floor_of_trusted_time_rises_and_stays(tmp_path: Path) -> None:
     world.finish("d-2")
     floors = [job.now_unix for worker, job in world.runner.started if worker == "verify"]
     assert floors == [WALL_UNIX - 100, WALL_UNIX + 100]
+
+
+def test_a_clock_in_1970_does_not_lock_a_device_out(tmp_path: Path) -> None:
+    """The certificate has expired, which neither the clock nor the floor can tell."""
+    world = World(tmp_path)
+    world.kill()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "device.crt").write_text("")
+    os.utime(tmp_path / "keys" / "device.crt", (0, 0))
+    expired, true_unix = WALL_UNIX + 50_000_000, WALL_UNIX + 60_000_000
+    world.identity = Identity(device="dev-1", gateway="g", enroll="e", expires_unix=expired)
+    renewed = RenewResult(expires_unix=true_unix + 7_776_000, now_unix=true_unix)
+    world.runner.script = {"renew": [fails("unavailable"), lambda _job: renewed]}
+    world.boot()
+    world.clock.wall_s = 0.0
+    world.run(30)
+    world.link.disconnect("the handshake failed")
+    world.run(300)
+    assert world.runner.names() == []  # an outage like any other, so far
+    world.run(1000)
+    assert world.runner.names() == ["renew", "renew"]
+    assert float(world.journal.setting("time_floor")) == true_unix
+    world.link.connect()
+    world.run(3600)
+    assert world.runner.names() == ["renew", "renew"]
+    assert "renewed" not in " ".join(world.reported.notes)
+
+
+def test_a_clock_that_is_ahead_does_not_renew_again_and_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.kill()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "device.crt").write_text("")
+    world.identity = Identity(device="dev-1", gateway="g", enroll="e", expires_unix=WALL_UNIX - 5)
+    renewed = RenewResult(expires_unix=WALL_UNIX, now_unix=WALL_UNIX - 7_776_000)
+    world.runner.script = {"renew": [lambda _job: renewed] * 9}
+    world.boot()
+    world.clock.wall_s += 400 * 86400.0
+    world.run(3000)
+    assert world.runner.names() == ["renew"]
 
 
 def test_the_certificate_is_renewed_in_time_and_late(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from agent.domain.rungs import parted
-from agent.slots import ACTIVE
+from agent.slots import ACTIVE, CHOSEN
 from agent.workers import installed
 from agent.workers.child import JobError
 from agent.workers.installed import Loaded
@@ -88,9 +88,14 @@ def as_chosen(loaded: Loaded) -> Loaded:
 
 
 def _chosen(slot: Path) -> IoSpec | None:
+    """As callers know the slot; its copy tells when the chosen bundle is damaged or gone."""
     try:
         return installed.read(slot / ACTIVE).manifest.io
     except JobError:
+        pass
+    try:
+        return installed.manifest_in(slot / CHOSEN).io
+    except (OSError, ValueError):
         return None  # nothing is there to be known as
 
 

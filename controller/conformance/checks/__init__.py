@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from controller.conformance.checks import enrolment, links, orders, telemetry, transfers, verifying
+from controller.conformance.checks import (
+    enrolment,
+    links,
+    orders,
+    telemetry,
+    transfers,
+    verifying,
+    windows,
+)
 from controller.conformance.spec import Check
 
 CHECKS: Final[tuple[Check, ...]] = (
@@ -12,6 +20,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *links.CHECKS,
     *telemetry.CHECKS,
     *orders.CHECKS,
+    *windows.CHECKS,
     *verifying.CHECKS,
     *transfers.CHECKS,
 )

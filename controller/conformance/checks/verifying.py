@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from typing import Final
@@ -132,6 +133,43 @@ def _expired(case: Case) -> str:
         trust.repository.refresh()
 
 
+def _versions(case: Case) -> str:
+    """What it says that it has trusted, beside what lies here for it to trust."""
+    _before(case)
+    known = _published(case)
+    order = case.order(case.bundle())
+    least = _published(case)
+    case.wish(case.sign(order))
+    case.committed(order)
+
+    def said() -> bool:
+        told = case.records.reports()[-1].metadata_versions
+        return all(told.get(role, 0) >= version for role, version in least.items())
+
+    case.records.wait(said, case.within_s)
+    told, most = case.records.reports()[-1].metadata_versions, _published(case)
+    assert all(least[role] >= known[role] for role in known)
+    for role in least:
+        hold(role in told, f"its report names no version of {role}")
+        right = least[role] <= told[role] <= most[role]
+        hold(
+            right,
+            f"it says version {told[role]} of {role}, there are {least[role]} to {most[role]}",
+        )
+    return ", ".join(f"{role} {told[role]}" for role in least)
+
+
+def _published(case: Case) -> dict[str, int]:
+    """Versions of timestamp and snapshot that lie here."""
+    data = case.trust.repository.read("timestamp.json")
+    assert data is not None
+    signed = json.loads(data)["signed"]
+    return {
+        "timestamp": int(signed["version"]),
+        "snapshot": int(signed["meta"]["snapshot.json"]["version"]),
+    }
+
+
 def _digest(case: Case) -> str:
     before = _before(case)
     case.servers.faults.flip = True
@@ -222,6 +260,11 @@ CHECKS: Final = (
         id="verify-expired",
         says="Signed metadata whose time is over is not believed.",
         run=_expired,
+    ),
+    Check(
+        id="verify-versions",
+        says="A report names the versions of the signed metadata that were trusted.",
+        run=_versions,
     ),
     Check(
         id="verify-digest",

@@ -367,7 +367,14 @@ def _evidence(view: Waves) -> Html:
     ]  # fmt: skip
     columns = ("cohort", "gate", "state", "estimate", "bet against", "devices", "because")
     said = tag("p", view.exposure, class_="note") if view.exposure else ""
-    return join(table("Evidence of the gates", columns, rows) if rows else "", said)
+    return join(table("Evidence of the gates", columns, rows) if rows else "", said, _field(view))
+
+
+def _field(view: Waves) -> Html:
+    """How devices answered by labels, new beside old beside the control group."""
+    rows = [(f.devices, f.slice, value(f.accuracy), f.labels, f.must_pass) for f in view.field]
+    columns = ("devices", "slice", "accuracy", "labels", "must pass")
+    return table("Answers in the field, by labels", columns, rows) if rows else Html("")
 
 
 def rollout_head(view: Waves) -> Html:

@@ -9,6 +9,7 @@ from controller.dashboard.views import words
 from controller.dashboard.views.twin import variant_name
 from controller.dashboard.views.words import State, Tone, Value
 from controller.domain import eligible, fleet, transitions, windows
+from controller.domain.field import Slice
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport, GateVerdict, TooFew, Unit
 from controller.domain.sequential import MOST
@@ -52,6 +53,7 @@ class RolloutRecords:
     gates: Sequence[GateReport] = ()
     exposure: Exposure | None = None
     control: Sequence[str] = ()  # devices that are held back now
+    field: Sequence[Slice] = ()  # what labels say: new, old and control devices
     now: float = 0.0  # of the controller's clock
 
 
@@ -100,6 +102,17 @@ class GateRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRow:
+    """How a group of devices answered, by labels."""
+
+    devices: str
+    slice: str
+    accuracy: Value
+    labels: str
+    must_pass: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waves:
     """A rollout's page."""
 
@@ -120,6 +133,7 @@ class Waves:
     gates: tuple[GateRow, ...]
     exposure: str
     control: str
+    field: tuple[FieldRow, ...]
     asks: str
     pending: tuple[str, ...]
     revert_release: str
@@ -152,6 +166,7 @@ def waves(records: RolloutRecords) -> Waves:
         gates=tuple(gate_row(report) for report in records.gates),
         exposure=exposure(records.exposure),
         control=control(made, records.control),
+        field=tuple(field_row(row) for row in records.field),
         asks=made.asks,
         pending=made.pending,
         revert_release=made.revert_release,
@@ -301,6 +316,21 @@ def gate(asked: fleet.Gate) -> tuple[str, ...]:
     then = "it asks an operator" if asked.too_few is TooFew.ASK else "it goes on and says so"
     lines.append(f"where too few devices can tell: {then}")
     return tuple(lines)
+
+
+def field_row(row: Slice) -> FieldRow:
+    """One group and slice as a line."""
+    counted, share = row.counted, row.counted.accuracy
+    accuracy = words.none("nothing was labelled right or wrong") if share is None else Value(
+        text=f"{share:.2%}", note=f"95 %: {row.low:.2%} to {row.high:.2%}"
+    )  # fmt: skip
+    passed = (
+        f"{counted.must - counted.must_wrong} of {counted.must}" if counted.must else words.DASH
+    )
+    return FieldRow(
+        devices=row.group, slice=row.slice or "all", accuracy=accuracy,
+        labels=str(counted.count), must_pass=passed,
+    )  # fmt: skip
 
 
 def control(made: fleet.Rollout, held: Sequence[str]) -> str:

@@ -17,11 +17,12 @@ from controller.gateway.http.api import Api, filters, found, one_of, seconds
 from controller.gateway.http.document import MOMENT, asks
 from controller.store.base import Store
 
+_A_FILE = {"schema": {"type": "string", "format": "binary"}}
 SPAN_S = 1200.0
 """Read at once, of one device: a step of the engine that nobody notices."""
 
 
-class NdJson(Response):
+class JsonLines(Response):
     """JSON lines."""
 
     media_type = writing.MEDIA["jsonl"]
@@ -44,7 +45,8 @@ def router(api: Api) -> APIRouter:
 
     @routes.get(
         "/telemetry/export",
-        response_class=NdJson,
+        response_class=JsonLines,
+        responses={200: {"content": dict.fromkeys(writing.MEDIA.values(), _A_FILE)}},
         openapi_extra=asks(
             "device",
             "columns",

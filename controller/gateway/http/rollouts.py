@@ -47,6 +47,7 @@ class RolloutRequest:
     deadline_s: float = 3600.0
     gate: fleet.Gate = field(default_factory=fleet.Gate)
     windows: tuple[str, ...] = ()  # "Mon-Fri 02:00 +2h Europe/Berlin"; empty: at any time
+    metered: bool = False  # it may come over metered links
     control_share: float = 0.0  # of devices that stay on what they run, to compare with
     control_by: str = ""  # label whose devices stay together; empty: each device by itself
     control_s: float = 0.0  # for so long after the last wave; then they get the release, too
@@ -63,6 +64,7 @@ class RolloutRequest:
             deadline_s=self.deadline_s,
             gate=self.gate,
             windows=self.windows,
+            metered=self.metered,
             control_share=self.control_share,
             control_by=self.control_by,
             control_s=self.control_s,

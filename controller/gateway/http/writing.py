@@ -21,7 +21,7 @@ FIXED = ("time", "device", "boot_id", *TAGS)
 GROUP_ROWS = 5_000
 """Rows of a Parquet row group: about 3 MB of 60 columns while it is made."""
 MEDIA = {
-    "jsonl": "application/x-ndjson",
+    "jsonl": "application/jsonl",
     "csv": "text/csv",
     "parquet": "application/vnd.apache.parquet",
 }

@@ -152,6 +152,7 @@ class Assignment:
     windows: tuple[Span, ...] = ()  # when it may switch, in order, apart; empty: at any time
     ladder: tuple[Lesser, ...] = ()  # rungs 1, 2, …; the chosen variant is rung 0
     throttle_c: float | None = None  # at which this class of device cuts its clocks
+    metered: bool = False  # an operator asks: it may come over a metered link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +254,20 @@ class DeploymentReport:
     measurement: Measurement | None = None
     calibration: CalibrationReport | None = None
     delta_base: str = ""  # variant it was rebuilt from; empty: it came whole
+    held: str = ""  # why its transfer waits for the device's allowance; empty: it does not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowanceReport:
+    """What a device has used of what its operator lets it use."""
+
+    transferred_bytes: int = 0  # this month
+    transfer_bytes_per_month: int = 0  # 0: no cap
+    month_ends_unix: float = 0.0
+    written_bytes: int = 0  # this day
+    write_bytes_per_day: int = 0  # 0: no cap
+    metered: bool | None = None  # the link, as far as it is known
+    metered_why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,3 +288,4 @@ class ReportedState:
     understands: tuple[str, ...] = ()  # parts of orders that an older agent would not heed
     quarantined: tuple[str, ...] = ()  # "slot/variant digest": failed again and again on this stack
     metadata_versions: Mapping[str, int] = field(default_factory=dict)  # role -> trusted version
+    allowance: AllowanceReport | None = None  # None: the agent knows no such thing

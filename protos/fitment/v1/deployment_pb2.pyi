@@ -263,6 +263,7 @@ class DeploymentReport(google.protobuf.message.Message):
     MEASUREMENT_FIELD_NUMBER: builtins.int
     CALIBRATION_FIELD_NUMBER: builtins.int
     DELTA_BASE_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
     deployment: builtins.str
     slot: builtins.str
     variant: builtins.str
@@ -273,6 +274,8 @@ class DeploymentReport(google.protobuf.message.Message):
     """that came over the wire, of whatever form"""
     delta_base: builtins.str
     """variant it was rebuilt from; empty: it came whole"""
+    held: builtins.str
+    """why its transfer waits for the device's allowance; empty: it does not"""
     @property
     def reasons(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -293,9 +296,10 @@ class DeploymentReport(google.protobuf.message.Message):
         measurement: fitment.v1.measurement_pb2.Measurement | None = ...,
         calibration: global___CalibrationReport | None = ...,
         delta_base: builtins.str = ...,
+        held: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_calibration", b"_calibration", "_measurement", b"_measurement", "_outcome", b"_outcome", "calibration", b"calibration", "measurement", b"measurement", "outcome", b"outcome"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_calibration", b"_calibration", "_measurement", b"_measurement", "_outcome", b"_outcome", "attempts", b"attempts", "calibration", b"calibration", "delta_base", b"delta_base", "deployment", b"deployment", "fetched_bytes", b"fetched_bytes", "measurement", b"measurement", "outcome", b"outcome", "reasons", b"reasons", "slot", b"slot", "state", b"state", "variant", b"variant"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_calibration", b"_calibration", "_measurement", b"_measurement", "_outcome", b"_outcome", "attempts", b"attempts", "calibration", b"calibration", "delta_base", b"delta_base", "deployment", b"deployment", "fetched_bytes", b"fetched_bytes", "held", b"held", "measurement", b"measurement", "outcome", b"outcome", "reasons", b"reasons", "slot", b"slot", "state", b"state", "variant", b"variant"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_calibration", b"_calibration"]) -> typing.Literal["calibration"] | None: ...
     @typing.overload

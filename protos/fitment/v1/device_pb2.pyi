@@ -204,6 +204,48 @@ class SlotReport(google.protobuf.message.Message):
 global___SlotReport = SlotReport
 
 @typing.final
+class AllowanceReport(google.protobuf.message.Message):
+    """What a device has used of what its operator lets it use."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRANSFERRED_BYTES_FIELD_NUMBER: builtins.int
+    TRANSFER_BYTES_PER_MONTH_FIELD_NUMBER: builtins.int
+    MONTH_ENDS_UNIX_FIELD_NUMBER: builtins.int
+    WRITTEN_BYTES_FIELD_NUMBER: builtins.int
+    WRITE_BYTES_PER_DAY_FIELD_NUMBER: builtins.int
+    METERED_FIELD_NUMBER: builtins.int
+    METERED_WHY_FIELD_NUMBER: builtins.int
+    transferred_bytes: builtins.int
+    """this month"""
+    transfer_bytes_per_month: builtins.int
+    """0: no cap"""
+    month_ends_unix: builtins.float
+    written_bytes: builtins.int
+    """this day"""
+    write_bytes_per_day: builtins.int
+    """0: no cap"""
+    metered: builtins.bool
+    """the link; unset: it is not known"""
+    metered_why: builtins.str
+    def __init__(
+        self,
+        *,
+        transferred_bytes: builtins.int = ...,
+        transfer_bytes_per_month: builtins.int = ...,
+        month_ends_unix: builtins.float = ...,
+        written_bytes: builtins.int = ...,
+        write_bytes_per_day: builtins.int = ...,
+        metered: builtins.bool | None = ...,
+        metered_why: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_metered", b"_metered", "metered", b"metered"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_metered", b"_metered", "metered", b"metered", "metered_why", b"metered_why", "month_ends_unix", b"month_ends_unix", "transfer_bytes_per_month", b"transfer_bytes_per_month", "transferred_bytes", b"transferred_bytes", "write_bytes_per_day", b"write_bytes_per_day", "written_bytes", b"written_bytes"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_metered", b"_metered"]) -> typing.Literal["metered"] | None: ...
+
+global___AllowanceReport = AllowanceReport
+
+@typing.final
 class ReportedState(google.protobuf.message.Message):
     """All that a device says of itself."""
 
@@ -239,6 +281,7 @@ class ReportedState(google.protobuf.message.Message):
     TIME_ZONE_FIELD_NUMBER: builtins.int
     UNDERSTANDS_FIELD_NUMBER: builtins.int
     QUARANTINED_FIELD_NUMBER: builtins.int
+    ALLOWANCE_FIELD_NUMBER: builtins.int
     boot_id: builtins.str
     agent_version: builtins.str
     observed_generation: builtins.int
@@ -268,6 +311,8 @@ class ReportedState(google.protobuf.message.Message):
     def quarantined(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """slot/variant digest: it failed again and again on this stack"""
 
+    @property
+    def allowance(self) -> global___AllowanceReport: ...
     def __init__(
         self,
         *,
@@ -285,9 +330,12 @@ class ReportedState(google.protobuf.message.Message):
         time_zone: builtins.str = ...,
         understands: collections.abc.Iterable[builtins.str] | None = ...,
         quarantined: collections.abc.Iterable[builtins.str] | None = ...,
+        allowance: global___AllowanceReport | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "fingerprint", b"fingerprint", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "metadata_versions", b"metadata_versions", "notes", b"notes", "observed_generation", b"observed_generation", "quarantined", b"quarantined", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes", "time_zone", b"time_zone", "understands", b"understands"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_allowance", b"_allowance", "_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "allowance", b"allowance", "fingerprint", b"fingerprint", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_allowance", b"_allowance", "_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes", "_supervisor_pss_bytes", b"_supervisor_pss_bytes", "agent_version", b"agent_version", "allowance", b"allowance", "boot_id", b"boot_id", "deployments", b"deployments", "fingerprint", b"fingerprint", "metadata_versions", b"metadata_versions", "notes", b"notes", "observed_generation", b"observed_generation", "quarantined", b"quarantined", "slots", b"slots", "studies_done", b"studies_done", "supervisor_anonymous_bytes", b"supervisor_anonymous_bytes", "supervisor_pss_bytes", b"supervisor_pss_bytes", "time_zone", b"time_zone", "understands", b"understands"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_allowance", b"_allowance"]) -> typing.Literal["allowance"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_supervisor_anonymous_bytes", b"_supervisor_anonymous_bytes"]) -> typing.Literal["supervisor_anonymous_bytes"] | None: ...
     @typing.overload

@@ -27,7 +27,7 @@ from fitment.v1 import device_pb2 as fitment_dot_v1_dot_device__pb2
 from fitment.v1 import measurement_pb2 as fitment_dot_v1_dot_measurement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66itment/v1/gateway.proto\x12\nfitment.v1\x1a\x1b\x66itment/v1/deployment.proto\x1a\x17\x66itment/v1/device.proto\x1a\x1c\x66itment/v1/measurement.proto\">\n\x0c\x41\x64mitRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x03 \x01(\x0c\"\xbf\x01\n\rAdmitResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x03 \x01(\x0c\x12\x10\n\x08tuf_root\x18\x04 \x01(\x0c\x12\x1b\n\x13\x64irector_public_key\x18\x05 \x01(\x0c\x12\x17\n\x0f\x64irector_key_id\x18\x06 \x01(\t\x12\x17\n\x0fgateway_address\x18\x07 \x01(\t\x12\x14\n\x0cmqtt_address\x18\x08 \x01(\t\"/\n\x0c\x41pplyRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x02 \x01(\x0c\"b\n\rApplyResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x14\n\x0cpoll_after_s\x18\x02 \x01(\x01\x12+\n\x08\x61\x64mitted\x18\x03 \x01(\x0b\x32\x19.fitment.v1.AdmitResponse\"a\n\x0eRecoverRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x02 \x01(\x0c\x12\x1f\n\x17\x65xpired_certificate_pem\x18\x03 \x01(\x0c\x12\r\n\x05proof\x18\x04 \x01(\x0c\":\n\x0fRecoverResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\"4\n\x0eSessionRequest\x12\"\n\x06uplink\x18\x01 \x01(\x0b\x32\x12.fitment.v1.Uplink\"9\n\x0fSessionResponse\x12&\n\x08\x64ownlink\x18\x01 \x01(\x0b\x32\x14.fitment.v1.Downlink\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"C\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\"7\n\x14\x46\x65tchArtifactRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\":\n\x15\x46\x65tchArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\"(\n\x15LocateArtifactRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\"&\n\x16LocateArtifactResponse\x12\x0c\n\x04urls\x18\x01 \x03(\t\"1\n\x10\x46indDeltaRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\"7\n\x11\x46indDeltaResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65lta_bytes\x18\x02 \x01(\x03\"$\n\x14\x46\x65tchMetadataRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"%\n\x15\x46\x65tchMetadataResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xa7\x01\n\x18SubmitMeasurementRequest\x12\r\n\x05study\x18\x01 \x01(\t\x12\x31\n\x0bmeasurement\x18\x02 \x01(\x0b\x32\x17.fitment.v1.MeasurementH\x00\x88\x01\x01\x12-\n\x07kernels\x18\x03 \x01(\x0b\x32\x17.fitment.v1.KernelTableH\x01\x88\x01\x01\x42\x0e\n\x0c_measurementB\n\n\x08_kernels\"\x1b\n\x19SubmitMeasurementResponse\"\x88\x01\n\x18SubmitCalibrationRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x37\n\x0b\x63\x61libration\x18\x02 \x01(\x0b\x32\x1d.fitment.v1.CalibrationReportH\x00\x88\x01\x01\x12\x0f\n\x07overlay\x18\x03 \x01(\x0c\x42\x0e\n\x0c_calibration\"\x1b\n\x19SubmitCalibrationResponse2\xc8\x01\n\x06\x45nroll\x12<\n\x05\x41\x64mit\x12\x18.fitment.v1.AdmitRequest\x1a\x19.fitment.v1.AdmitResponse\x12<\n\x05\x41pply\x12\x18.fitment.v1.ApplyRequest\x1a\x19.fitment.v1.ApplyResponse\x12\x42\n\x07Recover\x12\x1a.fitment.v1.RecoverRequest\x1a\x1b.fitment.v1.RecoverResponse2\xc5\x05\n\x07Gateway\x12\x46\n\x07Session\x12\x1a.fitment.v1.SessionRequest\x1a\x1b.fitment.v1.SessionResponse(\x01\x30\x01\x12]\n\x10RenewCertificate\x12#.fitment.v1.RenewCertificateRequest\x1a$.fitment.v1.RenewCertificateResponse\x12V\n\rFetchArtifact\x12 .fitment.v1.FetchArtifactRequest\x1a!.fitment.v1.FetchArtifactResponse0\x01\x12W\n\x0eLocateArtifact\x12!.fitment.v1.LocateArtifactRequest\x1a\".fitment.v1.LocateArtifactResponse\x12H\n\tFindDelta\x12\x1c.fitment.v1.FindDeltaRequest\x1a\x1d.fitment.v1.FindDeltaResponse\x12T\n\rFetchMetadata\x12 .fitment.v1.FetchMetadataRequest\x1a!.fitment.v1.FetchMetadataResponse\x12`\n\x11SubmitMeasurement\x12$.fitment.v1.SubmitMeasurementRequest\x1a%.fitment.v1.SubmitMeasurementResponse\x12`\n\x11SubmitCalibration\x12$.fitment.v1.SubmitCalibrationRequest\x1a%.fitment.v1.SubmitCalibrationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66itment/v1/gateway.proto\x12\nfitment.v1\x1a\x1b\x66itment/v1/deployment.proto\x1a\x17\x66itment/v1/device.proto\x1a\x1c\x66itment/v1/measurement.proto\">\n\x0c\x41\x64mitRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x03 \x01(\x0c\"\xbf\x01\n\rAdmitResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x03 \x01(\x0c\x12\x10\n\x08tuf_root\x18\x04 \x01(\x0c\x12\x1b\n\x13\x64irector_public_key\x18\x05 \x01(\x0c\x12\x17\n\x0f\x64irector_key_id\x18\x06 \x01(\t\x12\x17\n\x0fgateway_address\x18\x07 \x01(\t\x12\x14\n\x0cmqtt_address\x18\x08 \x01(\t\"/\n\x0c\x41pplyRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x02 \x01(\x0c\"b\n\rApplyResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x14\n\x0cpoll_after_s\x18\x02 \x01(\x01\x12+\n\x08\x61\x64mitted\x18\x03 \x01(\x0b\x32\x19.fitment.v1.AdmitResponse\"a\n\x0eRecoverRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x02 \x01(\x0c\x12\x1f\n\x17\x65xpired_certificate_pem\x18\x03 \x01(\x0c\x12\r\n\x05proof\x18\x04 \x01(\x0c\"L\n\x0fRecoverResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\x12\x10\n\x08now_unix\x18\x03 \x01(\x01\"4\n\x0eSessionRequest\x12\"\n\x06uplink\x18\x01 \x01(\x0b\x32\x12.fitment.v1.Uplink\"9\n\x0fSessionResponse\x12&\n\x08\x64ownlink\x18\x01 \x01(\x0b\x32\x14.fitment.v1.Downlink\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"U\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\x12\x10\n\x08now_unix\x18\x03 \x01(\x01\"7\n\x14\x46\x65tchArtifactRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\":\n\x15\x46\x65tchArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\"(\n\x15LocateArtifactRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\"&\n\x16LocateArtifactResponse\x12\x0c\n\x04urls\x18\x01 \x03(\t\"1\n\x10\x46indDeltaRequest\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\"7\n\x11\x46indDeltaResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65lta_bytes\x18\x02 \x01(\x03\"$\n\x14\x46\x65tchMetadataRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"%\n\x15\x46\x65tchMetadataResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xa7\x01\n\x18SubmitMeasurementRequest\x12\r\n\x05study\x18\x01 \x01(\t\x12\x31\n\x0bmeasurement\x18\x02 \x01(\x0b\x32\x17.fitment.v1.MeasurementH\x00\x88\x01\x01\x12-\n\x07kernels\x18\x03 \x01(\x0b\x32\x17.fitment.v1.KernelTableH\x01\x88\x01\x01\x42\x0e\n\x0c_measurementB\n\n\x08_kernels\"\x1b\n\x19SubmitMeasurementResponse\"\x88\x01\n\x18SubmitCalibrationRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x37\n\x0b\x63\x61libration\x18\x02 \x01(\x0b\x32\x1d.fitment.v1.CalibrationReportH\x00\x88\x01\x01\x12\x0f\n\x07overlay\x18\x03 \x01(\x0c\x42\x0e\n\x0c_calibration\"\x1b\n\x19SubmitCalibrationResponse2\xc8\x01\n\x06\x45nroll\x12<\n\x05\x41\x64mit\x12\x18.fitment.v1.AdmitRequest\x1a\x19.fitment.v1.AdmitResponse\x12<\n\x05\x41pply\x12\x18.fitment.v1.ApplyRequest\x1a\x19.fitment.v1.ApplyResponse\x12\x42\n\x07Recover\x12\x1a.fitment.v1.RecoverRequest\x1a\x1b.fitment.v1.RecoverResponse2\xc5\x05\n\x07Gateway\x12\x46\n\x07Session\x12\x1a.fitment.v1.SessionRequest\x1a\x1b.fitment.v1.SessionResponse(\x01\x30\x01\x12]\n\x10RenewCertificate\x12#.fitment.v1.RenewCertificateRequest\x1a$.fitment.v1.RenewCertificateResponse\x12V\n\rFetchArtifact\x12 .fitment.v1.FetchArtifactRequest\x1a!.fitment.v1.FetchArtifactResponse0\x01\x12W\n\x0eLocateArtifact\x12!.fitment.v1.LocateArtifactRequest\x1a\".fitment.v1.LocateArtifactResponse\x12H\n\tFindDelta\x12\x1c.fitment.v1.FindDeltaRequest\x1a\x1d.fitment.v1.FindDeltaResponse\x12T\n\rFetchMetadata\x12 .fitment.v1.FetchMetadataRequest\x1a!.fitment.v1.FetchMetadataResponse\x12`\n\x11SubmitMeasurement\x12$.fitment.v1.SubmitMeasurementRequest\x1a%.fitment.v1.SubmitMeasurementResponse\x12`\n\x11SubmitCalibration\x12$.fitment.v1.SubmitCalibrationRequest\x1a%.fitment.v1.SubmitCalibrationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,41 +45,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECOVERREQUEST']._serialized_start=531
   _globals['_RECOVERREQUEST']._serialized_end=628
   _globals['_RECOVERRESPONSE']._serialized_start=630
-  _globals['_RECOVERRESPONSE']._serialized_end=688
-  _globals['_SESSIONREQUEST']._serialized_start=690
-  _globals['_SESSIONREQUEST']._serialized_end=742
-  _globals['_SESSIONRESPONSE']._serialized_start=744
-  _globals['_SESSIONRESPONSE']._serialized_end=801
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=803
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=845
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=847
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=914
-  _globals['_FETCHARTIFACTREQUEST']._serialized_start=916
-  _globals['_FETCHARTIFACTREQUEST']._serialized_end=971
-  _globals['_FETCHARTIFACTRESPONSE']._serialized_start=973
-  _globals['_FETCHARTIFACTRESPONSE']._serialized_end=1031
-  _globals['_LOCATEARTIFACTREQUEST']._serialized_start=1033
-  _globals['_LOCATEARTIFACTREQUEST']._serialized_end=1073
-  _globals['_LOCATEARTIFACTRESPONSE']._serialized_start=1075
-  _globals['_LOCATEARTIFACTRESPONSE']._serialized_end=1113
-  _globals['_FINDDELTAREQUEST']._serialized_start=1115
-  _globals['_FINDDELTAREQUEST']._serialized_end=1164
-  _globals['_FINDDELTARESPONSE']._serialized_start=1166
-  _globals['_FINDDELTARESPONSE']._serialized_end=1221
-  _globals['_FETCHMETADATAREQUEST']._serialized_start=1223
-  _globals['_FETCHMETADATAREQUEST']._serialized_end=1259
-  _globals['_FETCHMETADATARESPONSE']._serialized_start=1261
-  _globals['_FETCHMETADATARESPONSE']._serialized_end=1298
-  _globals['_SUBMITMEASUREMENTREQUEST']._serialized_start=1301
-  _globals['_SUBMITMEASUREMENTREQUEST']._serialized_end=1468
-  _globals['_SUBMITMEASUREMENTRESPONSE']._serialized_start=1470
-  _globals['_SUBMITMEASUREMENTRESPONSE']._serialized_end=1497
-  _globals['_SUBMITCALIBRATIONREQUEST']._serialized_start=1500
-  _globals['_SUBMITCALIBRATIONREQUEST']._serialized_end=1636
-  _globals['_SUBMITCALIBRATIONRESPONSE']._serialized_start=1638
-  _globals['_SUBMITCALIBRATIONRESPONSE']._serialized_end=1665
-  _globals['_ENROLL']._serialized_start=1668
-  _globals['_ENROLL']._serialized_end=1868
-  _globals['_GATEWAY']._serialized_start=1871
-  _globals['_GATEWAY']._serialized_end=2580
+  _globals['_RECOVERRESPONSE']._serialized_end=706
+  _globals['_SESSIONREQUEST']._serialized_start=708
+  _globals['_SESSIONREQUEST']._serialized_end=760
+  _globals['_SESSIONRESPONSE']._serialized_start=762
+  _globals['_SESSIONRESPONSE']._serialized_end=819
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=821
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=863
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=865
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=950
+  _globals['_FETCHARTIFACTREQUEST']._serialized_start=952
+  _globals['_FETCHARTIFACTREQUEST']._serialized_end=1007
+  _globals['_FETCHARTIFACTRESPONSE']._serialized_start=1009
+  _globals['_FETCHARTIFACTRESPONSE']._serialized_end=1067
+  _globals['_LOCATEARTIFACTREQUEST']._serialized_start=1069
+  _globals['_LOCATEARTIFACTREQUEST']._serialized_end=1109
+  _globals['_LOCATEARTIFACTRESPONSE']._serialized_start=1111
+  _globals['_LOCATEARTIFACTRESPONSE']._serialized_end=1149
+  _globals['_FINDDELTAREQUEST']._serialized_start=1151
+  _globals['_FINDDELTAREQUEST']._serialized_end=1200
+  _globals['_FINDDELTARESPONSE']._serialized_start=1202
+  _globals['_FINDDELTARESPONSE']._serialized_end=1257
+  _globals['_FETCHMETADATAREQUEST']._serialized_start=1259
+  _globals['_FETCHMETADATAREQUEST']._serialized_end=1295
+  _globals['_FETCHMETADATARESPONSE']._serialized_start=1297
+  _globals['_FETCHMETADATARESPONSE']._serialized_end=1334
+  _globals['_SUBMITMEASUREMENTREQUEST']._serialized_start=1337
+  _globals['_SUBMITMEASUREMENTREQUEST']._serialized_end=1504
+  _globals['_SUBMITMEASUREMENTRESPONSE']._serialized_start=1506
+  _globals['_SUBMITMEASUREMENTRESPONSE']._serialized_end=1533
+  _globals['_SUBMITCALIBRATIONREQUEST']._serialized_start=1536
+  _globals['_SUBMITCALIBRATIONREQUEST']._serialized_end=1672
+  _globals['_SUBMITCALIBRATIONRESPONSE']._serialized_start=1674
+  _globals['_SUBMITCALIBRATIONRESPONSE']._serialized_end=1701
+  _globals['_ENROLL']._serialized_start=1704
+  _globals['_ENROLL']._serialized_end=1904
+  _globals['_GATEWAY']._serialized_start=1907
+  _globals['_GATEWAY']._serialized_end=2616
 # @@protoc_insertion_point(module_scope)

@@ -152,15 +152,19 @@ class RecoverResponse(google.protobuf.message.Message):
 
     CERTIFICATE_PEM_FIELD_NUMBER: builtins.int
     CA_PEM_FIELD_NUMBER: builtins.int
+    NOW_UNIX_FIELD_NUMBER: builtins.int
     certificate_pem: builtins.bytes
     ca_pem: builtins.bytes
+    now_unix: builtins.float
+    """the controller's clock, for devices whose own is wrong; 0: not told"""
     def __init__(
         self,
         *,
         certificate_pem: builtins.bytes = ...,
         ca_pem: builtins.bytes = ...,
+        now_unix: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "now_unix", b"now_unix"]) -> None: ...
 
 global___RecoverResponse = RecoverResponse
 
@@ -219,15 +223,19 @@ class RenewCertificateResponse(google.protobuf.message.Message):
 
     CERTIFICATE_PEM_FIELD_NUMBER: builtins.int
     CA_PEM_FIELD_NUMBER: builtins.int
+    NOW_UNIX_FIELD_NUMBER: builtins.int
     certificate_pem: builtins.bytes
     ca_pem: builtins.bytes
+    now_unix: builtins.float
+    """as in RecoverResponse"""
     def __init__(
         self,
         *,
         certificate_pem: builtins.bytes = ...,
         ca_pem: builtins.bytes = ...,
+        now_unix: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "now_unix", b"now_unix"]) -> None: ...
 
 global___RenewCertificateResponse = RenewCertificateResponse
 

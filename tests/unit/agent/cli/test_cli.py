@@ -49,15 +49,19 @@ def test_status_for_people_and_for_scripts(
     journal.save_slot(SlotFacts(slot="empty"))
     journal.save(record(DeploymentState.REPORTING, outcome=Outcome.ROLLED_BACK, reasons=("slow",)))
     journal.close()
+    (tmp_path / "tally").write_text("\nt 1500\n")
+    (tmp_path / "config.toml").write_text("[allowance]\ntransfer_bytes_per_month = 2000")
     assert main(["status", "--data-dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "slot digits: int8 abababababab, release counter 3, calibrated, answers right" in text
     assert "slot empty: empty" in text
     assert "deployment d-1 to digits: rolled_back: slow" in text
+    assert "allowance: this month 1500 bytes of 2000 bytes transferred" in text
     assert main(["status", "--data-dir", str(tmp_path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["slots"][0]["variant"] == variant
     assert shown["telemetry_waiting"] == 0
+    assert shown["allowance"]["transferred_bytes"] == 1500
 
 
 def test_enrolling_nowhere_says_that_nobody_answers(

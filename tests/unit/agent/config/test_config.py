@@ -8,6 +8,7 @@ import pytest
 
 from agent.build import parse_broker
 from agent.config import load
+from agent.domain.allowance import Allowance, Metered, MeteredTransfers
 from agent.errors import ConfigError
 from agent.jobs import ServingOptions
 from agent.ladder import LadderSettings
@@ -142,6 +143,32 @@ def test_the_file_is_looked_for_where_the_data_is(tmp_path: Path) -> None:
 def test_mistakes_are_named_with_their_mend(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=says):
         load(write(tmp_path, text))
+
+
+def test_an_allowance(tmp_path: Path) -> None:
+    text = "[allowance]\ntransfer_bytes_per_month = 50_000_000\nmetered_transfers = 'allow'"
+    variables = {"FITMENT_AGENT_ALLOWANCE_METERED": "never"}
+    found = load(write(tmp_path, text), environment=variables).allowance
+    assert found == Allowance(
+        transfer_bytes_per_month=50_000_000, metered=Metered.NEVER,
+        metered_transfers=MeteredTransfers.ALLOW,
+    )  # fmt: skip
+    assert load(tmp_path / "none").allowance == Allowance()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("metered = 'sometimes'", "it may be 'auto', 'always', 'never'"),
+        ("metered_transfers = 'maybe'", "it may be 'wait', 'allow'"),
+        ("write_bytes_per_day = -1", "cannot be below 0"),
+        ("month_starts_on = 31", "from 1 to 28"),
+        ("transfer_bytes_per_month = '50 MB'", "must be a whole number"),
+    ],
+)
+def test_an_allowance_that_makes_no_sense(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(write(tmp_path, f"[allowance]\n{text}"))
 
 
 @pytest.mark.parametrize(

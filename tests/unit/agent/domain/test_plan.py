@@ -30,6 +30,7 @@ from fitment.core.deployment import (
     DesiredState,
     Lesser,
     SignedPayload,
+    Span,
     Study,
     StudyKind,
 )
@@ -61,6 +62,8 @@ HELD = plan.quarantine_key("digits~1", LESSER.bundle.variant, STACK)
 OF_A_RUNG = record(
     DeploymentState.FETCHING, rung=1, assignment=assignment("d-0.rung-1.1", slot="digits~1")
 )
+WINDOWED = assignment("d-2", windows=(Span(opens_unix=1, closes_unix=2),))
+WAITS = record(DeploymentState.FETCHING, held="the link is metered")
 WORKING = record(DeploymentState.BENCHMARKING)
 ENDED = record(DeploymentState.REPORTING, ended_generation=5)
 
@@ -137,6 +140,24 @@ ENDED = record(DeploymentState.REPORTING, ended_generation=5)
             None,
         ),
         (situation(orders(), slots=(LADDERED,), active=OF_A_RUNG), None),
+        (situation(orders(WINDOWED), slots=(LADDERED,), active=OF_A_RUNG), None),
+        (
+            situation(orders(assignment("d-2")), slots=(LADDERED,),
+                      active=replace(OF_A_RUNG, held="the month's are spent")),
+            GiveWay(deployment="d-0.rung-1.1"),
+        ),
+        (situation(orders(assignment("d-1"), assignment("d-2", slot="b")), active=WAITS), None),
+        (
+            situation(orders(assignment("d-1"), assignment("d-2", slot="b", metered=True)),
+                      active=WAITS),
+            GiveWay(deployment="d-1"),
+        ),
+        (
+            situation(orders(assignment("d-1", metered=True),
+                             assignment("d-2", slot="b", metered=True)),
+                      active=replace(WAITS, assignment=assignment("d-1", metered=True))),
+            None,
+        ),
         (
             situation(None, slots=(LADDERED, RUNG), ended=(replace(
                 OF_A_RUNG, state=DeploymentState.REPORTING),)),

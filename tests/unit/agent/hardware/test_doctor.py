@@ -12,6 +12,7 @@ from agent.doctor import Level, diagnose, render
 from agent.hardware import HardwareSettings, boards
 from agent.jobs import RuntimeOptions
 from fitment.core import plain
+from fitment.core.deployment import AllowanceReport
 
 LATER = 1_900_000_000.0
 
@@ -37,6 +38,22 @@ def test_this_machine_is_healthy(tmp_path: Path) -> None:
         short = getattr(diagnosis.fingerprint, facet).hash[7:19]
         assert short in text
     assert not (tmp_path / "not").exists(), "a doctor changes nothing"
+
+
+def test_it_says_what_is_left_of_an_allowance(tmp_path: Path) -> None:
+    used = AllowanceReport(
+        transferred_bytes=41_000_000, transfer_bytes_per_month=50_000_000, written_bytes=7,
+        metered=True, metered_why="wwan0 is a modem's line",
+    )  # fmt: skip
+    diagnosis = diagnose(
+        tmp_path, HardwareSettings(), RuntimeOptions(), tmp_path, run=lambda _: None,
+        now=lambda: LATER, allowance=used,
+    )  # fmt: skip
+    assert diagnosis.healthy
+    assert found(diagnosis, "transfers").message == "41.0 MB of 50.0 MB this month"
+    assert found(diagnosis, "transfers").level is Level.WARN
+    assert found(diagnosis, "writes").message == "7 bytes, no cap today"
+    assert "wait for another link" in found(diagnosis, "link").mend
 
 
 def test_a_device_with_nothing_still_gets_an_answer(

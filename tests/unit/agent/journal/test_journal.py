@@ -144,6 +144,7 @@ def _sql(path: Path, statement: str) -> None:
 def test_a_newer_journal_is_left_alone(journal: Journal, tmp_path: Path) -> None:
     journal.close()
     _sql(tmp_path / "journal.db", "PRAGMA user_version = 99")
+    _sql(tmp_path / "journal.db", "PRAGMA application_id = 98")
     with pytest.raises(JournalError, match="newer agent"):
         open_journal(tmp_path / "journal.db")
     assert not list(tmp_path.glob("*.damaged*"))
@@ -170,6 +171,39 @@ def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
     assert opened.setting("sequence") == "7"
     assert opened.quarantine() == {}
     opened.close()
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_an_agent_that_goes_back_to_the_version_before_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, breaks: bool
+) -> None:
+    """It goes on with what the newer one wrote where that only added, else with the copy."""
+    from agent import journal as module
+
+    path, ours = tmp_path / "journal.db", module._MIGRATIONS
+    old = open_journal(path)
+    old.save_slot(SlotFacts(slot="digits", counter=1))
+    old.close()
+    with monkeypatch.context() as newer:
+        script = "DROP TABLE studies;" if breaks else "CREATE TABLE more (id TEXT PRIMARY KEY);"
+        newer.setattr(module, "_MIGRATIONS", (*ours, script))
+        if breaks:
+            newer.setattr(module, "_OLDEST", len(ours) + 1)
+        new = open_journal(path)
+        new.save_slot(SlotFacts(slot="digits", counter=2))
+        new.close()
+    back = open_journal(path)
+    assert back.slot("digits").counter == (1 if breaks else 2)
+    assert bool(back.lost) is breaks  # then the counters beside the slots are asked
+    back.save_study("s-1")
+    back.close()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left >= ({"journal.db.newer.1"} if breaks else {f"journal.db.before-{len(ours)}"})
+    with monkeypatch.context() as newer:  # and forward again
+        newer.setattr(module, "_MIGRATIONS", (*ours, "CREATE TABLE IF NOT EXISTS more (id TEXT);"))
+        again = open_journal(path)
+        assert (again.lost, set(again.studies())) == ("", {"s-1"})
+        again.close()
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.jobs import SubmitJob, SubmitResult
-from agent.workers import child
+from agent.workers import child, memory_use
 from agent.workers.child import JobError
 
 
@@ -23,6 +23,7 @@ from agent.workers.child import JobError
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Any]]:
     """Run a handler on a submit job (the smallest one) in this process, without its signals."""
     monkeypatch.setattr(child, "die_with_parent", lambda _parent: None)
+    monkeypatch.setattr(memory_use, "go_first", lambda: None)
     result = tmp_path / "out" / "result.json"
     connection = {"gateway": "g", "ca": "c", "certificate": "c", "key": "k"}
     job = {"result": str(result), "connection": connection}
@@ -61,6 +62,22 @@ def test_a_known_failure_is_written_as_it_is(run: Run) -> None:
         "retry_after_s": 7.0,
     }
     assert run(_raise(error)) == (1, expected)
+
+
+@pytest.mark.parametrize(("worker", "taken"), [("check", True), ("serve", False)])
+def test_the_kernel_takes_a_worker_first_but_the_one_that_serves(
+    tmp_path: Path, root: Path, worker: str, *, taken: bool
+) -> None:
+    before = int(Path("/proc/self/oom_score_adj").read_text())
+    code = (
+        f"from agent.workers import child; print(child.run({worker!r}, print),"
+        " open('/proc/self/oom_score_adj').read())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "no-job")],
+        cwd=root, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["2", str(max(500, before) if taken else before)]
 
 
 def test_a_crash_is_told_and_logged(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

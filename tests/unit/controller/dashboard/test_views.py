@@ -9,7 +9,7 @@ from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
 from controller.dashboard.views import beside, journal, overview, twin, waves, workbench
 from controller.dashboard.views.words import Tone, Value
-from controller.domain import comparison, fleet
+from controller.domain import comparison, field, fleet
 from controller.domain.judgement import Exposure, GateReport, GateVerdict
 from controller.domain.paired import Taken
 from controller.testing import fingerprint, latency, variant
@@ -396,3 +396,24 @@ def test_nothing_to_compare_says_what_to_do() -> None:
     assert "fitment fit MODEL" in draw_beside.page(beside.beside(beside.Asked()))
     chosen = beside.beside(beside.Asked(names=("a", "b"), trouble="no variant <x>"))
     assert "no variant &lt;x&gt;" in draw_beside.page(chosen)
+
+
+def test_a_rollout_shows_its_control_group_and_what_labels_say() -> None:
+    made = fleet.Rollout(
+        id="r", release="1", state=fleet.RolloutState.RUNNING, created_at=1.0,
+        control_share=0.2, control_by="site", control_below=0.3, control_s=86400.0,
+    )  # fmt: skip
+    rows = field.slices("new", {"": field.Count(count=10, right=9, must=2, must_wrong=1)})
+    view = waves.waves(waves.RolloutRecords(rollout=made, control=("a", "b"), field=rows))
+    assert view.control == (
+        "2 devices, whole 'site' together, stay on what they run until 1 d after"
+        " the last wave: a, b"
+    )
+    assert view.acts[-1] == "let-go"
+    assert "Answers in the field" in draw.rollout(view)
+    (row,) = view.field
+    assert (row.devices, row.slice, row.accuracy.text) == ("new", "all", "90.00%")
+    assert (row.labels, row.must_pass) == ("10", "1 of 2")
+    over = waves.waves(waves.RolloutRecords(rollout=replace(made, control_ended_at=9.0)))
+    assert "let go" in over.control
+    assert "let-go" not in over.acts

@@ -64,4 +64,6 @@ def test_units_start_what_is_installed(root: Path, path: str) -> None:
     command = unit["Service"]["ExecStart"].split()
     assert Path(command[0]).name in {"fitment", "fitment-agent"}
     assert unit["Service"]["User"] == "fitment"
-    assert "WatchdogSec" not in unit["Service"]
+    watched = path == "agent/fitment-agent.service"  # the only one that notifies
+    assert ("WatchdogSec" in unit["Service"]) is watched
+    assert unit["Service"]["Type"] == ("notify" if watched else "exec")

@@ -18,7 +18,7 @@ from controller.errors import UserError
 from controller.reconcile.rolling import REVERT, RolloutPlan
 from controller.testing import commit, fingerprint
 from fitment.core import plain
-from fitment.core.deployment import Assignment, DeploymentState, Outcome, Span
+from fitment.core.deployment import Assignment, DeploymentReport, DeploymentState, Outcome, Span
 
 DAY = 86_400.0
 NIGHT = RolloutPlan(waves=(1.0,), deadline_s=8 * DAY, windows=("daily 02:00 +2h Europe/Berlin",))
@@ -65,6 +65,25 @@ def test_the_order_says_the_moments_until_the_deadline(world: Any) -> None:
     (deployment,) = world.store.deployments.find()
     assert deployment.windows == order.windows
     assert order.deadline_s == 8 * DAY
+
+
+def test_an_order_for_metered_links_says_so_and_what_waits_is_known(world: Any) -> None:
+    release = joined(world, "a", behave=hang)
+    made = world.controller.create_rollout(release.id, RolloutPlan(waves=(1.0,), metered=True))
+    world.settle(3)
+    order = ordered(world, "a")
+    assert made.metered
+    assert order is not None
+    assert order.metered
+    (deployment,) = world.store.deployments.find()
+    said = DeploymentReport(
+        deployment=deployment.id, slot=order.slot, variant=order.bundle.variant,
+        state=DeploymentState.FETCHING, held="this needs more than is left",
+    )  # fmt: skip
+    world.devices["a"].reports[deployment.id] = said
+    world.devices["a"].report()
+    (deployment,) = world.store.deployments.find()
+    assert (deployment.held, deployment.outcome) == ("this needs more than is left", None)
 
 
 @pytest.mark.parametrize(
@@ -231,19 +250,25 @@ def test_a_halt_takes_back_who_would_switch_hours_later(world: Any) -> None:
     ), "a device that switched all the same has had its turn"
 
 
-def test_what_does_not_serve_is_mended_at_any_time(world: Any) -> None:
+@pytest.mark.parametrize(("rung", "kept"), [(0, ()), (1, NIGHT.windows)])
+def test_what_does_not_serve_is_mended_at_any_time(
+    world: Any, rung: int, kept: tuple[str, ...]
+) -> None:
+    """Unless a rung serves in its place: then there is time until the window."""
     release = joined(world, "a")
     world.controller.create_rollout(release.id, NIGHT)
     world.settle()
     twin = world.devices["a"]
     twin.behave = wait
     twin.times_ms = {"fp32": 1.0, "int8": 4.0, "tiny": 0.2}
-    twin.slots = {k: replace(s, golden_ok=False, serving=False) for k, s in twin.slots.items()}
+    twin.slots = {
+        k: replace(s, golden_ok=False, serving=False, rung=rung) for k, s in twin.slots.items()
+    }
     twin.change(fingerprint(runtime="1.32"))
     world.until(lambda: bool(world.store.triggers.find()))
     world.settle()
     again = [r for r in world.store.rollouts.find() if r.trigger]
-    assert [r.windows for r in again] == [()]
+    assert [r.windows for r in again] == [kept]
 
 
 def test_a_revert_waits_for_no_window(world: Any) -> None:
