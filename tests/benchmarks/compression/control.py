@@ -7,9 +7,9 @@ steps of the same schedule, on the same images in the same order:
 - *labels*: from the pruned weights, by labels alone;
 - *fresh*: from newly drawn weights, by labels alone.
 
-All are float32 networks; accuracy is on the 10,000 test images, and changes are paired. What was
-trained stays in DIR. ``--fit`` names the folder of a finished thorough fit, whose own file is
-taken for the distilled network of seed 0.
+Weights are float32 (multiplied in bfloat16 where the processor has it); accuracy is on the 10,000
+test images, and changes are paired. What was trained stays in DIR. ``--fit`` names the folder of
+a finished thorough fit, whose own file is taken for the distilled network of seed 0.
 """
 
 from __future__ import annotations
