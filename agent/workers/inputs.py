@@ -58,6 +58,10 @@ class Corrected:
     def version(self) -> str:
         return self._session.version
 
+    @property
+    def coverage_by(self) -> str:
+        return self._session.coverage_by
+
     def prepare(self, inputs: Sequence[Array]) -> list[Array]:
         return [np.ascontiguousarray(values, dtype=np.float32) for values in inputs]
 
