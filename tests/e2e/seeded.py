@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import status
+from agent.config import Settings
 from agent.desk import Folders
 from agent.domain.record import SlotFacts
 from agent.errors import AgentError
@@ -180,12 +181,12 @@ class Fleet:
 
     def on_disk(self, name: str) -> SlotFacts:
         """What a device's own journal says of its slot, whatever its controller believes."""
-        slots = status.read(Folders(data_dir=self.folder / name)).slots
+        slots = status.read(Folders(data_dir=self.folder / name), Settings()).slots
         return slots[0] if slots else SlotFacts(slot=SLOT)
 
     def ends_on_disk(self, name: str) -> list[str]:
         """How its deployments ended, newest first, by its own journal."""
-        found = status.read(Folders(data_dir=self.folder / name)).deployments
+        found = status.read(Folders(data_dir=self.folder / name), Settings()).deployments
         return [report.outcome.value if report.outcome else "" for report in found]
 
     def known(self) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import status
+from agent.config import Settings
 from agent.desk import Folders
 from agent.errors import AgentError
 from controller.cli.common import connect
@@ -185,10 +186,10 @@ class Stack:
 
     def on_device(self) -> tuple[int, DeploymentState]:
         """How many deployments the agent's journal has, and where the newest stands."""
-        found = status.read(Folders(data_dir=self.edge)).deployments
+        found = status.read(Folders(data_dir=self.edge), Settings()).deployments
         return len(found), found[0].state if found else DeploymentState.IDLE
 
     def counter_on_device(self) -> int:
         """Of the release that the journal says is committed."""
-        slots = status.read(Folders(data_dir=self.edge)).slots
+        slots = status.read(Folders(data_dir=self.edge), Settings()).slots
         return slots[0].counter if slots else 0
