@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
+from controller.cli import rollout_options as options
 from controller.cli.common import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -22,8 +24,6 @@ from controller.cli.common import (
 )
 from controller.cli.completing import (
     complete_devices,
-    complete_groups,
-    complete_releases,
     complete_rollouts,
 )
 from controller.cli.labels import JUDGED, judged
@@ -42,73 +42,44 @@ app = typer.Typer(no_args_is_help=True, help="Releases on their way to devices."
 
 @app.command("create")
 def create_rollout(  # noqa: PLR0913 - one parameter an option
-    release: Annotated[str, typer.Argument(autocompletion=complete_releases)],
+    release: options.Release,
     *,
-    waves: Annotated[str, typer.Option(help="Rising shares of the devices.")] = "0.1,0.5,1",
-    select: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE: a label, profile or name; repeatable.")
-    ] = None,
-    where: Annotated[
-        str, typer.Option(help="Only to those that match; see: fitment group create --help.")
-    ] = "",
-    group: Annotated[
-        str, typer.Option(help="Only to those of a group.", autocompletion=complete_groups)
-    ] = "",
-    device: Annotated[
-        list[str] | None,
-        typer.Option(help="A device; repeatable.", autocompletion=complete_devices),
-    ] = None,
-    soak: Annotated[str, typer.Option(help="Pause after each wave.")] = "0s",
-    deadline: Annotated[
-        str, typer.Option(help="For each device; 1h, or 8d with --window.", show_default=False)
-    ] = "",
-    window: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="When devices may switch, such as 'Mon-Fri 02:00 +2h Europe/Berlin': days, 'daily'"
-            " or a date; the local time it opens; its length; the zone of devices that say none"
-            " ('everywhere' behind it: of all devices). They download before. Repeatable."
-        ),
-    ] = None,
-    shadow: Annotated[
-        str,
-        typer.Option(
-            help="How long it sees what a served slot is asked, unheard, before the switch; its"
-            " answers are held against --agreement. With --ask, too few inputs roll it back."
-        ),
-    ] = "0s",
-    shadow_inputs: Annotated[int, typer.Option(help="Inputs that it should see there.")] = 100,
-    failures: Annotated[str, typer.Option(help="Share of devices that may fail.")] = "0",
-    slower: Annotated[str, typer.Option(help="Times the own latency; 'any' asks nothing.")] = "1.1",
-    agreement: Annotated[str, typer.Option(help="Least share of answers like fp32's.")] = "",
-    energy: Annotated[str, typer.Option(help="Times the energy of before.")] = "",
-    memory: Annotated[str, typer.Option(help="Times the peak memory of before.")] = "",
-    throttled: Annotated[str, typer.Option(help="Share that it throttles anew.")] = "",
-    coverage: Annotated[str, typer.Option(help="Least share of operators in integers.")] = "",
-    field_drop: Annotated[str, typer.Option(help="Most that field accuracy may fall.")] = "",
-    must_pass: Annotated[
-        bool, typer.Option("--must-pass", help="Labels marked must_pass are never wrong.")
-    ] = False,
-    coverage_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
-    agreement_drop: Annotated[str, typer.Option(help="Most below the one before.")] = "",
-    false_halts: Annotated[str, typer.Option(help="Chance to halt a good release.")] = "0.05",
-    min_sample: Annotated[int, typer.Option(help="Devices before a cohort is judged.")] = 1,
-    cluster: Annotated[str, typer.Option(help="Label of devices that fail together.")] = "",
-    metered: Annotated[
-        bool, typer.Option("--metered", help="Let it come over metered links, too.")
-    ] = False,
-    ask: Annotated[bool, typer.Option("--ask", help="Pause where too few can tell.")] = False,
-    control: Annotated[str, typer.Option(help="Share that stays on what it runs.")] = "",
-    control_by: Annotated[str, typer.Option(help="Label whose devices stay together.")] = "",
-    control_for: Annotated[str, typer.Option(help="How long after the last wave.")] = "0s",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say who would get what, and begin nothing.")
-    ] = False,
+    waves: options.Waves = "0.1,0.5,1",
+    select: options.Select = None,
+    where: options.Where = "",
+    group: options.Group = "",
+    device: options.Device = None,
+    soak: options.Soak = "0s",
+    deadline: options.Deadline = "",
+    window: options.Window = None,
+    shadow: options.Shadow = "0s",
+    shadow_inputs: options.ShadowInputs = 100,
+    failures: options.Failures = "0",
+    slower: options.Slower = "1.1",
+    agreement: options.Agreement = "",
+    energy: options.Energy = "",
+    memory: options.Memory = "",
+    throttled: options.Throttled = "",
+    coverage: options.Coverage = "",
+    field_drop: options.FieldDrop = "",
+    must_pass: options.MustPass = False,
+    coverage_drop: options.CoverageDrop = "",
+    agreement_drop: options.AgreementDrop = "",
+    false_halts: options.FalseHalts = "0.05",
+    min_sample: options.MinSample = 1,
+    cluster: options.Cluster = "",
+    metered: options.Metered = False,
+    ask: options.Ask = False,
+    control: options.Control = "",
+    control_by: options.ControlBy = "",
+    control_for: options.ControlFor = "0s",
+    dry_run: options.DryRun = False,
     server: Server = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: Json = False,
 ) -> None:
     """Send RELEASE to the whole fleet, or to what is selected, wave by wave."""
+    told = dict(locals())
     plan: dict[str, Any] = {
         "waves": shares(waves),
         "selector": pairs(select or [], "--select"),
@@ -116,33 +87,13 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
         "group": group,
         "devices": list(device or []),
         "soak_s": duration_s(soak),
-        "deadline_s": duration_s(deadline)
-        if deadline
-        else duration_s("8d" if window else "1h") + duration_s(shadow),
+        "deadline_s": duration_s(deadline) if deadline else _usual_s(window, shadow),
         "windows": list(window or []),
         "metered": metered,
         "control_share": share(control, "--control") if control else 0.0,
         "control_by": control_by,
         "control_s": duration_s(control_for),
-        "gate": {
-            "max_failure_share": share(failures, "--failures"),
-            "latency_ratio_max": None if slower == "any" else share(slower, "--slower"),
-            "agreement_min": _asked(agreement, "--agreement"),
-            "energy_ratio_max": _asked(energy, "--energy"),
-            "memory_ratio_max": _asked(memory, "--memory"),
-            "thermal_share_max": _asked(throttled, "--throttled"),
-            "field_drop_max": _asked(field_drop, "--field-drop"),
-            "must_pass": must_pass,
-            "coverage_min": _asked(coverage, "--coverage"),
-            "coverage_drop_max": _asked(coverage_drop, "--coverage-drop"),
-            "agreement_drop_max": _asked(agreement_drop, "--agreement-drop"),
-            "false_halt_rate": share(false_halts, "--false-halts"),
-            "min_sample": min_sample,
-            "cluster": cluster,
-            "shadow_s": duration_s(shadow),
-            "shadow_inputs": shadow_inputs,
-            "too_few": (TooFew.ASK if ask else TooFew.PROCEED).value,
-        },
+        "gate": _judged_by(told),
     }
     with connect(server, data_dir) as client:
         if dry_run:
@@ -150,6 +101,43 @@ def create_rollout(  # noqa: PLR0913 - one parameter an option
             return
         view = client.create_rollout(release, **plan)
     _answer(view, as_json=as_json)
+
+
+def _usual_s(window: list[str] | None, shadow: str) -> float:
+    """The deadline where none is given."""
+    return duration_s("8d" if window else "1h") + duration_s(shadow)
+
+
+LIMITS = {
+    "agreement_min": "agreement",
+    "energy_ratio_max": "energy",
+    "memory_ratio_max": "memory",
+    "thermal_share_max": "throttled",
+    "coverage_min": "coverage",
+    "coverage_drop_max": "coverage_drop",
+    "agreement_drop_max": "agreement_drop",
+    "field_drop_max": "field_drop",
+}
+"""Field of a gate, and the option that sets it; what nobody gives is not asked."""
+
+
+def _judged_by(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a rollout is judged by, from the options of `create_rollout`."""
+    asked = {
+        key: share(told[name], f"--{name.replace('_', '-')}") if told[name] else None
+        for key, name in LIMITS.items()
+    }
+    return asked | {
+        "max_failure_share": share(told["failures"], "--failures"),
+        "latency_ratio_max": None if told["slower"] == "any" else share(told["slower"], "--slower"),
+        "must_pass": told["must_pass"],
+        "false_halt_rate": share(told["false_halts"], "--false-halts"),
+        "min_sample": told["min_sample"],
+        "cluster": told["cluster"],
+        "shadow_s": duration_s(told["shadow"]),
+        "shadow_inputs": told["shadow_inputs"],
+        "too_few": (TooFew.ASK if told["ask"] else TooFew.PROCEED).value,
+    }
 
 
 @app.command("list")
@@ -307,10 +295,6 @@ def share(text: str, option: str) -> float:
         return _part(text.strip())
     except ValueError as error:
         raise UserError(f"{option} takes a number such as 0.02 or 2%, not '{text}'") from error
-
-
-def _asked(text: str, option: str) -> float | None:
-    return share(text, option) if text else None
 
 
 def _part(text: str) -> float:

@@ -52,7 +52,6 @@ def simulate(  # noqa: PLR0913 - one parameter an option
     controller and a mosquitto of their own, which end with it.
     """
     from controller.simulator import world
-    from controller.simulator.result import Result
     from controller.simulator.seed import Fleet, check_mix
     from controller.simulator.traits import SCENARIOS
 
@@ -60,9 +59,7 @@ def simulate(  # noqa: PLR0913 - one parameter an option
         _month(devices, seed, plot, as_json=as_json)
         return
     if scenario not in SCENARIOS:
-        told = "; ".join(f"{row.name}: {row.says}" for row in SCENARIOS.values())
-        told += f"; {MONTH}: thirty days of weather, drivers and dust, and three policies"
-        raise UserError(f"no scenario '{scenario}'. There are: {told}")
+        raise _unknown(scenario, [f"{row.name}: {row.says}" for row in SCENARIOS.values()])
     if devices < 1:
         raise UserError(f"--devices takes a number from 1 on, not {devices}")
     mix = _mix(profile_mix)
@@ -76,11 +73,16 @@ def simulate(  # noqa: PLR0913 - one parameter an option
         }  # fmt: skip
         _on_the_wire(wanted, numbers, as_json=as_json)
         return
-    result: Result = world.simulate(wanted)
+    result = world.simulate(wanted)
     if as_json:
         print_json(result)
         return
     _show(result)
+
+
+def _unknown(scenario: str, known: list[str]) -> UserError:
+    month = f"{MONTH}: thirty days of weather, drivers and dust, and three policies"
+    return UserError(f"no scenario '{scenario}'. There are: {'; '.join([*known, month])}")
 
 
 def _month(devices: int, seed: int, plot: Path | None, *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from controller.domain import eligible, fleet
 from controller.domain.eligible import Bar, Barred
 from controller.domain.preview import Preview, preview
-from controller.reconcile import rolling, zones
+from controller.reconcile import admitting, rolling, zones
 from controller.reconcile.context import Context
 
 
@@ -40,7 +40,7 @@ def _hindered(
     context: Context, made: fleet.Rollout, release: fleet.Release, device: fleet.Device
 ) -> Barred | None:
     """What admission itself would find at this moment."""
-    newer = rolling.newer_under_way(context, device, release)
+    newer = admitting.newer_under_way(context, device, release)
     if newer is not None:
         reason = f"a later release ({newer.id}, counter {newer.counter}) is on its way to it"
         return Barred(bar=Bar.NEWER_UNDER_WAY, reason=reason)

@@ -10,7 +10,15 @@ from controller.domain import eligible, fleet, holding, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import asking, grouping, labelling, releasing, standing, zones
+from controller.reconcile import (
+    admitting,
+    asking,
+    grouping,
+    labelling,
+    releasing,
+    standing,
+    zones,
+)
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import DeploymentState, Outcome
@@ -197,61 +205,12 @@ def left(context: Context, rollout_id: str) -> Mapping[str, str]:
     }
 
 
-def _admit(
-    context: Context, made: fleet.Rollout, release: fleet.Release, step: rollout.Admit
-) -> None:
-    device = context.store.devices.get(step.device)
-    if device is None:
-        return
-    if newer_under_way(context, device, release) is not None:
-        return  # when it is there, this device is ahead
-    for older in _under_way(context, device, release):
-        words = f"release {release.id} (counter {release.counter}) takes its place"
-        _end(context, older, Outcome.SUPERSEDED, words)
-    deployment = fleet.Deployment(
-        id=context.new_id(), rollout=made.id, release=release.id, device=device.name,
-        slot=release.slot, variant=eligible.variant_for(release, device), wave=step.wave,
-        created_at=context.clock(), cohort=device.cohort, attempt=_attempt(context, made, device),
-        fingerprint=device.reported.fingerprint if device.reported else None,
-        **standing.before(context, made.gate, device.name, release.slot),
-        windows=zones.spans_for(device, made, now=context.clock()),
-    )  # fmt: skip
-    context.store.deployments.add(deployment)
-    details = {"device": device.name, "wave": str(step.wave), "rollout": made.id}
-    context.record("controller", "admitted_to_wave", deployment.id, details)
-    if made.windows and not deployment.windows:  # in its zone the last one is over already
-        _end(context, deployment, Outcome.CANCELLED, "no maintenance window is left for it")
-
-
-def newer_under_way(
-    context: Context, device: fleet.Device, release: fleet.Release
-) -> fleet.Release | None:
-    """A later release of the same slot that a device is at, and which must not be displaced."""
-    found = [context.store.releases.get(d.release) for d in _under_way(context, device, release)]
-    return next((r for r in found if r is not None and r.counter > release.counter), None)
-
-
-def _under_way(
-    context: Context, device: fleet.Device, release: fleet.Release
-) -> list[fleet.Deployment]:
-    others = context.store.deployments.find(device=device.name, outcome=None)
-    return [d for d in others if d.slot == release.slot]
-
-
-def _attempt(context: Context, made: fleet.Rollout, device: fleet.Device) -> int:
-    """Which attempt of the device the next one is: another where an operator asked for it."""
-    before = context.store.deployments.find(rollout=made.id, device=device.name)
-    if not before:
-        return 1
-    return before[-1].attempt + (before[-1].id in made.retried)
-
-
 def _time_out(
     context: Context, _made: fleet.Rollout, _release: fleet.Release, step: rollout.TimeOut
 ) -> None:
     deployment = context.store.deployments.get(step.deployment)
     if deployment is not None and deployment.outcome is None:
-        _end(context, deployment, Outcome.TIMED_OUT, step.reason)
+        admitting.end(context, deployment, Outcome.TIMED_OUT, step.reason)
 
 
 def _next_wave(
@@ -287,7 +246,7 @@ def _let_go(
 
 
 EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], None]] = {
-    rollout.Admit: _admit,
+    rollout.Admit: admitting.admit,
     rollout.TimeOut: _time_out,
     rollout.NextWave: _next_wave,
     rollout.Halt: _halt,
@@ -296,16 +255,6 @@ EXECUTORS: Mapping[type, Callable[[Context, fleet.Rollout, fleet.Release, Any], 
     rollout.LetGo: _let_go,
 }
 """Every step and what runs it; a test holds the keys to the union."""
-
-
-def _end(context: Context, deployment: fleet.Deployment, outcome: Outcome, reason: str) -> None:
-    ended = replace(
-        deployment, state=DeploymentState.IDLE, outcome=outcome, ended_at=context.clock(),
-        reasons=(*deployment.reasons, reason),
-    )  # fmt: skip
-    context.store.deployments.put(ended)
-    details = {"outcome": outcome.value, "reasons": reason}
-    context.record("controller", "deployment_ended", deployment.id, details)
 
 
 def to(
@@ -354,11 +303,13 @@ def pause(context: Context, rollout_id: str) -> fleet.Rollout:
 
 
 def hold_back(context: Context, rollout_id: str) -> None:
-    """Take back what has not begun to switch: it would hours from now, whatever came in between."""
+    """Take back what has not begun to switch: it would hours from now, whatever came between."""
     for deployment in context.store.deployments.find(rollout=rollout_id, outcome=None):
         if deployment.windows and deployment.state in _BEFORE_WINDOW:
             held = replace(deployment, held_back=True)
-            _end(context, held, Outcome.CANCELLED, "held back before its maintenance window")
+            admitting.end(
+                context, held, Outcome.CANCELLED, "held back before its maintenance window"
+            )
 
 
 _BEFORE_WINDOW = frozenset(
@@ -398,7 +349,7 @@ def cancel(context: Context, rollout_id: str) -> fleet.Rollout:
         made = to(context, replace(made, pending=()), RolloutState.CANCELLED, "cancelled",
                    "operator")  # fmt: skip
         for deployment in context.store.deployments.find(rollout=rollout_id, outcome=None):
-            _end(context, deployment, Outcome.CANCELLED, "the rollout was cancelled")
+            admitting.end(context, deployment, Outcome.CANCELLED, "the rollout was cancelled")
     return made
 
 
