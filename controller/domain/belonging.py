@@ -41,6 +41,7 @@ class Applicant:
     seen_at: float  # when it last asked
     approved_at: float = 0.0
     rejected_at: float = 0.0
+    admitted_at: float = 0.0  # when the approval let it in, as its device's ``enrolled_at``
     labels: Mapping[str, str] = field(default_factory=dict)  # given with the approval
 
     @property

@@ -165,6 +165,8 @@ def steps(view: View) -> tuple[Step, ...]:
     if state is not RolloutState.RUNNING:
         return _silent(view)
     if not view.targets and not view.deployments:
+        if view.rollout.control_below and not view.rollout.control_ended_at:
+            return (LetGo(reason="only the control group is left"),)
         return (Complete(reason="no device of the selection is left"),)
     failed = gates.failed(reports(view))
     if failed:

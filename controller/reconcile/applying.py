@@ -90,17 +90,26 @@ def _first(context: Context, name: str, key: str) -> Applied:
 
 
 def _let_in(context: Context, known: Applicant, csr_pem: bytes) -> Applied:
-    """Certify it; again, too, for the answer before may be lost. The key is the same."""
+    """Certify it; again, too, for the answer before may be lost. The key is the same.
+
+    An approval lets in once: who was revoked since, or whose name went to another, asks anew.
+    """
     device = context.store.devices.get(known.name)
-    since = device.enrolled_at if device is not None and not device.revoked else 0.0
-    if since >= known.approved_at:
+    if device is not None and not device.revoked and device.enrolled_at == known.admitted_at:
         pem = enrolment.renew(context, known.name, csr_pem)
         admitted = Admission(device=known.name, certificate_pem=pem)
-    else:
-        enrolment.check_free(context, known.name)
+        return Applied(device=known.name, poll_after_s=POLL_S, admission=admitted)
+    enrolment.check_free(context, known.name)
+    if known.admitted_at or (device is not None and device.enrolled_at >= known.approved_at):
+        raise TrustError(
+            f"the approval of '{known.name}' was used up: choose another name, or come in with"
+            " a token (fitment token create)"
+        )
+    with context.store.transaction():
         admitted = enrolment.enrol(
             context, known.name, csr_pem, known.labels, by=f"approval of {known.code}"
         )
+        context.store.applicants.put(replace(known, admitted_at=context.clock()))
     return Applied(device=known.name, poll_after_s=POLL_S, admission=admitted)
 
 

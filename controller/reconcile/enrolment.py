@@ -89,9 +89,10 @@ def enrol(
     certificate = context.trust.ca.issue_device(csr_pem, name, context.settings.certificate_days)
     now = context.clock()
     known = context.store.devices.get(name)
+    before = known.renamed_at if known else 0.0
     device = fleet.Device(
         name=name, serial=certificate.serial, serials=(certificate.serial,), enrolled_at=now,
-        labels=dict(labels), renamed_at=now if known and known.decommissioned_at else 0.0,
+        labels=dict(labels), renamed_at=now if known and known.decommissioned_at else before,
     )  # fmt: skip
     with context.store.transaction():
         context.store.devices.put(device)
@@ -197,6 +198,9 @@ def _withdraw(context: Context, name: str, why: str) -> None:
         context.store.deployments.put(ended)
     for study in context.store.studies.find(device=name, done_at=0.0):
         context.store.studies.put(replace(study, done_at=now, failed=why))
+    applied = context.store.applicants.get(name)
+    if applied is not None and applied.approved_at:
+        context.store.applicants.delete(name)  # it may ask again, and waits then
 
 
 def _shut_out(context: Context, device: fleet.Device) -> None:

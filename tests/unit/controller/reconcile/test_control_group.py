@@ -64,3 +64,20 @@ def test_what_cannot_be_held_is_refused(world: Any, plan: RolloutPlan, message: 
         return
     with pytest.raises(UserError, match=message):
         world.controller.create_rollout(release.id, plan)
+
+
+def test_the_group_gets_it_where_the_others_are_gone(world: Any) -> None:
+    release = joined(world, "ab")
+    for name in "ab":
+        world.devices[name].disconnect()
+    world.settle()
+    plan = RolloutPlan(waves=(1.0,), control_share=0.5, control_s=60.0)
+    made = world.controller.create_rollout(release.id, plan)
+    (held,) = world.controller.control_of(made)
+    (other,) = set("ab") - {held}
+    world.controller.decommission(other)
+    world.settle()
+    world.devices[held].connect()
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    assert updated(world, made) == {held}
+    assert world.rollout(made.id).control_ended_at

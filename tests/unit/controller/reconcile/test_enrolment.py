@@ -234,3 +234,48 @@ def test_a_decommissioned_device_is_out_and_its_name_is_free(world: Any) -> None
     world.controller.create_rollout("after-decommission", RolloutPlan(waves=(1.0,)))
     world.settle()
     assert world.runs("a") == "int8", "it is a device like any other"
+
+
+def approved(world: Any, key: Key) -> None:
+    """A device that an operator has let in."""
+    world.controller.apply("pi", request(key))
+    (waiting,) = applying.waiting(world.controller.context)
+    applying.approve(world.controller.context, "pi", waiting.code)
+
+
+@pytest.mark.parametrize("out", ["revoke", "decommission"])
+def test_an_approval_lets_nobody_in_again_who_was_shut_out(open_world: Any, out: str) -> None:
+    world, key = open_world, new_key()
+    approved(world, key)
+    assert world.controller.apply("pi", request(key)).admission is not None
+    world.clock.advance(60.0)
+    getattr(world.controller, out)("pi")
+    assert world.controller.apply("pi", request(key)).admission is None, "it waits again"
+    assert world.store.devices.get("pi").revoked
+
+
+@pytest.mark.parametrize("came_in", [True, False])
+def test_a_name_has_one_key(open_world: Any, came_in: bool) -> None:
+    """Who has it by a token meanwhile shares it with nobody that was approved before."""
+    world, key, other = open_world, new_key(), new_key()
+    approved(world, key)
+    if came_in:
+        world.controller.apply("pi", request(key))
+        world.controller.revoke("pi")
+    world.clock.advance(2.0)
+    text, _ = world.controller.create_token()
+    world.controller.admit(text, "pi", request(other))
+    with pytest.raises(Conflict, match="enrolled already"):
+        world.controller.apply("pi", request(key))
+    assert len(world.store.devices.get("pi").serials) == 1
+
+
+def test_a_name_stays_anothers_when_its_second_device_was_revoked(world: Any) -> None:
+    world.join("a")
+    world.controller.decommission("a")
+    for advance in (5.0, 7.0):
+        world.clock.advance(advance)
+        text, _ = world.controller.create_token()
+        world.controller.admit(text, "a", request(new_key()))
+        world.controller.revoke("a")
+    assert world.store.devices.get("a").renamed_at == world.clock() - 7.0
