@@ -9,8 +9,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from controller.domain import holding, selection
-from controller.domain.fleet import Device, Release, Rollout
+from controller.domain import holding, plan, selection
+from controller.domain.fleet import Deployment, Device, Release, Rollout
 from fitment.core import digest
 from fitment.core.deployment import UNDERSTANDS_WINDOWS, SlotReport
 
@@ -104,6 +104,15 @@ def held_up(made: Rollout, device: Device, *, now: float) -> Barred | None:
 def is_target(made: Rollout, release: Release, device: Device, *, begun: bool = False) -> bool:
     """Whether a rollout is for a device."""
     return barred(made, release, device, begun=begun) is None
+
+
+def has_begun(device: Device, newest: Mapping[str, Deployment]) -> bool:
+    """Whether a rollout with these deployments, by device, has admitted it.
+
+    It has not where the one that it admitted was another that had the name.
+    """
+    found = newest.get(device.name)
+    return found is not None and bool(plan.own(device, (found,)))
 
 
 def is_ahead(device: Device, release: Release) -> bool:

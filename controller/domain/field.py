@@ -7,6 +7,7 @@ differences: Card and Krueger 1994), so that a season is not laid on a variant.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -127,9 +128,13 @@ def words(
 def parted(
     rollout: Rollout, tallies: Sequence[FieldTally]
 ) -> tuple[list[FieldTally], list[FieldTally]]:
-    """A device's tallies of the rollout's release, and of the one that it had before."""
+    """A device's tallies of the rollout's release, and of the one that it had before.
+
+    What it had later is neither: a release that mends this one is no measure of it.
+    """
     new = [t for t in tallies if t.release == rollout.release]
-    others = [t for t in tallies if t.release != rollout.release]
+    first = min((t.start_s for t in new), default=math.inf)
+    others = [t for t in tallies if t.release != rollout.release and t.start_s < first]
     last = max(others, key=lambda t: t.start_s, default=None)
     return new, [t for t in others if last is not None and t.release == last.release]
 
@@ -137,19 +142,31 @@ def parted(
 def changes(
     rollout: Rollout, tallies: Mapping[str, Sequence[FieldTally]], devices: Mapping[str, Device]
 ) -> dict[str, Change]:
-    """What the control group did before the rollout and since it began, by slice."""
+    """What the control group did before the rollout and since it began, by slice.
+
+    Each of its devices with the one release that it had when the rollout began.
+    """
     found: dict[str, Change] = {}
     for name, mine in tallies.items():
         device = devices.get(name)
         if device is None or not rollout.control_below or not holding.belongs(rollout, device):
             continue
-        for tally in (t for t in mine if t.release != rollout.release):
+        for tally in _stayed(rollout, mine):
             known = found.get(tally.slice, Change())
             if tally.start_s + HOUR_S <= rollout.created_at:
                 found[tally.slice] = replace(known, before=known.before.plus(tally))
             elif tally.start_s >= rollout.created_at:  # the hour of its beginning is neither
                 found[tally.slice] = replace(known, since=known.since.plus(tally))
     return found
+
+
+def _stayed(rollout: Rollout, tallies: Sequence[FieldTally]) -> list[FieldTally]:
+    """Tallies of what a device had when the rollout began."""
+    before = [
+        t for t in tallies if t.release != rollout.release and t.start_s <= rollout.created_at
+    ]
+    last = max(before, key=lambda t: t.start_s, default=None)
+    return [t for t in tallies if last is not None and t.release == last.release]
 
 
 def summed(tallies: Iterable[FieldTally]) -> dict[str, Count]:

@@ -10,7 +10,7 @@ from controller.domain import footprint
 from controller.domain.field import CHANCE, FIRST, Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout
 from controller.domain.judgement import Unit
-from controller.domain.plan import SETTLE_S
+from controller.domain.plan import SETTLE_S, own
 from fitment.core import digest
 from fitment.core.deployment import Outcome
 from fitment.core.measurement import Measurement
@@ -267,6 +267,8 @@ def contradiction(deployment: Deployment, device: Device | None, *, now: float) 
     """
     if deployment.outcome is not Outcome.COMMITTED or device is None or device.reported is None:
         return ""
+    if not own(device, (deployment,)):
+        return ""  # what it runs says nothing of the one that had its name
     if now - deployment.ended_at < SETTLE_S or device.last_seen < deployment.ended_at:
         return ""
     held = [s for s in device.reported.slots if s.slot == deployment.slot]

@@ -112,9 +112,13 @@ class View:
         return [self.deployments[d.name] for d in members if d.name in self.deployments]
 
     def taken(self, deployments: Iterable[Deployment]) -> int:
-        """How many of them take a place of their share."""
-        retried = self.rollout.retried
-        return sum(not gates.is_void(d) and d.id not in retried for d in deployments)
+        """How many of them take a place of their share; one that is tried again keeps its own."""
+        return sum(not gates.is_void(d) for d in deployments)
+
+    def again(self, device: Device) -> bool:
+        """Whether it has a place already, and another turn."""
+        found = self.deployments.get(device.name)
+        return found is not None and found.id in self.rollout.retried and not gates.is_void(found)
 
     def judged(self) -> list[Deployment]:
         """What gates look at: of each device its first attempt that no operator has accepted.
@@ -205,11 +209,13 @@ def admissions(view: View) -> tuple[Admit, ...]:
     for members, there in cohorts:
         taken = view.taken(there)
         free = quota(len(members), view.rollout.waves[_reach(view, there)]) - taken
-        free = min(free, _room(there, view.rollout.gate))
-        if free <= 0:
+        room = max(0, _room(there, view.rollout.gate))
+        if not room or (free <= 0 and not view.rollout.retried):
             continue
         waiting = [d for d in members if not view.reached(d) and _ready(view, d)]
-        chosen = waiting[:free]
+        again = [d for d in waiting if view.again(d)]
+        fresh = [d for d in waiting if not view.again(d)]
+        chosen = (again + fresh[: max(0, free)])[:room]
         if chosen and not taken:
             openings -= 1
             if openings < 0:

@@ -27,7 +27,7 @@ def admit(
         slot=release.slot, variant=eligible.variant_for(release, device), wave=step.wave,
         created_at=context.clock(), cohort=device.cohort, attempt=_attempt(context, made, device),
         fingerprint=device.reported.fingerprint if device.reported else None,
-        **standing.before(context, made.gate, device.name, release.slot),
+        **standing.before(context, made.gate, device, release.slot),
         windows=zones.spans_for(device, made, now=context.clock()),
     )  # fmt: skip
     context.store.deployments.add(deployment)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from controller.domain import field as accuracy
-from controller.domain import fleet, gates, holding, labels, rollout
+from controller.domain import fleet, gates, holding, labels, plan, rollout
 from controller.domain.field import Slice, Word
 from controller.domain.fleet import RolloutState
 from controller.domain.labels import FieldTally, LabelPage, Line, Posted
@@ -31,20 +31,21 @@ def post(context: Context, device: str, given: Sequence[Mapping[str, Any]]) -> P
         NotFound: there is no such device.
         UserError: a line cannot be read, or nothing says which release it is of.
     """
-    if context.store.devices.get(device) is None:
+    known = context.store.devices.get(device)
+    if known is None:
         raise NotFound(f"no device is named '{device}'; see: fitment device list")
     if len(given) > LINES_MAX:
         raise UserError(f"{len(given)} labels in one request; at most {LINES_MAX} are taken")
-    lines = _read(context, device, given)
+    lines = _read(context, known, given)
     with context.store.transaction():
         counted, touched = _write(context.store, device, lines)
         fell = tuple(_late(context, touched))
     return replace(counted, fell=fell)
 
 
-def _read(context: Context, device: str, given: Sequence[Mapping[str, Any]]) -> list[Line]:
+def _read(context: Context, device: fleet.Device, given: Sequence[Mapping[str, Any]]) -> list[Line]:
     now, had = context.clock(), _had(context, device)
-    return [_one(line, f"label {n}", device, now, had) for n, line in enumerate(given, 1)]
+    return [_one(line, f"label {n}", device.name, now, had) for n, line in enumerate(given, 1)]
 
 
 def _one(
@@ -58,9 +59,9 @@ def _one(
         raise UserError(f"{which}: {error}; none was taken") from error
 
 
-def _had(context: Context, device: str) -> list[fleet.Deployment]:
+def _had(context: Context, device: fleet.Device) -> list[fleet.Deployment]:
     """What committed on a device, oldest first."""
-    every = context.store.deployments.find(device=device)
+    every = plan.own(device, context.store.deployments.find(device=device.name))
     return sorted((d for d in every if d.outcome is Outcome.COMMITTED), key=lambda d: d.ended_at)
 
 
@@ -137,7 +138,7 @@ def _late(context: Context, releases: Iterable[str]) -> Iterable[str]:
     for release in sorted(releases):
         for made in context.store.rollouts.find(release=release):
             over = made.state is RolloutState.COMPLETED
-            if not over or not asks(made.gate) or context.clock() - made.created_at > LATE_S:
+            if not over or not asks(made.gate) or context.clock() - _ended(context, made) > LATE_S:
                 continue
             told = context.store.audit.find(subject=made.id, action=FELL)
             why = "" if told else _failure(context, made)
@@ -146,6 +147,12 @@ def _late(context: Context, releases: Iterable[str]) -> Iterable[str]:
                 said = f"labels that came late speak against it: {why}"
                 context.store.rollouts.put(replace(made, reasons=(*made.reasons, said)))
                 yield made.id
+
+
+def _ended(context: Context, made: fleet.Rollout) -> float:
+    """When the last device of a rollout was done with it."""
+    found = context.store.deployments.find(rollout=made.id)
+    return max((d.ended_at for d in found), default=made.created_at)
 
 
 def _failure(context: Context, made: fleet.Rollout) -> str:
@@ -184,12 +191,20 @@ def words(store: Store, made: fleet.Rollout) -> dict[str, Word]:
 def _known(
     store: Store, made: fleet.Rollout
 ) -> tuple[dict[str, list[FieldTally]], dict[str, fleet.Device]]:
-    """Tallies of each device that has labels of the rollout's release, or is of its control."""
+    """Tallies of each device that has labels of the rollout's release, or is of its control.
+
+    Only those of releases of its slot: what other models of a device answer says nothing of it.
+    """
     named = {t.device for t in store.tallies.find(release=made.release)}
     if made.control_below:
         every = store.devices.find(revoked=False)
         named |= {d.name for d in every if holding.belongs(made, d)}
-    tallies = {name: list(store.tallies.find(device=name)) for name in sorted(named)}
+    release = store.releases.get(made.release)
+    of_slot = {r.id for r in store.releases.find(slot=release.slot)} if release else {made.release}
+    tallies = {
+        name: [t for t in store.tallies.find(device=name) if t.release in of_slot]
+        for name in sorted(named)
+    }
     found = {name: store.devices.get(name) for name in tallies}
     return tallies, {name: device for name, device in found.items() if device is not None}
 

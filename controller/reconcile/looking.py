@@ -6,10 +6,11 @@ when the store tells that it was written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from controller.domain import fleet, plan
-from controller.domain.eligible import Bar, barred, is_target
+from controller.domain.eligible import Bar, barred, has_begun, is_target
 from controller.domain.fleet import RolloutState
 from controller.domain.rollout import View, attempts, group, key_of
 from controller.reconcile.labelling import Words, asks
@@ -132,7 +133,7 @@ class Looks:
 
     def _device(self, name: str, device: fleet.Device | None) -> None:
         for held in self.held.values():
-            begun = name in held.deployments
+            begun = device is not None and has_begun(device, held.deployments)
             known = held.targets.get(name)
             why = barred(held.rollout, held.release, device, begun=begun) if device else None
             if device is not None and why is None:
@@ -162,7 +163,7 @@ class Looks:
         held = self.held.get(made.id)
         if held is None or held.release != release or not _alike(held.rollout, made):
             newest, earlier = attempts(self.store.deployments.find(rollout=made.id))
-            targets = self._targets(made, release, set(newest))
+            targets = self._targets(made, release, newest)
             held = Held(
                 rollout=made, release=release, targets=targets, deployments=newest, earlier=earlier
             )
@@ -172,14 +173,16 @@ class Looks:
         return held if held.stirred or now >= held.next_at else None
 
     def _targets(
-        self, made: fleet.Rollout, release: fleet.Release, begun: set[str]
+        self, made: fleet.Rollout, release: fleet.Release, newest: Mapping[str, fleet.Deployment]
     ) -> dict[str, fleet.Device]:
         if made.devices:
             named = [self.store.devices.get(name) for name in made.devices]
             devices = [d for d in named if d is not None]
         else:
             devices = list(self.store.devices.find(revoked=False))
-        return {d.name: d for d in devices if is_target(made, release, d, begun=d.name in begun)}
+        return {
+            d.name: d for d in devices if is_target(made, release, d, begun=has_begun(d, newest))
+        }
 
     def drop(self, kept: set[str]) -> None:
         """Forget rollouts that are over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from controller.domain import catching_up, fleet, lesser
+from controller.domain import catching_up, fleet, lesser, plan
 from controller.domain.fleet import JobStatus
 from controller.errors import Conflict, NotFound, UserError
 from controller.reconcile import cohorts, fitting
@@ -179,7 +179,7 @@ def revert_of(
     ladders: dict[str, tuple[fleet.Rung, ...]] = {}
     models: list[str] = []
     for device in devices:
-        before = _before(context, device.name, current)
+        before = _before(context, device, current)
         release = context.store.releases.get(before.release) if before else None
         if before is not None and release is not None:
             name = device.cohort.key if device.cohort else device.profile
@@ -214,11 +214,12 @@ def ladder_of(
     return ()
 
 
-def _before(context: Context, device: str, current: fleet.Release) -> fleet.Deployment | None:
+def _before(
+    context: Context, device: fleet.Device, current: fleet.Release
+) -> fleet.Deployment | None:
     """What a device last committed in the slot in another release."""
+    committed = context.store.deployments.find(device=device.name, outcome=Outcome.COMMITTED)
     others = [
-        d
-        for d in context.store.deployments.find(device=device, outcome=Outcome.COMMITTED)
-        if d.slot == current.slot and d.release != current.id
+        d for d in plan.own(device, committed) if d.slot == current.slot and d.release != current.id
     ]
     return max(others, key=lambda d: d.ended_at, default=None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from controller.domain import fleet, rollout
+from controller.domain import fleet, plan, rollout
 from controller.domain.fleet import RolloutState
 from controller.domain.observing import BAD
 from controller.errors import Conflict, NotFound
@@ -63,6 +63,8 @@ def _has_turn(
     device = context.store.devices.get(ended.device)
     if device is None or device.revoked or ended.id in made.retried:
         return False
+    if not plan.own(device, (ended,)):
+        return False  # it was another device that failed
     if ended.attempt >= MOST or (named and ended.device not in named):
         return False
     return ended.outcome in BAD and (bool(named) or ended.outcome is not Outcome.REJECTED)

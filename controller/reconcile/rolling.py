@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from controller.domain import eligible, fleet, holding, rollout, transitions
+from controller.domain import eligible, fleet, holding, plan, rollout, transitions
 from controller.domain.fleet import RolloutState
 from controller.domain.judgement import Exposure, GateReport
 from controller.errors import Conflict, NotFound, UserError
@@ -103,17 +103,21 @@ def drafted(
 
 
 def targets(
-    context: Context, made: fleet.Rollout, release: fleet.Release, begun: Collection[str] = ()
+    context: Context,
+    made: fleet.Rollout,
+    release: fleet.Release,
+    newest: Mapping[str, fleet.Deployment] | None = None,
 ) -> tuple[fleet.Device, ...]:
     """Devices that the rollout is for and that the release has a variant for, in order.
 
-    ``begun`` are those that it has admitted.
+    ``newest``: deployments of those that it has admitted, by device.
     """
     if made.devices:
         devices = [context.store.devices.get(name) for name in made.devices]
         chosen = [d for d in devices if d is not None]
     else:
         chosen = list(context.store.devices.find(revoked=False))
+    begun = {d.name for d in chosen if eligible.has_begun(d, newest or {})}
     return tuple(d for d in chosen if eligible.is_target(made, release, d, begun=d.name in begun))
 
 
@@ -363,11 +367,15 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
     made = get(context, rollout_id)
     transitions.check_rollout(made.state, RolloutState.REVERTING)
     touched = [
-        context.store.devices.get(d.device)
+        (context.store.devices.get(d.device), d)
         for d in context.store.deployments.find(rollout=rollout_id)
         if d.outcome in (None, Outcome.COMMITTED)
     ]
-    devices = [d for d in touched if d is not None and not d.revoked]
+    devices = [
+        device
+        for device, its in touched
+        if device is not None and not device.revoked and plan.own(device, (its,))
+    ]
     if not devices:
         raise Conflict("no device of this rollout was updated; cancel it instead")
     back = releasing.revert_of(context, made, devices)

@@ -12,11 +12,12 @@ from controller.errors import Conflict
 from controller.reconcile.context import Context
 
 
-def before(context: Context, gate: fleet.Gate, device: str, slot: str) -> dict[str, Any]:
+def before(context: Context, gate: fleet.Gate, device: fleet.Device, slot: str) -> dict[str, Any]:
     """What the running variant took, as its own deployment measured it: fields of a deployment."""
     if gate.energy_ratio_max is None and not observing.needs_before(gate):
         return {}
-    ran = plan.running(context.store.deployments.find(device=device)).get(slot)
+    every = context.store.deployments.find(device=device.name)
+    ran = plan.running(plan.own(device, every)).get(slot)
     if ran is None:
         return {}
     taken = ran.measurement

@@ -193,3 +193,22 @@ def test_good_variants_are_said_to_be_surely_worse_by_chance_as_seldom_as_stated
 def test_intervals_for_people_are_wilsons() -> None:
     (row,) = field.slices("new", {"": field.Count(count=10, right=9)})
     assert (row.low, row.high) == (pytest.approx(0.5958, abs=1e-3), pytest.approx(0.9821, abs=1e-3))
+
+
+def test_a_release_that_came_after_is_no_baseline() -> None:
+    mine = [
+        tally("d", "0", 100, 95, hour=0), tally("d", "0", 100, 10, hour=2),
+        tally("d", "1", 100, 90, hour=2), tally("d", "2", 100, 50, hour=5),
+    ]  # fmt: skip
+    new, old = field.parted(RUNNING, mine)
+    assert [(t.release, t.start_s) for t in new] == [("1", 2 * labels.HOUR_S)]
+    assert [(t.release, t.start_s) for t in old] == [("0", 0)]
+
+
+def test_a_control_group_is_held_against_what_it_had_when_the_rollout_began() -> None:
+    made = replace(RUNNING, created_at=1.5 * labels.HOUR_S, control_below=1.0)
+    mine = [tally("d", release, 10, 9, hour=hour) for release, hour in
+            (("x", 0), ("0", 1), ("0", 2), ("2", 3))]  # fmt: skip
+    mine.append(tally("d", "0", 100, 90, hour=0))
+    change = field.changes(made, {"d": mine}, {"d": device("d")})[""]
+    assert (change.before.count, change.since.count) == (100, 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,39 @@ def test_new_old_and_control_stand_beside_each_other(world: Any) -> None:
         "control before": (200, 180), "control since": (100, 90),
     }  # fmt: skip
     assert rows["new"].low < 0.95 < rows["new"].high
+
+
+def test_labels_of_another_slot_are_no_baseline(world: Any) -> None:
+    made = served(world)
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    (tally,) = world.store.tallies.find(device="a")
+    release = world.store.releases.find()[0]
+    other = replace(release, id="other", slot="another", counter=1)
+    world.store.releases.add(other)
+    later = tally.start_s + 3600
+    world.store.tallies.put(
+        replace(tally, key=f"a/{later}/other/", release="other", start_s=later, count=500, right=0)
+    )
+    world.clock.advance(4000.0)
+    world.controller.post_labels("a", answers(world, 100, wrong=10))
+    rows = {row.group: row for row in labelling.compared(world.store, world.rollout(made.id))}
+    assert (rows["old"].counted.count, rows["new"].counted.count) == (200, 100)
+
+
+def test_how_late_labels_may_be_is_counted_from_the_rollouts_end(world: Any) -> None:
+    made = served(world, names="a")
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    (its,) = world.store.deployments.find(rollout=made.id)
+    world.store.deployments.put(replace(its, ended_at=its.ended_at + labelling.LATE_S))
+    world.clock.advance(labelling.LATE_S + 4000.0)
+    lines = answers(world, 100, wrong=90)
+    assert world.controller.post_labels("a", lines).fell == (made.id,)
+
+
+def test_labels_of_a_reused_name_are_of_the_new_device(world: Any) -> None:
+    made = served(world, names="a")
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    world.clock.advance(10.0)
+    world.store.devices.put(replace(world.store.devices.get("a"), renamed_at=world.clock()))
+    with pytest.raises(UserError, match="never committed anything"):
+        world.controller.post_labels("a", answers(world, 1, wrong=0))
