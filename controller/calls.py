@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -199,8 +200,13 @@ class Calls:
 
 
 def _is_keyed(route: str) -> bool:
-    """Whether it makes something, once for its Idempotency-Key."""
-    return route in {"/v1/tokens", "/v1/operators", "/v1/fits", "/v1/releases", "/v1/rollouts"}
+    """Whether it makes something, once for its Idempotency-Key.
+
+    Tokens of devices and operators are not among them: a secret is answered once, so asking again
+    with the key of an answer that was lost would only say that it is gone.
+    """
+    made = {"/v1/fits", "/v1/releases", "/v1/rollouts", "/v1/groups"}
+    return route in made or re.fullmatch("/v1/devices/[^/]+/notes", route) is not None
 
 
 def _address(data_dir: Path) -> str:

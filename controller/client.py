@@ -9,8 +9,8 @@
 It needs none of the controller's libraries but two (``pip install 'fitment[client]'``). Methods
 are one request, lists are read page by page, answers become the records that the controller keeps,
 and problems the same errors that it raised. What can be asked again without harm (questions,
-labels, and what carries an Idempotency-Key, as everything does that makes something) is asked
-again, when the connection broke or the controller was busy.
+labels, and what carries an Idempotency-Key, as everything does that makes something but secrets,
+which are answered once) is asked again, when the connection broke or the controller was busy.
 """
 
 from __future__ import annotations

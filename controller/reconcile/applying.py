@@ -14,6 +14,7 @@ from controller.errors import Conflict, NotFound, Temporary, TrustError, UserErr
 from controller.reconcile import enrolment
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
+from controller.reconcile.keepsakes import check_labels
 from fitment.core import admission as codes
 from fitment.core import digest
 
@@ -126,7 +127,8 @@ def approve(
 
     Raises:
         NotFound: nobody waits under that name.
-        UserError: the code is another: the device that waits is not the one that was looked at.
+        UserError: the code is another: the device that waits is not the one that was looked at;
+            or a label cannot be.
         Conflict: it was answered already.
     """
     known = _waits(context, name)
@@ -137,6 +139,7 @@ def approve(
             " device, or somebody stands between it and this controller"
         )
     enrolment.check_free(context, name)
+    check_labels(labels or {})
     approved = replace(known, approved_at=context.clock(), labels=dict(labels or {}))
     with context.store.transaction():
         context.store.applicants.put(approved)

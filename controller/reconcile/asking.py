@@ -86,6 +86,21 @@ def with_control(made: fleet.Rollout, chosen: Sequence[fleet.Device]) -> fleet.R
         ) from None
 
 
+def check_control_ends(made: fleet.Rollout) -> None:
+    """Refuse a control group that would get the release when no maintenance window is left.
+
+    Raises:
+        UserError: its time ends after the last window at the earliest.
+    """
+    ends = holding.ends_at(made, made.created_at)
+    if made.control_below and 0 < made.windows_end <= ends:
+        raise UserError(
+            f"the control group is held for {made.control_s:g} s, and the last maintenance window"
+            f" is over {made.windows_end - made.created_at:.0f} s from now: hold it for a shorter"
+            " time, or add a window after it"
+        )
+
+
 def check_named(context: Context, made: fleet.Rollout) -> None:
     """Refuse names that no device has, and a list beside an expression.
 

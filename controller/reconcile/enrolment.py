@@ -9,6 +9,7 @@ from controller.domain import fleet
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import strangers
 from controller.reconcile.context import Context
+from controller.reconcile.keepsakes import check_labels
 from controller.trust import tokens
 from fitment.core.deployment import DeploymentState, Outcome
 from fitment.wire import topics
@@ -28,7 +29,12 @@ class Admission:
 def create_token(
     context: Context, ttl_s: float, labels: Mapping[str, str]
 ) -> tuple[str, fleet.Token]:
-    """A one-time token: its text is shown once, only its hash is kept."""
+    """A one-time token: its text is shown once, only its hash is kept.
+
+    Raises:
+        UserError: the time or a label cannot be.
+    """
+    check_labels(labels)
     if not ttl_s > 0:
         raise UserError(f"a token's lifetime must be more than 0 s, not {ttl_s:g}")
     made = tokens.make_token(context.trust.ca.fingerprint())

@@ -15,7 +15,10 @@ BACK_S = 7 * 86400.0
 """How long before a rollout its devices' old answers are looked at."""
 CLASSES = (*(str(number) for number in range(16)), "rest")
 """Names under which agents tell the shares of classes."""
-_ROLLUPS_MAX = 20_000
+SINCE_S = 28 * 86400.0
+"""How long from then on its new answers are; an hour of all classes for so long fits a query."""
+ROLLUPS_MOST = 200_000
+"""After so many no further device is read: those that were are drawn, and a mix says how many."""
 
 
 def of(context: Context, made: fleet.Rollout) -> tuple[Mix, ...]:
@@ -31,19 +34,37 @@ def of(context: Context, made: fleet.Rollout) -> tuple[Mix, ...]:
     devices = context.store.devices.find(revoked=False) if made.control_below else ()
     control = {d.name for d in devices if holding.is_held(made, d)}
     groups: dict[str, dict[str, list[Rollup]]] = {"old": {}, "new": {}, "control": {}}
-    for name in CLASSES:
-        for rollup in _told(context, mix.column(release.slot, name), made.created_at - BACK_S):
+    names = {mix.column(release.slot, name): name for name in CLASSES}
+    read = 0
+    for device in sorted({*since, *control}, key=lambda name: holding.place(made.id, name)):
+        told = _told(context, mix.column(release.slot, ""), device, made, since.get(device))
+        for rollup in told:
             group = _group(rollup, made, since, control)
-            if group:
-                groups[group].setdefault(name, []).append(rollup)
+            if group and rollup.quantity in names:
+                groups[group].setdefault(names[rollup.quantity], []).append(rollup)
+        read += len(told)
+        if read > ROLLUPS_MOST:
+            break
     return tuple(_compared(mix.mixed(group, found) for group, found in groups.items()))
 
 
-def _told(context: Context, quantity: str, since_s: float) -> tuple[Rollup, ...]:
-    asked = Query(
-        quantity=quantity, period=Period.HOUR, since_s=max(0.0, since_s), limit=_ROLLUPS_MAX
-    )  # fmt: skip
-    return context.store.telemetry.rollups(asked)
+def _told(
+    context: Context, prefix: str, device: str, made: fleet.Rollout, since_s: float | None
+) -> list[Rollup]:
+    """What one device answered before the rollout and with it, from its commit or its beginning."""
+    begins = made.created_at - Period.HOUR.seconds if since_s is None else since_s
+    spans = [(begins, begins + SINCE_S)]
+    if since_s is not None:
+        spans.append((made.created_at - BACK_S, made.created_at))
+    return [
+        rollup
+        for first, until in spans
+        for rollup in context.store.telemetry.rollups(
+            Query(
+                quantity=prefix, prefix=True, device=device, since_s=max(0.0, first), until_s=until
+            )
+        )
+    ]
 
 
 def _group(rollup: Rollup, made: fleet.Rollout, since: dict[str, float], control: set[str]) -> str:

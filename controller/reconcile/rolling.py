@@ -99,7 +99,9 @@ def drafted(
         raise UserError(asking.nobody(context, made, release))
     made = asking.with_control(made, chosen)
     chosen = tuple(d for d in chosen if not holding.is_held(made, d))
-    return replace(made, windows_end=zones.check(windows, chosen, made)), release
+    made = replace(made, windows_end=zones.check(windows, chosen, made))
+    asking.check_control_ends(made)
+    return made, release
 
 
 def targets(

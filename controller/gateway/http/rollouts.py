@@ -22,7 +22,7 @@ from fitment.core.deployment import Outcome
 OPEN = "open"
 OUTCOMES = (OPEN, *(outcome.value for outcome in Outcome))
 """What deployments can be told apart by; an open one has no outcome yet."""
-ACTS = ("pause", "resume", "cancel", "revert")
+ACTS = ("pause", "resume", "cancel", "revert", "let-go")
 _SEE = "fitment rollout list"
 
 

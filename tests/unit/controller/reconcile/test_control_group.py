@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,3 +83,16 @@ def test_the_group_gets_it_where_the_others_are_gone(world: Any) -> None:
     world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
     assert updated(world, made) == {held}
     assert world.rollout(made.id).control_ended_at
+
+
+def test_a_group_that_would_miss_the_last_window_is_refused(world: Any) -> None:
+    world.clock.advance(1.8e9)
+    release = joined(world, "abcd")
+    start = dt.datetime.fromtimestamp(world.clock() + 3600.0, dt.UTC)
+    dated = (f"{start:%Y-%m-%d %H:%M} +2h UTC",)
+    plan = RolloutPlan(
+        waves=(1.0,), control_share=0.25, control_s=60.0, windows=dated, deadline_s=90_000.0
+    )
+    with pytest.raises(UserError, match="hold it for a shorter time"):
+        world.controller.create_rollout(release.id, replace(plan, control_s=86_400.0))
+    assert world.controller.create_rollout(release.id, plan).windows_end

@@ -279,3 +279,14 @@ def test_a_name_stays_anothers_when_its_second_device_was_revoked(world: Any) ->
         world.controller.admit(text, "a", request(new_key()))
         world.controller.revoke("a")
     assert world.store.devices.get("a").renamed_at == world.clock() - 7.0
+
+
+def test_labels_of_those_to_come_are_labels_like_any(open_world: Any) -> None:
+    world, context = open_world, open_world.controller.context
+    with pytest.raises(UserError, match="'a b' cannot be a label"):
+        world.controller.create_token(60.0, {"a b": "x"})
+    world.controller.apply("pi", request(new_key()))
+    (waiting,) = applying.waiting(context)
+    with pytest.raises(UserError, match="the label 'site' has at most"):
+        applying.approve(context, "pi", waiting.code, {"site": "x" * 300})
+    assert applying.waiting(context) == (waiting,)

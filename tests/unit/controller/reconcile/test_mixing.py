@@ -49,3 +49,23 @@ def test_a_mix_that_moves_on_new_devices_only_is_seen(world: Any) -> None:
     assert found["new"].moved == pytest.approx(0.4)
     assert found["new"].shares["0"] == pytest.approx(0.9)
     assert found["control"].moved == pytest.approx(0.0)
+
+
+def test_a_large_fleet_is_drawn_from_and_no_devices_newest_hours_are_left_out(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = joined(world, "abcd")
+    for name in "abcd":
+        told(world, name, 1, 0.5)
+    world.clock.advance(4000.0)
+    made = world.controller.create_rollout(first.id, RolloutPlan(waves=(1.0,)))
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    world.clock.advance(4000.0)
+    for name in "abcd":
+        told(world, name, 2, 0.9)
+    world.join("stranger")
+    told(world, "stranger", 1, 0.1)
+    monkeypatch.setattr(mixing, "ROLLUPS_MOST", 6)
+    found = {one.group: one for one in mixing.of(world.controller.context, world.rollout(made.id))}
+    assert {group: one.devices for group, one in found.items()} == {"old": 2, "new": 2}
+    assert found["new"].moved == pytest.approx(0.4)

@@ -1,0 +1,34 @@
+"""What the client asks again, and what the document says that can be done."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from controller import calls
+from controller.errors import UserError
+from controller.gateway.http import rollouts
+
+
+@pytest.mark.parametrize(
+    ("route", "keyed"),
+    [
+        ("/v1/fits", True), ("/v1/rollouts", True), ("/v1/groups", True),
+        ("/v1/devices/pi/notes", True), ("/v1/groups/lab", False), ("/v1/tokens", False),
+        ("/v1/operators", False), ("/v1/devices/pi/labels", False),
+    ],
+)  # fmt: skip
+def test_what_makes_something_has_a_key_but_secrets(route: str, keyed: bool) -> None:
+    assert calls._is_keyed(route) is keyed
+
+
+def test_the_document_names_every_act() -> None:
+    class Any_:
+        def __getattr__(self, name: str) -> Any:
+            return name
+
+    api = cast("Any", SimpleNamespace(controller=Any_()))
+    with pytest.raises(UserError, match=", ".join(rollouts.ACTS) + "$"):
+        rollouts._change(api, "dance")
