@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,7 +34,9 @@ SOCKET: Final = "applications"
 _SETTING: Final = "applications"  # of the journal
 _MOST_PEERS: Final = 64
 _MOST_EXPECTED: Final = 8192  # characters of JSON
+_MOST_NESTED: Final = 16  # lists and objects in what is expected
 _MOST_LATENCIES: Final = 4096  # in one report
+_MOST_ERRORS: Final = 10**9  # in one report
 
 
 class Refused(Exception):
@@ -73,7 +76,8 @@ class Applications:
         self._peers.clear()
         if self._socket is not None:
             self._socket.close()
-            durable.remove(self.path)
+            with contextlib.suppress(OSError):  # the next process removes it
+                durable.remove(self.path)
 
     def tick(self, journal: Journal, slots: Slots, now_s: float) -> None:
         """Take in what applications say, answer, and let leases lapse."""
@@ -131,6 +135,8 @@ class Applications:
             return {"ok": True, **self._operation(peer, header)(peer, header, world)}
         except Refused as error:
             return {"ok": False, "code": error.code, "message": str(error)}
+        except RecursionError:  # what was read at one depth of the stack may not be at another
+            return {"ok": False, "code": "invalid", "message": "it is nested too deeply"}
 
     def _operation(
         self, peer: Peer, header: Mapping[str, Any]
@@ -172,6 +178,7 @@ class Applications:
 
     def _lease(self, peer: Peer, _header: Mapping[str, Any], world: _World) -> dict[str, Any]:
         lease = self._held(peer)
+        lease.heard_s = world.now_s  # an application may ask while the slot holds nothing
         renewed(lease, world.given(lease.registered.slot), world.now_s)
         return {**plain.to_plain(lease.given), "lease_s": LEASE_S}
 
@@ -189,11 +196,13 @@ class Applications:
         lease.heard_s = world.now_s
         latencies, errors = header.get("latencies_ms", []), header.get("errors", 0)
         right = isinstance(latencies, list) and len(latencies) <= _MOST_LATENCIES
-        if not right or not all(_is_number(one) and one >= 0 for one in latencies):
-            what = f"'latencies_ms' is a list of at most {_MOST_LATENCIES} numbers from 0"
+        if not right or not all(_is_latency(one) for one in latencies):
+            what = f"'latencies_ms' is a list of at most {_MOST_LATENCIES} finite numbers from 0"
             raise Refused("invalid", what)
-        if not isinstance(errors, int) or isinstance(errors, bool) or errors < 0:
-            raise Refused("invalid", "'errors' is a count of requests that failed")
+        count = isinstance(errors, int) and not isinstance(errors, bool)
+        if not count or not 0 <= errors <= _MOST_ERRORS:
+            what = f"'errors' is a count of requests that failed, at most {_MOST_ERRORS}"
+            raise Refused("invalid", what)
         lease.report([float(one) for one in latencies], errors)
         return {}
 
@@ -278,6 +287,8 @@ def _registration(header: Mapping[str, Any]) -> Registered:
     expected = header.get("expects")
     if expected is not None and not isinstance(expected, dict):
         raise Refused("invalid", "'expects' is an object, see agent/APPLICATIONS.md")
+    if _depth(expected) > _MOST_NESTED:
+        raise Refused("invalid", f"'expects' is nested more than {_MOST_NESTED} deep")
     if len(json.dumps(expected)) > _MOST_EXPECTED:
         raise Refused("invalid", f"'expects' is longer than {_MOST_EXPECTED} characters")
     return Registered(application=str(application), slot=str(slot), expects=expected)
@@ -287,8 +298,24 @@ def _same(one: Registered, other: Registered) -> bool:
     return (one.application, one.slot) == (other.application, other.slot)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _depth(value: object) -> int:
+    """Of lists and objects in one another; without recursion, which has a limit of its own."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, list | dict)]:
+        depth += 1
+        level = [
+            inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return depth
+
+
+def _is_latency(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value) and value >= 0
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _order(registered: Registered) -> tuple[str, str]:

@@ -372,12 +372,23 @@ def _go_back(path: Path, error: JournalError) -> Journal:
     usable = {n: copy for n, copy in _copies(path).items() if n <= len(_MIGRATIONS)}
     if not usable:
         raise error
-    aside = _aside(path, "newer")
+    copy, aside = usable[max(usable)], _aside(path, "newer")
+    _end_outbox(copy)
     _move(path, aside)
-    durable.replace(usable[max(usable)], path)
+    durable.replace(copy, path)
     durable.sync_folder(path.parent)
     reason = f"a newer agent's journal was moved to {aside.name}, the one from before it goes on"
     return Journal(_open(path), path, lost=reason)
+
+
+def _end_outbox(copy: Path) -> None:
+    """The newer agent went on counting: the controller would take our numbers for its own."""
+    connection = sqlite3.connect(copy, isolation_level=None)
+    try:
+        script = "DELETE FROM outbox; DELETE FROM settings WHERE name IN ('outbox', 'sequence');"
+        durable.run_script(connection, copy, f"BEGIN; {script} COMMIT;")
+    finally:
+        connection.close()
 
 
 def _check(connection: sqlite3.Connection) -> None:

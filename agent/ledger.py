@@ -54,11 +54,11 @@ class Ledger:
         """``metering`` is given the root of the device's files; both are asked now and then."""
         self._path, self._tally = folder / "ledger.json", folder / TALLY
         self._metering, self._written = metering, written
-        self.problem = ""
+        self._lost = self._refused = ""
         self.books = self._read()
         self._allowance, self._root, self._at_unix = Allowance(), "/", 0.0
         self._dirty = False
-        self._settled = self.books.tally  # the transfer that is in the file
+        self._settled = self._in_books()  # how much of which transfer is in the file
         self._saved_s: float | None = None
         self._looked_s = -LOOK_S
         self._asked_s: float | None = None  # look of which `_known` is
@@ -83,8 +83,13 @@ class Ledger:
             self._add(passed, 0)
         self._saved_s = now_s if self._saved_s is None else self._saved_s
         if self._dirty and now_s >= self._saved_s + SAVE_S:
+            self._saved_s = now_s  # also where the disk refuses: not at every step again
             self.save()
-            self._saved_s = now_s
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the file; empty: nothing."""
+        return self._refused or self._lost
 
     def spent(self) -> Spent:
         """Of this month and day, up to now."""
@@ -101,8 +106,7 @@ class Ledger:
     def purse(self) -> Purse:
         """For a fetch that begins now; what the one before it spent is on the disk then."""
         left = rules.transfers_left(self._allowance, self.spent())
-        if self.books.tally != self._settled:
-            self.save()
+        if self._in_books() != self._settled and self.save():
             durable.remove(self._tally)
         return Purse(tally=str(self._tally), tally_id=uuid.uuid4().hex, most_bytes=left)
 
@@ -122,16 +126,25 @@ class Ledger:
         """Of the allowance that is used up most, at the last look."""
         return rules.spent(self.books, self._allowance, self._at_unix).share(self._allowance)
 
-    def save(self) -> None:
-        """Write the ledger down."""
-        durable.write(self._path, json.dumps(plain.to_plain(self.books)).encode())
-        self._dirty, self._settled = False, self.books.tally
+    def save(self) -> bool:
+        """Write the ledger down. Whether it was: a disk that refuses leaves a `problem`."""
+        try:
+            durable.write(self._path, json.dumps(plain.to_plain(self.books)).encode())
+        except OSError as error:
+            self._refused = f"the ledger of transfers cannot be written: {error}"
+            log.warning("action=ledger_refused reason=%s", error)
+            return False
+        self._dirty, self._settled, self._refused = False, self._in_books(), ""
+        return True
 
     def close(self, link_bytes: int) -> None:
         """The agent ends; its link has passed so much."""
         self._count(link_bytes - self._link_bytes)
         if self._dirty:
             self.save()
+
+    def _in_books(self) -> tuple[str, int]:
+        return self.books.tally, self.books.tally_bytes
 
     def _count(self, passed: int) -> None:
         tally, received = _tally(self._tally)
@@ -158,7 +171,7 @@ class Ledger:
         except FileNotFoundError:
             return Books()
         except (OSError, ValueError) as error:
-            self.problem = f"the ledger of transfers cannot be read and begins anew: {error}"
+            self._lost = f"the ledger of transfers cannot be read and begins anew: {error}"
             log.warning("action=ledger_lost reason=%s", error)
             return Books()
 

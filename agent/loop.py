@@ -143,11 +143,12 @@ class Supervisor:
     # Look
 
     def _count(self, desk: Desk) -> None:
-        settings = self._parts.settings.settings
+        settings, before = self._parts.settings.settings, self._ledger.problem
         self._ledger.tick(
             settings.allowance, root=desk.setting.root, wall_unix=desk.wall_unix,
             floor_unix=desk.floor_unix, now_s=desk.now_s, link_bytes=self._link.passed.count,
         )  # fmt: skip
+        self._dirty |= self._ledger.problem != before
 
     def _await(self, stop: threading.Event, wait_s: float) -> None:
         """Sleep, or until the first event comes."""

@@ -110,6 +110,8 @@ def _parsed(header: bytes) -> Mapping[str, Any]:
         value = json.loads(header)
     except ValueError as error:
         raise Broken(f"no frame header: {error}") from error
+    except RecursionError as error:
+        raise Broken("no frame header: it is nested too deeply") from error
     if not isinstance(value, dict) or value.get("tensors"):
         raise Broken("a header is a JSON object; this socket takes no tensors")
     return value

@@ -167,7 +167,7 @@ def hold(
         missing_bytes: of the transport file, that are still to come.
         at_unix: the latest moment that can be trusted.
         asked: the order asks for a metered link.
-        delta: a delta may do with less: only the worker learns how much.
+        delta: a delta may do with less of the network: only the worker learns how much.
     """
     if missing_bytes <= 0:
         return None  # what is here costs nothing
@@ -180,7 +180,7 @@ def hold(
         return _over(missing_bytes, "transfers", left, cap, "month", gone.month_ends_unix, at_unix)
     needs = WRITE_FACTOR * missing_bytes
     cap = allowance.write_bytes_per_day
-    if cap and cap - gone.written < needs and not delta:
+    if cap and cap - gone.written < needs:  # a delta is rebuilt and unpacked: it writes no less
         left = max(0, cap - gone.written)
         return _over(needs, "writes", left, cap, "day", gone.day_ends_unix, at_unix)
     return None

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "agent/build.py:_alone": "the data directory itself",
     "agent/cli.py:_enroll": "an enrolment, which is begun anew with a new token",
     "agent/journal.py:open_journal": "the data directory itself",
+    "agent/journal.py:_end_outbox": "the copy, before it takes the place of the journal",
     "agent/journal.py:_go_back": "an agent that went back to an older version, once",
     "agent/journal.py:_keep_copy": "before a new version's first start; made anew when cut short",
     "agent/journal.py:_move": "tests/scenarios/test_agent_damage.py",

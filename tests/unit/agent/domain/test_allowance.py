@@ -63,6 +63,10 @@ WAITS: dict[str, tuple[dict[str, Any], Spent, Metering, dict[str, Any], str]] = 
         "this needs 300 bytes of writes, 299 bytes of the day's 900 bytes left",
     ),
     "writes fit": ({"write_bytes_per_day": DAY_CAP}, Spent(written=600), UNKNOWN, {}, ""),
+    "a delta writes as much": (
+        {"write_bytes_per_day": DAY_CAP}, Spent(written=601), UNKNOWN, {"delta": True},
+        "this needs 300 bytes of writes",
+    ),
     "metered": ({}, Spent(), PHONE, {}, "wwan0 is a modem's line"),
     "metered and asked for": ({}, Spent(), PHONE, {"asked": True}, ""),
     "asked for, but spent": (

@@ -11,6 +11,7 @@ import pytest
 from agent.domain.record import SlotFacts
 from agent.errors import JournalError
 from agent.journal import KEPT_ENDED, KEPT_KNOWN, KEPT_STUDIES, Journal, open_journal, read_journal
+from agent.outbox import Outbox
 from fitment.core.deployment import DeploymentState as State
 from fitment.core.deployment import Outcome
 from tests.unit.agent.domain.orders import assignment, record
@@ -183,6 +184,7 @@ def test_an_agent_that_goes_back_to_the_version_before_starts(
     path, ours = tmp_path / "journal.db", module._MIGRATIONS
     old = open_journal(path)
     old.save_slot(SlotFacts(slot="digits", counter=1))
+    before = _row(old)
     old.close()
     with monkeypatch.context() as newer:
         script = "DROP TABLE studies;" if breaks else "CREATE TABLE more (id TEXT PRIMARY KEY);"
@@ -191,10 +193,14 @@ def test_an_agent_that_goes_back_to_the_version_before_starts(
             newer.setattr(module, "_OLDEST", len(ours) + 1)
         new = open_journal(path)
         new.save_slot(SlotFacts(slot="digits", counter=2))
+        after = _row(new)
         new.close()
     back = open_journal(path)
     assert back.slot("digits").counter == (1 if breaks else 2)
     assert bool(back.lost) is breaks  # then the counters beside the slots are asked
+    there = _row(back)  # a number that the controller has under this outbox would be dropped
+    assert (before, after) == ((before[0], 1), (before[0], 2))
+    assert (there[1], there[0] == before[0]) == ((1, False) if breaks else (3, True))
     back.save_study("s-1")
     back.close()
     left = {path.name for path in tmp_path.iterdir()}
@@ -204,6 +210,13 @@ def test_an_agent_that_goes_back_to_the_version_before_starts(
         again = open_journal(path)
         assert (again.lost, set(again.studies())) == ("", {"s-1"})
         again.close()
+
+
+def _row(journal: Journal) -> tuple[str, int]:
+    outbox = Outbox(journal)
+    batch = outbox.append(boot_id="b", monotonic_ns=1, wall_unix_ns=1, columns={}, tags={})
+    assert outbox.first_available() == 1
+    return batch.outbox, batch.sequence
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:

@@ -136,6 +136,48 @@ def test_it_is_written_every_quarter_of_an_hour_at_most(
     assert 0 <= 30 * SAVE_S - world.transferred <= 10 * SAVE_S
 
 
+def test_what_came_after_the_ledger_was_written_is_settled_as_well(world: World) -> None:
+    given = world.ledger.purse()
+    for count in (400, 700):  # one transfer: the ledger is written in its midst
+        with (world.folder / TALLY).open("a") as file:
+            file.write(f"{given.tally_id} {count}\n")
+        if count == 400:
+            world.tick(SAVE_S)
+    world.fetch(50)
+    world.start()
+    world.tick()
+    assert world.transferred == 750
+
+
+def test_a_disk_that_refuses_is_a_problem_and_no_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def refuse(path: Path, _data: bytes) -> None:
+        tries.append(path)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(durable, "write", refuse)
+        for _ in range(10):
+            world.link_bytes += 10
+            world.tick(SAVE_S / 5)
+        assert "cannot be written" in world.ledger.problem
+        assert len(tries) == 2
+        world.fetch(700)
+        assert world.transferred == 800
+        world.fetch(50)
+        world.ledger.close(world.link_bytes)
+        assert (world.folder / TALLY).exists()  # it is in no ledger yet
+    world.tick(SAVE_S)
+    assert world.ledger.problem == ""
+    world.start()
+    world.link_bytes = 0
+    world.tick()
+    assert world.transferred == 850
+
+
 def test_what_the_kernel_says_was_written(world: World) -> None:
     world.written = 5000
     world.tick(40)
