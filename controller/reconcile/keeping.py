@@ -1,4 +1,4 @@
-"""Keeping telemetry: rolled up soon, forgotten late, in steps so small that a tick stays short."""
+"""Keeping telemetry and labels: rolled up soon, forgotten late, in steps that keep a tick short."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass, replace
 
 from controller.domain.telemetry import Keep
+from controller.reconcile import labelling
 from controller.reconcile.context import Context
 
 ROUND_S = 60.0
 """Between two rounds; how late rollups are when there is little to do. A round of a minute adds
 to a rollup once where a round of a second would sixty times."""
 STEP_ROWS = 200
+STEP_LABELS = 200
+"""Tallies of labels that a round forgets; they are kept for as long as rollups of days."""
 BUDGET_S = 0.05
 """Of one tick; what is left over is the next one's. A step takes a third of it."""
 
@@ -35,6 +38,8 @@ def advance(context: Context, going: Round) -> Round:
         going = _step(context, going, now)
         if time.perf_counter() >= until:
             return going
+    bound = context.settings.retention.of(Keep.DAY)
+    labelling.forget(context.store, now - bound.age_s, STEP_LABELS)
     return Round(begins_at=now + ROUND_S)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -175,6 +176,27 @@ def _failure(context: Context, made: fleet.Rollout) -> str:
     )  # fmt: skip
     mine = [r for r in rollout.reports(view, final=True) if r.gate in accuracy.GATES]
     return gates.failed(mine)
+
+
+def forget(store: Store, before_s: float, limit: int) -> int:
+    """Drop pages of labels, and what they come to, of hours before a moment.
+
+    Goes through tallies in the order in which they came, up to the first that is to be kept: what
+    was posted late stays until then, for no longer after it was posted than others.
+
+    Returns:
+        How many tallies went, at most ``limit``.
+    """
+    first = (tally for _, tally in store.tallies.page(limit))
+    old = list(itertools.takewhile(lambda tally: tally.start_s + labels.HOUR_S <= before_s, first))
+    if not old:
+        return 0
+    with store.transaction():
+        for key in {labels.page_of(tally.device, tally.start_s).key for tally in old}:
+            store.pages.delete(key)
+        for tally in old:
+            store.tallies.delete(tally.key)
+    return len(old)
 
 
 def asks(gate: fleet.Gate) -> bool:

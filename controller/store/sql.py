@@ -39,6 +39,8 @@ _LEASE = (col(SettingRow.tenant) == "", col(SettingRow.key) == lease.KEY)
 
 KNOWN = 20_000
 """Documents of each type whose record is kept beside them, so that they are not read again."""
+PAGES_KNOWN = 16
+"""The same of pages of labels, of which one may be some megabytes."""
 
 
 class SqlCollection(Generic[R]):
@@ -47,13 +49,14 @@ class SqlCollection(Generic[R]):
     Statements are built once: building one takes longer than SQLite does to run it.
     """
 
-    def __init__(self, session: Session, tenant: str, kind: type[R]) -> None:
+    def __init__(self, session: Session, tenant: str, kind: type[R], *, known: int = KNOWN) -> None:
         self._session = session
         self._tenant = tenant
         self._kind = kind
         self._table = SQLModel.metadata.tables[str(ROWS[kind].__tablename__)]
         self._mine = self._table.c.tenant == tenant
         self._told: list[Callable[[str], None]] = []
+        self._known_most = known
         self._known: OrderedDict[str, tuple[str, R]] = OrderedDict()
         same = (self._mine, self._table.c.key == bindparam("same"))
         self._get = select(self._table.c.document).where(*same)
@@ -167,7 +170,7 @@ class SqlCollection(Generic[R]):
     def _know(self, key: str, document: str, record: R) -> None:
         self._known[key] = (document, record)
         self._known.move_to_end(key)
-        if len(self._known) > KNOWN:
+        if len(self._known) > self._known_most:
             self._known.popitem(last=False)
 
 
@@ -191,7 +194,7 @@ class SqlStore:
         self.tickets = SqlCollection(session, tenant, Ticket)
         self.audit = SqlCollection(session, tenant, fleet.AuditEntry)
         self.answers = SqlCollection(session, tenant, fleet.Answer)
-        self.pages = SqlCollection(session, tenant, LabelPage)
+        self.pages = SqlCollection(session, tenant, LabelPage, known=PAGES_KNOWN)
         self.tallies = SqlCollection(session, tenant, FieldTally)
         self.groups = SqlCollection(session, tenant, DeviceGroup)
         self.notes = SqlCollection(session, tenant, Note)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from controller.domain import field, fleet
+from controller.domain import field, fleet, labels
 from controller.domain.fleet import RolloutState
 from controller.errors import NotFound, UserError
-from controller.reconcile import labelling
+from controller.reconcile import keeping, labelling
 from controller.reconcile.rolling import RolloutPlan
+from controller.store.sql import PAGES_KNOWN
 from tests.unit.controller.reconcile.test_rolling import joined, second_release
 
 GATE = fleet.Gate(latency_ratio_max=None, field_drop_max=0.05, must_pass=True)
@@ -164,3 +165,26 @@ def test_labels_of_a_reused_name_are_of_the_new_device(world: Any) -> None:
     world.store.devices.put(replace(world.store.devices.get("a"), renamed_at=world.clock()))
     with pytest.raises(UserError, match="never committed anything"):
         world.controller.post_labels("a", answers(world, 1, wrong=0))
+
+
+def test_labels_are_forgotten_when_they_are_as_old_as_daily_rollups(world: Any) -> None:
+    served(world, names="a")
+    keep_s = world.controller.context.settings.retention.day.age_s
+    world.clock.advance(keep_s - 9000.0)
+    world.controller.post_labels("a", answers(world, 10, wrong=1))
+    world.clock.advance(keeping.ROUND_S)
+    world.turn()
+    assert len(world.store.pages.find()) == 2
+    world.clock.advance(9000.0)
+    world.turn()
+    (page,), (tally,) = world.store.pages.find(), world.store.tallies.find()
+    assert len(page.lines) == tally.count == 10
+    assert page.key == f"a/{tally.start_s}"
+
+
+def test_few_pages_are_kept_in_memory(world: Any) -> None:
+    joined(world, "a")
+    for hour in range(PAGES_KNOWN + 4):
+        world.store.pages.put(labels.page_of("a", 3600.0 * hour))
+    assert len(world.store.pages._known) <= PAGES_KNOWN
+    assert len(world.store.pages.find()) == PAGES_KNOWN + 4
