@@ -14,7 +14,7 @@ from agent.desk import Desk
 from agent.domain.leases import Lease
 from agent.domain.record import DeploymentRecord
 from agent.domain.rungs import parted
-from agent.domain.trial import Look, Told, judge, shadowed
+from agent.domain.trial import Look, Told, judge, shadowed, unanswered
 
 
 def server(desk: Desk, record: DeploymentRecord) -> Told | None:
@@ -22,6 +22,16 @@ def server(desk: Desk, record: DeploymentRecord) -> Told | None:
     path = _socket(desk, record)
     folder = desk.slots.folder(record.assignment.slot, record.folder)
     return None if path is None else served.told(path, os.path.realpath(folder))
+
+
+def silent(desk: Desk, record: DeploymentRecord) -> Look:
+    """What to make of a `server` that said nothing before the switch."""
+    path, order = _socket(desk, record), record.assignment
+    if path is None or not path.exists():
+        return Look()
+    in_shadow_s = order.shadow.seconds if order.shadow is not None else 0.0
+    waited_s = desk.now_s - record.state_entered_at_s - in_shadow_s
+    return unanswered(parted(order.slot)[0], waited_s=waited_s)
 
 
 def misfits(desk: Desk, record: DeploymentRecord) -> tuple[str, ...]:
@@ -46,8 +56,9 @@ def shadow(desk: Desk, record: DeploymentRecord) -> Look:
         return Look()
     wanted, seen = order.bundle.variant, served.seen(path)
     found = shadowed(
-        seen, order.shadow, wanted=wanted, waited_s=desk.now_s - record.state_entered_at_s
-    )
+        seen, order.shadow, wanted=wanted, there=path.exists(),
+        waited_s=desk.now_s - record.state_entered_at_s,
+    )  # fmt: skip
     if found.waits and seen is not None and seen.variant != wanted:
         applied = record.calibration is not None and record.calibration.applied
         overlay = desk.slots.overlay(order.slot, record.folder)

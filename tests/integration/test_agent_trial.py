@@ -156,7 +156,7 @@ def test_a_variant_is_committed_only_when_those_who_run_it_bear_it_out(trials: T
         load.end()
     assert (outcome, load.failures) == (Outcome.COMMITTED, []), why
     notes = " ".join(note for state in trials.place.reported for note in state.notes)
-    assert "in the shadow: 0 inputs so far, 2 s are asked" in notes
+    assert "in the shadow: 2 s of live inputs are asked" in notes
     committed = digest.digest_bytes((trials.slots.link("shoes") / "bundle.json").read_bytes())
     with contextlib.closing(client.Slot.open(trials.sockets / "shoes.sock")) as slot:
         assert slot.stats()["variant"] == committed
