@@ -76,7 +76,11 @@ def end_shadow(desk: Desk, record: DeploymentRecord) -> None:
 
 def look(desk: Desk, record: DeploymentRecord) -> Look:
     """Where the trial stands: over as soon as one finds it bad, and waiting while one does."""
-    looks = [_at_server(desk, record), *(_at(desk, record, one) for one in _leases(desk, record))]
+    looks = [
+        _at_server(desk, record),
+        *(_at(desk, record, one) for one in _leases(desk, record)),
+        *(_at(desk, record, one, gone=True) for one in _gone(desk, record)),
+    ]
     bad = tuple(f"on trial: {why}" for one in looks for why in one.bad)
     waits = next((f"on trial: {one.waits}" for one in looks if one.waits), "")
     return Look(bad=bad, waits=waits)
@@ -101,11 +105,15 @@ def _at_server(desk: Desk, record: DeploymentRecord) -> Look:
     )  # fmt: skip
 
 
-def _at(desk: Desk, record: DeploymentRecord, lease: Lease) -> Look:
-    """What one application says; one that is gone has no lease, and holds up nothing."""
+def _at(desk: Desk, record: DeploymentRecord, lease: Lease, *, gone: bool = False) -> Look:
+    """What one application says.
+
+    One that ended with what is on trial, and gave no lease back, is waited for: a variant that
+    ends its applications must not be committed.
+    """
     order, (before, now) = record.assignment, lease.told()
     return judge(
-        f"application '{lease.registered.application}'", before, now,
+        f"application '{lease.registered.application}'", before, None if gone else now,
         wanted=order.bundle.variant, gates=order.gates, limit_s=desk.takeover_s,
         waited_s=desk.now_s - max(record.state_entered_at_s, lease.since_s),
     )  # fmt: skip
@@ -117,6 +125,13 @@ def _leases(desk: Desk, record: DeploymentRecord) -> tuple[Lease, ...]:
     if desk.applications is None or desk.slots.rung(name) != rung:
         return ()
     return desk.applications.of(name)
+
+
+def _gone(desk: Desk, record: DeploymentRecord) -> tuple[Lease, ...]:
+    name, rung = parted(record.assignment.slot)
+    if desk.applications is None or desk.slots.rung(name) != rung:
+        return ()
+    return desk.applications.gone(name)
 
 
 def _socket(desk: Desk, record: DeploymentRecord) -> Path | None:
