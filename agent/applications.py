@@ -93,6 +93,11 @@ class Applications:
         self._gone = _on_trial(self._gone, journal, slots) if self._gone else []
         self._keep(journal, self._registered())
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a lease at all."""
+        return next(self._leases(), None) is not None
+
     def of(self, slot: str) -> tuple[Lease, ...]:
         """Leases on a slot."""
         return tuple(lease for lease in self._leases() if lease.registered.slot == slot)

@@ -7,6 +7,7 @@ sees what is on trial.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from agent import applications, served
@@ -15,6 +16,7 @@ from agent.domain.leases import Lease
 from agent.domain.record import DeploymentRecord
 from agent.domain.rungs import parted
 from agent.domain.trial import Look, Told, judge, shadowed, unanswered
+from agent.slots import FOLDERS
 
 
 def server(desk: Desk, record: DeploymentRecord) -> Told | None:
@@ -47,6 +49,14 @@ def holder(desk: Desk, slot: str, letter: str) -> str:
     if desk.applications is None:
         return ""
     return desk.applications.holder(desk.slots.folder(slot, letter))
+
+
+def held_rungs(desk: Desk) -> frozenset[str]:
+    """Slots of rungs with a folder that an application has loaded, or is about to."""
+    if desk.applications is None or not desk.applications.any:
+        return frozenset()
+    names = (facts.slot for facts in desk.journal.slots() if parted(facts.slot)[1])
+    return frozenset(name for name in names if any(holder(desk, name, x) for x in FOLDERS))
 
 
 def shadow(desk: Desk, record: DeploymentRecord) -> Look:
@@ -112,6 +122,9 @@ def _at(desk: Desk, record: DeploymentRecord, lease: Lease, *, gone: bool = Fals
     ends its applications must not be committed.
     """
     order, (before, now) = record.assignment, lease.told()
+    folder = str(desk.slots.folder(order.slot, record.folder))
+    if now.variant == order.bundle.variant and lease.loaded.folder != folder:
+        now = replace(now, variant="", refused="it has the same digest from the folder before")
     return judge(
         f"application '{lease.registered.application}'", before, None if gone else now,
         wanted=order.bundle.variant, gates=order.gates, limit_s=desk.takeover_s,
