@@ -244,8 +244,10 @@ def _judge(desk: Desk, record: DeploymentRecord) -> Next:
         return Answer(event=Event.HELD, reasons=(f"judged good; {found.reason}",))
     if unseen := _unproven(trial.shadow(desk, record)):
         return unseen
-    before = {"served": trial.server(desk, record)}  # stored before anything is switched
-    return Answer(event=Event.JUDGED_GOOD, reasons=judgement.reasons, changes=before)
+    served = trial.server(desk, record)  # stored before anything is switched
+    if served is None and (unheard := _unproven(trial.silent(desk, record))):
+        return unheard
+    return Answer(event=Event.JUDGED_GOOD, reasons=judgement.reasons, changes={"served": served})
 
 
 def _try_out(desk: Desk, record: DeploymentRecord) -> Next:

@@ -19,13 +19,14 @@ from agent import durable
 from agent.domain import expects as matching
 from agent.domain.leases import LEASE_S, Given, Lease, NotGiven, Registered, renewed
 from agent.domain.plan import safe_name
-from agent.domain.rungs import rung_slot
+from agent.domain.rungs import parted, rung_slot
 from agent.errors import AgentError
 from agent.journal import Journal
 from agent.peers import Broken, Peer, listener
 from agent.slots import Slots
 from fitment.core import plain
 from fitment.core.bundle import MANIFEST_NAME, BundleManifest
+from fitment.core.deployment import DeploymentState
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Applications:
         self._socket: socket.socket | None = None
         self._peers: dict[Peer, Lease | None] = {}
         self._away: list[Lease] = []  # of an earlier process of ours: they may come back
+        self._gone: list[Lease] = []  # ended unreleased, while what they were given is on trial
         self._kept: list[Registered] | None = None  # what the journal holds; None: not read yet
 
     def listen(self) -> None:
@@ -88,16 +90,32 @@ class Applications:
         for peer in list(self._peers):
             self._hear(peer, journal, slots, now_s)
         self._lapse(now_s)
+        self._gone = _on_trial(self._gone, journal, slots) if self._gone else []
         self._keep(journal, self._registered())
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a lease at all."""
+        return next(self._leases(), None) is not None
 
     def of(self, slot: str) -> tuple[Lease, ...]:
         """Leases on a slot."""
         return tuple(lease for lease in self._leases() if lease.registered.slot == slot)
 
+    def gone(self, slot: str) -> tuple[Lease, ...]:
+        """Of applications that were given what is on trial, and ended without giving it back."""
+        return tuple(lease for lease in self._gone if lease.registered.slot == slot)
+
     def holder(self, folder: Path) -> str:
-        """Which application needs a bundle's folder as it is; empty: none."""
-        names = (one.registered.application for one in self._leases() if str(folder) in one.holds)
-        return next(names, "")
+        """Which application needs a bundle's folder as it is; empty: none.
+
+        What one of an earlier process of ours has loaded is not known until it comes back: it
+        holds all that is in its slot, rungs as well.
+        """
+        slot, _ = parted(folder.parent.name)
+        held = (one for one in self._leases() if str(folder) in one.holds)
+        away = (one for one in self._away if one.registered.slot == slot)
+        return next((one.registered.application for one in (*held, *away)), "")
 
     def _leases(self) -> Iterator[Lease]:
         yield from (lease for lease in self._peers.values() if lease is not None)
@@ -165,13 +183,17 @@ class Applications:
         wrong = misfits(registered, Path(given.folder))
         if wrong:
             raise Refused("io_mismatch", wrong)
-        lease = Lease(registered=registered, since_s=world.now_s, heard_s=world.now_s, given=given)
+        # One that comes back has no more time than it had.
+        before = (one.since_s for one in (*same, *self._gone) if _same(one.registered, registered))
+        since_s = min(before, default=world.now_s)
+        lease = Lease(registered=registered, since_s=since_s, heard_s=world.now_s, given=given)
         others = [one for one in self._registered() if not _same(one, registered)]
         try:
             self._keep(world.journal, [*others, registered])  # before it may count on it
         except AgentError as error:
             raise Refused("disk", f"the lease cannot be kept: {error}") from error
         self._away = [one for one in self._away if one not in same]
+        self._gone = [one for one in self._gone if not _same(one.registered, registered)]
         self._peers[peer] = lease
         log.info("action=lease application=%s slot=%s", registered.application, registered.slot)
         return {**plain.to_plain(given), "lease_s": LEASE_S}
@@ -232,6 +254,7 @@ class Applications:
         peer.close()
         lease = self._peers.pop(peer)
         if lease is not None:
+            self._gone.append(lease)
             name = lease.registered.application
             log.info("action=lease_ended application=%s reason=%s", name, why)
 
@@ -316,6 +339,15 @@ def _is_latency(value: object) -> bool:
         return math.isfinite(value) and value >= 0
     except OverflowError:  # a whole number of hundreds of digits
         return False
+
+
+def _on_trial(gone: list[Lease], journal: Journal, slots: Slots) -> list[Lease]:
+    """Those that were given what is on trial now."""
+    record = journal.active()
+    if record is None or record.state is not DeploymentState.TRIAL:
+        return []
+    folder = str(slots.folder(record.assignment.slot, record.folder))
+    return [one for one in gone if one.given.folder == folder]
 
 
 def _order(registered: Registered) -> tuple[str, str]:

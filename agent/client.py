@@ -11,6 +11,7 @@ The wire is in ``agent/APPLICATIONS.md``, for C, Kotlin and Swift.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -102,6 +103,12 @@ class _Connection:
         if not answer.get("ok"):
             raise ClientError(str(answer.get("code", "")), str(answer.get("message", "")))
         return answer, found
+
+    def say(self, header: Mapping[str, Any]) -> None:
+        """Without waiting for an answer; to one that is gone there is nothing to say."""
+        text = json.dumps({**header, "tensors": []}).encode()
+        with contextlib.suppress(OSError):
+            self._socket.sendall(_LENGTH.pack(len(text)) + text)
 
     def close(self) -> None:
         self._stream.close()
@@ -235,7 +242,8 @@ class Lease:
     Call `renew` now and then, more often than every `lease_s` seconds; when it gives True, load
     what is in `folder` and call `loaded`. Until then the agent waits with the commit, and the
     folder with what is loaded stays as it is. An application that ends, or stays silent for
-    `lease_s`, has no lease any more and holds up nothing.
+    `lease_s`, has no lease any more; where it was given what is on trial and did not `release`, it
+    must come back in time, or the variant is not committed.
     """
 
     def __init__(
@@ -263,7 +271,7 @@ class Lease:
         try:
             self._take(self._ask("register", **self._wish))
         except ClientError:
-            self.release()
+            self._close()
             raise
         if (self.folder, self.variant) == self._acknowledged:
             self._ask("loaded", variant=self.variant)
@@ -306,7 +314,12 @@ class Lease:
         self._ask("report", latencies_ms=list(latencies_ms), errors=errors)
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Give the lease back. Who ends without it during a trial counts as failed by it."""
+        if self._connection is not None:
+            self._connection.say({"op": "release"})
+        self._close()
+
+    def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
@@ -321,5 +334,5 @@ class Lease:
         try:
             return self._connection.ask({"op": operation, **more})[0]
         except AwayError:
-            self.release()
+            self._close()
             raise

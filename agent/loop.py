@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from agent import reporting
+from agent import reporting, trial
 from agent.deployer import Deployer
 from agent.desk import Desk
 from agent.domain import plan
@@ -62,6 +62,7 @@ class Supervisor:
         self._reported: ReportedState | None = None
         self._dirty = True
         self._replan = True
+        self._held_rungs: frozenset[str] = frozenset()
         self._resumed = False
         runner, jitter = parts.runner, parts.jitter
         self._deployer = Deployer(runner, jitter)
@@ -280,6 +281,9 @@ class Supervisor:
 
     def _decide(self, desk: Desk) -> None:
         """Ask the planner until it has nothing more to say."""
+        held = trial.held_rungs(desk)
+        self._replan |= held != self._held_rungs
+        self._held_rungs = held
         if not self._replan:
             return
         for _ in range(_STEPS_AT_ONCE):
@@ -305,6 +309,7 @@ class Supervisor:
             study=self._studies.study,
             studies_known=frozenset(journal.studies()) | frozenset(waiting),
             quarantine=journal.quarantine(),
+            held=self._held_rungs,
         )
 
     def _perform(self, desk: Desk, step: plan.Step) -> None:

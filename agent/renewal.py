@@ -51,9 +51,12 @@ class Renewal:
         return self._job is not None
 
     def line(self, *, up: bool, now_s: float) -> None:
-        """The line came up, or went down. One that works clears the certificate of suspicion."""
+        """The line came up, or went down. One that works clears the certificate of suspicion.
+
+        What waits after a success goes on waiting: a line that comes and goes renews nothing anew.
+        """
         self._down_since_s = None if up else self._down_since_s or now_s
-        if up:
+        if up and self._tries:
             self._tries, self._not_before_s, self.problem = 0, 0.0, ""
 
     def pause(self) -> None:

@@ -7,6 +7,7 @@ sees what is on trial.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from agent import applications, served
@@ -14,7 +15,8 @@ from agent.desk import Desk
 from agent.domain.leases import Lease
 from agent.domain.record import DeploymentRecord
 from agent.domain.rungs import parted
-from agent.domain.trial import Look, Told, judge, shadowed
+from agent.domain.trial import Look, Told, judge, shadowed, unanswered
+from agent.slots import FOLDERS
 
 
 def server(desk: Desk, record: DeploymentRecord) -> Told | None:
@@ -22,6 +24,16 @@ def server(desk: Desk, record: DeploymentRecord) -> Told | None:
     path = _socket(desk, record)
     folder = desk.slots.folder(record.assignment.slot, record.folder)
     return None if path is None else served.told(path, os.path.realpath(folder))
+
+
+def silent(desk: Desk, record: DeploymentRecord) -> Look:
+    """What to make of a `server` that said nothing before the switch."""
+    path, order = _socket(desk, record), record.assignment
+    if path is None or not path.exists():
+        return Look()
+    in_shadow_s = order.shadow.seconds if order.shadow is not None else 0.0
+    waited_s = desk.now_s - record.state_entered_at_s - in_shadow_s
+    return unanswered(parted(order.slot)[0], waited_s=waited_s)
 
 
 def misfits(desk: Desk, record: DeploymentRecord) -> tuple[str, ...]:
@@ -39,6 +51,14 @@ def holder(desk: Desk, slot: str, letter: str) -> str:
     return desk.applications.holder(desk.slots.folder(slot, letter))
 
 
+def held_rungs(desk: Desk) -> frozenset[str]:
+    """Slots of rungs with a folder that an application has loaded, or is about to."""
+    if desk.applications is None or not desk.applications.any:
+        return frozenset()
+    names = (facts.slot for facts in desk.journal.slots() if parted(facts.slot)[1])
+    return frozenset(name for name in names if any(holder(desk, name, x) for x in FOLDERS))
+
+
 def shadow(desk: Desk, record: DeploymentRecord) -> Look:
     """Where the candidate stands that the order wants to see live inputs first."""
     path, order = _socket(desk, record), record.assignment
@@ -46,8 +66,9 @@ def shadow(desk: Desk, record: DeploymentRecord) -> Look:
         return Look()
     wanted, seen = order.bundle.variant, served.seen(path)
     found = shadowed(
-        seen, order.shadow, wanted=wanted, waited_s=desk.now_s - record.state_entered_at_s
-    )
+        seen, order.shadow, wanted=wanted, there=path.exists(),
+        waited_s=desk.now_s - record.state_entered_at_s,
+    )  # fmt: skip
     if found.waits and seen is not None and seen.variant != wanted:
         applied = record.calibration is not None and record.calibration.applied
         overlay = desk.slots.overlay(order.slot, record.folder)
@@ -65,7 +86,11 @@ def end_shadow(desk: Desk, record: DeploymentRecord) -> None:
 
 def look(desk: Desk, record: DeploymentRecord) -> Look:
     """Where the trial stands: over as soon as one finds it bad, and waiting while one does."""
-    looks = [_at_server(desk, record), *(_at(desk, record, one) for one in _leases(desk, record))]
+    looks = [
+        _at_server(desk, record),
+        *(_at(desk, record, one) for one in _leases(desk, record)),
+        *(_at(desk, record, one, gone=True) for one in _gone(desk, record)),
+    ]
     bad = tuple(f"on trial: {why}" for one in looks for why in one.bad)
     waits = next((f"on trial: {one.waits}" for one in looks if one.waits), "")
     return Look(bad=bad, waits=waits)
@@ -90,11 +115,18 @@ def _at_server(desk: Desk, record: DeploymentRecord) -> Look:
     )  # fmt: skip
 
 
-def _at(desk: Desk, record: DeploymentRecord, lease: Lease) -> Look:
-    """What one application says; one that is gone has no lease, and holds up nothing."""
+def _at(desk: Desk, record: DeploymentRecord, lease: Lease, *, gone: bool = False) -> Look:
+    """What one application says.
+
+    One that ended with what is on trial, and gave no lease back, is waited for: a variant that
+    ends its applications must not be committed.
+    """
     order, (before, now) = record.assignment, lease.told()
+    folder = str(desk.slots.folder(order.slot, record.folder))
+    if now.variant == order.bundle.variant and lease.loaded.folder != folder:
+        now = replace(now, variant="", refused="it has the same digest from the folder before")
     return judge(
-        f"application '{lease.registered.application}'", before, now,
+        f"application '{lease.registered.application}'", before, None if gone else now,
         wanted=order.bundle.variant, gates=order.gates, limit_s=desk.takeover_s,
         waited_s=desk.now_s - max(record.state_entered_at_s, lease.since_s),
     )  # fmt: skip
@@ -106,6 +138,13 @@ def _leases(desk: Desk, record: DeploymentRecord) -> tuple[Lease, ...]:
     if desk.applications is None or desk.slots.rung(name) != rung:
         return ()
     return desk.applications.of(name)
+
+
+def _gone(desk: Desk, record: DeploymentRecord) -> tuple[Lease, ...]:
+    name, rung = parted(record.assignment.slot)
+    if desk.applications is None or desk.slots.rung(name) != rung:
+        return ()
+    return desk.applications.gone(name)
 
 
 def _socket(desk: Desk, record: DeploymentRecord) -> Path | None:

@@ -218,8 +218,6 @@ def month_of(at_unix: float, starts_on: int) -> tuple[str, float]:
     if now < begun:
         begun = (begun - dt.timedelta(days=28)).replace(day=starts_on)
     ends = (begun + dt.timedelta(days=31)).replace(day=starts_on)
-    if ends <= begun + dt.timedelta(days=27):  # 31 days may lead into the same period's month
-        ends = (ends + dt.timedelta(days=31)).replace(day=starts_on)
     return begun.date().isoformat(), ends.timestamp()
 
 

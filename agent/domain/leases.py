@@ -96,7 +96,7 @@ class Lease:
                 f"the lease is on {self.given.variant or 'nothing'}, not on {variant or 'nothing'}:"
                 " ask for the lease again and load what it names"
             )
-        if variant != self.loaded.variant:
+        if self.given != self.loaded:  # the same digest may come anew, with another calibration
             self.earlier, self.earlier_variant = self.tally, self.loaded.variant
             self.tally = Tally()
         self.loaded = self.given

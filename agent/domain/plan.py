@@ -69,6 +69,7 @@ class Situation:
     study: Study | None = None  # in progress
     studies_known: frozenset[str] = frozenset()  # done, failed, or waiting to be handed in
     quarantine: Mapping[str, int] = field(default_factory=dict)  # `quarantine_key` -> failures
+    held: frozenset[str] = frozenset()  # rungs' slots that an application has loaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,7 +335,8 @@ def _mend(now: Situation) -> Step | None:
 
 
 def _clear(now: Situation) -> Step | None:
-    surplus = rungs.surplus(now.slots) if now.active is None else ""
+    free = tuple(facts for facts in now.slots if facts.slot not in now.held)
+    surplus = rungs.surplus(free) if now.active is None else ""
     return Clear(slot=surplus) if surplus else None
 
 

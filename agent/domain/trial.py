@@ -24,6 +24,8 @@ ENOUGH: Final = 100
 """Requests on either side before medians of different minutes are compared."""
 SHADOW_LOOK_S: Final = 5.0
 """Between looks at a shadow; a candidate is put into it anew when it is not there by then."""
+ANSWER_S: Final = 30.0
+"""For which a server that is there may say nothing, while it loads or starts anew."""
 HOPELESS: Final = frozenset({"golden_failed", "rung_mismatch", "bundle_damaged"})
 """Refusals of a server that a second try does not change."""
 _SHORT: Final = 19  # characters of a digest
@@ -89,14 +91,23 @@ class Seen:
     failed: str = ""  # why it could not answer; empty: it could
 
 
-def shadowed(seen: Seen | None, plan: ShadowPlan, *, wanted: str, waited_s: float) -> Look:
+def unanswered(slot: str, *, waited_s: float) -> Look:
+    """A server whose socket is there says nothing: it loads or starts anew, up to a limit."""
+    waits = f"the server of slot '{slot}' does not answer"
+    return Look(waits=waits, after_s=2.0) if waited_s <= ANSWER_S else Look()
+
+
+def shadowed(
+    seen: Seen | None, plan: ShadowPlan, *, wanted: str, waited_s: float, there: bool = False
+) -> Look:
     """Where a candidate in the shadow stands.
 
     Args:
-        seen: what the server says; None: there is none.
+        seen: what the server says; None: it does not answer.
         plan: what is asked.
         wanted: the candidate's digest.
         waited_s: since it should see inputs.
+        there: the server's socket is; then one that does not answer may be loading or starting.
     """
     if seen is not None and seen.variant == wanted:
         low = seen.agreement is not None and seen.agreement < (plan.agreement_min or 0.0)
@@ -108,12 +119,17 @@ def shadowed(seen: Seen | None, plan: ShadowPlan, *, wanted: str, waited_s: floa
             return Look(bad=(f"in the shadow: {what}",))
     left_s = plan.seconds - waited_s
     samples = seen.samples if seen is not None and seen.variant == wanted else 0
+    if seen is None and there and left_s + ANSWER_S > 0:
+        return Look(waits="in the shadow: the slot's server does not answer", after_s=2.0)
     if left_s > 0 and seen is not None:
-        told = f"in the shadow: {samples} inputs so far, {plan.seconds:g} s are asked"
+        # Without the count: each new sentence is told to the controller.
+        told = f"in the shadow: {plan.seconds:g} s of live inputs are asked"
         return Look(waits=told, after_s=min(SHADOW_LOOK_S, max(0.5, left_s)))
     if samples >= plan.inputs or not plan.needed:
         return Look()
-    why = "the slot has no server" if seen is None else f"it saw {samples} of {plan.inputs} inputs"
+    why = f"it saw {samples} of {plan.inputs} inputs"
+    if seen is None:
+        why = "the slot's server does not answer" if there else "the slot has no server"
     return Look(bad=(f"in the shadow: {why}",))
 
 

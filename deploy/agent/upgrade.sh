@@ -5,7 +5,8 @@
 #     upgrade.sh 'fitment[onnx]==1.2.0'
 #
 # Environments are ROOT/a and ROOT/b, and ROOT/current is a link to the one in use. The one that is
-# not in use is made anew; the one that is in use is never written to. Slots go on serving meanwhile.
+# not in use is made anew; the one that is in use is never written to. Slots go on serving meanwhile;
+# at the end their servers are restarted, too.
 set -eu
 
 ROOT=${FITMENT_ROOT:-/opt/fitment}
@@ -61,6 +62,9 @@ esac
 install "$@" || fail "it was not installed; $ROOT/$old goes on as it was"
 point "$new"
 if healthy; then
+    # What serves still runs from the old environment, which the next upgrade removes.
+    "$SYSTEMCTL" try-restart 'fitment-serve@*' ||
+        echo "upgrade: restart the fitment-serve@ units by hand before the next upgrade" >&2
     echo "upgrade: $ROOT/$new has run for $HEALTHY_S s; $ROOT/$old is kept for the way back"
     exit 0
 fi

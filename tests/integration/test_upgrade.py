@@ -28,6 +28,10 @@ def alive():
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 if "is-active" in sys.argv:
     sys.exit(0 if alive() else 3)
+if "try-restart" in sys.argv:
+    with (top / "servers").open("a") as file:
+        print(os.readlink(top / "current"), sys.argv[-1], file=file)
+    sys.exit()
 if "show" in sys.argv:
     print(0)
     sys.exit()
@@ -127,3 +131,10 @@ def test_an_upgrade_moves_on_only_to_an_agent_that_runs(top: Path, root: Path) -
         time.sleep(0.05)
     assert (top / "log").read_text().count("action=start") == 3
     (top / "pid").unlink()
+    assert (top / "servers").read_text() == "b fitment-serve@*\na fitment-serve@*\n"
+
+
+def test_both_units_make_the_folder_of_sockets(root: Path) -> None:
+    made = {"RuntimeDirectory=fitment", "RuntimeDirectoryMode=0750", "RuntimeDirectoryPreserve=yes"}
+    for unit in ("fitment-agent.service", "fitment-serve@.service"):
+        assert made <= set((root / "deploy/agent" / unit).read_text().splitlines())

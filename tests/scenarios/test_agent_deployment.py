@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent.config import Settings
+from agent.domain.trial import ANSWER_S
 from agent.testing import DEFAULTS, Behaviour, answers_wrongly, benchmarked, checked, fails, hang
 from fitment.core.deployment import CalibrationMode, CalibrationPlan, DeviceGates, Outcome
 from fitment.core.telemetry import CommandKind
@@ -372,3 +373,21 @@ def test_nothing_is_left_of_a_deployment_that_ended(tmp_path: Path) -> None:
     world.run(10)
     assert not list((tmp_path / "work" / "archives").iterdir())
     assert not world.slots.folder(SLOT, "b").exists()
+
+
+@pytest.mark.parametrize("answers", ["later", "never"])
+def test_a_server_that_says_nothing_is_waited_for_before_the_switch(
+    tmp_path: Path, answers: str
+) -> None:
+    """A socket that nobody answers at: a server that starts anew, or one that was killed."""
+    world = World(tmp_path)
+    world.folders.serving.mkdir()
+    path = world.folders.serving / "digits.sock"
+    path.touch()
+    world.wish(assignment("d-1"))
+    world.run(ANSWER_S / 2)
+    assert world.states("d-1")[-1] == "judging"
+    assert "does not answer" in " ".join(world.reported.notes)
+    if answers == "later":
+        path.unlink()
+    assert world.finish("d-1", limit_s=4 * ANSWER_S).outcome is Outcome.COMMITTED

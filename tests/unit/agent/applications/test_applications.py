@@ -22,6 +22,8 @@ from agent.journal import Journal, open_journal
 from agent.slots import Slots
 from fitment.core import digest
 from fitment.core.bundle import BundleManifest, IoSpec, TensorSpec
+from fitment.core.deployment import DeploymentState as State
+from tests.unit.agent.domain.orders import assignment, record
 
 IO = IoSpec(
     inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 4)),), outputs=(),
@@ -138,6 +140,51 @@ def test_who_asks_while_the_slot_is_empty_is_heard(agent: Agent) -> None:
         assert refused.value.code == "slot_empty"
     assert agent.names() == ["cam"]
     lease.release()
+
+
+@pytest.mark.parametrize("ends", ["killed", "released", "before it was given"])
+def test_who_ends_with_what_is_on_trial_is_missed(agent: Agent, ends: str) -> None:
+    agent.commit("a")
+    lease, raw = agent.register(), agent.register("other")
+    agent.commit("b")
+    agent.journal.save_slot(SlotFacts(slot="shoes", variant="old", last_good="a"))
+    order = assignment("d-1", slot="shoes")
+    agent.journal.save(record(State.TRIAL, assignment=order, folder="b"))
+    agent.now_s = 20.0
+    if ends != "before it was given":
+        assert agent.do(lease.renew)
+    if ends == "released":
+        lease.release()
+    else:
+        lease._close()
+    agent.tick()
+    missed = [one.registered.application for one in agent.apps.gone("shoes")]
+    assert (missed, agent.names()) == (["cam"] if ends == "killed" else [], ["other"])
+    again = agent.register()
+    (held,) = (one for one in agent.apps.of("shoes") if one.registered.application == "cam")
+    assert held.since_s == (0.0 if ends == "killed" else 20.0)  # no more time than it had
+    assert agent.apps.gone("shoes") == ()
+    again._close()
+    agent.tick()
+    agent.journal.save(record(State.REPORTING, assignment=order, folder="b"))
+    agent.tick()
+    assert agent.apps.gone("shoes") == ()
+    raw.release()
+
+
+def test_until_it_is_back_an_application_holds_all_of_its_slot(agent: Agent) -> None:
+    variant = agent.commit("a")
+    lease = agent.register()
+    agent.do(lambda: lease.loaded(variant))
+    agent.again()
+    agent.tick()
+    for slot, letter in (("shoes", "a"), ("shoes", "b"), ("shoes~1", "a")):
+        assert agent.apps.holder(agent.slots.folder(slot, letter)) == "cam"
+    assert agent.apps.holder(agent.slots.folder("hats", "a")) == ""
+    lease.release()
+    agent.now_s = LEASE_S + 1
+    agent.tick()
+    assert agent.apps.holder(agent.slots.folder("shoes", "a")) == ""
 
 
 def test_a_lease_outlives_the_agent_and_is_waited_for(agent: Agent) -> None:

@@ -35,6 +35,16 @@ def test_only_what_was_given_can_be_acknowledged() -> None:
     assert held.loaded == OLD
 
 
+def test_the_same_digest_in_another_folder_begins_anew() -> None:
+    held, again = lease(), Given(folder="/s/b", variant=OLD.variant)
+    held.report([2.0] * 3, errors=0)
+    renewed(held, again, 1.0)
+    held.acknowledge(OLD.variant)
+    before, now = held.told()
+    assert before is not None
+    assert (held.loaded, before.count, now.count, now.requests) == (again, 3, 0, 3)
+
+
 def test_it_lapses_by_silence() -> None:
     held = lease()
     renewed(held, OLD, 5.0)

@@ -126,6 +126,7 @@ ENDED = record(DeploymentState.REPORTING, ended_generation=5)
         (situation(None, slots=(replace(LADDERED, order=None),)), None),
         (situation(None, slots=(FACTS, RUNG)), Clear(slot="digits~1")),
         (situation(None, slots=(RUNG,)), Clear(slot="digits~1")),
+        (situation(None, slots=(FACTS, RUNG), held=frozenset({"digits~1"})), None),
         (situation(None, slots=(FACTS, RUNG), stack="sha256:x"), Clear(slot="digits~1")),
         (situation(None, slots=(FACTS, RUNG), active=WORKING), None),
         (situation(orders(assignment()), slots=(LADDERED,)),

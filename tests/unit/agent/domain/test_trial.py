@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.domain.trial import Look, Seen, Told, judge, shadowed
+from agent.domain.trial import ANSWER_S, Look, Seen, Told, judge, shadowed, unanswered
 from fitment.core.deployment import DeviceGates, ShadowPlan
 
 OLD, NEW = "sha256:old", "sha256:new"
@@ -100,3 +100,23 @@ def test_the_shadow(
     assert (bool(found.waits), bool(found.bad)) == (waits, bool(bad))
     assert bad in " ".join(found.bad)
     assert 0.5 <= found.after_s <= 5.0
+
+
+def test_a_server_that_is_there_may_say_nothing_for_a_while() -> None:
+    def asked(seen: Seen | None, waited_s: float, *, needed: bool = True) -> Look:
+        plan = replace(PLAN, needed=needed)
+        return shadowed(seen, plan, wanted=NEW, waited_s=waited_s, there=True)
+
+    for waited_s in (1.0, PLAN.seconds + 1.0):
+        assert asked(None, waited_s).waits.endswith("does not answer")
+    assert "does not answer" in asked(None, PLAN.seconds + ANSWER_S).bad[0]
+    assert asked(None, PLAN.seconds + ANSWER_S, needed=False) == Look()
+    assert unanswered("shoes", waited_s=1.0).waits == "the server of slot 'shoes' does not answer"
+    assert unanswered("shoes", waited_s=ANSWER_S + 1.0) == Look()
+
+
+def test_it_says_the_same_while_it_sees_more() -> None:
+    few, more = (
+        shadowed(Seen(variant=NEW, samples=n), PLAN, wanted=NEW, waited_s=n) for n in (3, 9)
+    )
+    assert few == more  # each other sentence is a report of the whole state
