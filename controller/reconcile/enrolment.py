@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from controller.domain import fleet
 from controller.errors import Conflict, NotFound, TrustError, UserError
-from controller.reconcile import strangers
+from controller.reconcile import servicing, strangers
 from controller.reconcile.context import Context
 from controller.trust import tokens
 from fitment.core.deployment import DeploymentState, Outcome
@@ -187,7 +187,7 @@ def _count_out(context: Context, name: str) -> list[str]:
 
 
 def _withdraw(context: Context, name: str, why: str) -> None:
-    """End what is under way on a device, and what it was asked."""
+    """End what is under way on a device, and what it was asked, and its tickets."""
     now = context.clock()
     for deployment in context.store.deployments.find(device=name, outcome=None):
         ended = replace(
@@ -197,6 +197,8 @@ def _withdraw(context: Context, name: str, why: str) -> None:
         context.store.deployments.put(ended)
     for study in context.store.studies.find(device=name, done_at=0.0):
         context.store.studies.put(replace(study, done_at=now, failed=why))
+    for ticket in servicing.of_device(context, name):
+        servicing.close(context, ticket.id, why, actor="controller")
 
 
 def _shut_out(context: Context, device: fleet.Device) -> None:
