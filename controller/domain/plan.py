@@ -43,6 +43,11 @@ def wish(device: Device, deployments: Sequence[Deployment], studies: Sequence[St
     return Wish(deployments=due, studies=asked, generation=generation, key=key, changed=changed)
 
 
+def own(device: Device, deployments: Sequence[Deployment]) -> tuple[Deployment, ...]:
+    """Of those under a device's name, its own: older ones are of another that had the name."""
+    return tuple(d for d in deployments if d.created_at >= device.renamed_at)
+
+
 def running(deployments: Sequence[Deployment]) -> dict[str, Deployment]:
     """Slot to the deployment that last committed there, from all of one device."""
     found: dict[str, Deployment] = {}
