@@ -340,6 +340,10 @@ class Client(Calls):
     def triggers(self) -> tuple[fleet.Trigger, ...]:
         return self._all(fleet.Trigger, "/v1/triggers")
 
+    def close_trigger(self, key: str, reason: str) -> fleet.Trigger:
+        """Refuse what it asks for; its rollout must not have begun."""
+        return self._post(fleet.Trigger, f"/v1/triggers/{_part(key)}/close", reason=reason)
+
     def tickets(self, **filters: str) -> tuple[Ticket, ...]:
         """``filters`` may be ``device``, ``model``, and ``state`` (``open`` or ``all``)."""
         return self._all(Ticket, "/v1/tickets", **filters)

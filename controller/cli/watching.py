@@ -65,11 +65,32 @@ def list_triggers(
         print_json(found)
         return
     rows = [
-        (when(t.created_at), t.kind.value, _devices(t), t.reason, t.result or t.waits or "open")
+        (
+            t.id,
+            when(t.created_at),
+            t.kind.value,
+            _devices(t),
+            t.reason,
+            t.result or t.waits or "open",
+        )
         for t in found
     ]
-    columns = ("at", "kind", "device", "because", "result")
+    columns = ("trigger", "at", "kind", "device", "because", "result")
     print_table(columns, rows, empty="Nothing has asked for another fit.")
+
+
+@triggers.command("close")
+def close_trigger(
+    trigger: str, reason: Annotated[str, typer.Argument(help="Why nobody wants what it asks for.")],
+    *, server: Server = "", data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Refuse it: nothing is rolled out for it, and its cohort is free to ask for something else."""
+    with connect(server, data_dir) as client:
+        found = client.close_trigger(trigger, reason)
+    if as_json:
+        print_json(found)
+        return
+    print_facts({"trigger": found.id, "cohort": found.cohort.key, "result": found.result})
 
 
 def _devices(trigger: fleet.Trigger) -> str:

@@ -400,6 +400,7 @@ class Trigger:
     devices: Mapping[str, float] = field(default_factory=dict)  # all it is for -> when they joined
     by_level: bool = False  # what its devices' telemetry showed raised it, over days
     shift: float = 0.0  # of the cohort when it was raised; a later level is compared with it
+    same_heat: float | None = None  # the same at the same heat; None: not known then
     level_ms: float = 0.0  # tail of `before` in the field then; 0: not known
     waits: str = ""  # what it waits for, and how to go on; empty: nothing
 

@@ -34,9 +34,11 @@ def effective(said: Sequence[str | None], *, auto_approve: bool) -> Policy:
     return Policy.AUTO if auto_approve else Policy.PROPOSE
 
 
-def waves(policy: Policy, devices: int) -> tuple[float, ...]:
-    """Shares of a trigger's rollout: one canary, then the rest."""
-    del policy  # a canary goes first whatever it is; who lets the rest follow is what differs
+def waves(devices: int) -> tuple[float, ...]:
+    """Shares of a trigger's rollout: one canary, then the rest, whatever the policy.
+
+    Who lets the rest follow is what differs.
+    """
     return (1.0,) if devices < 2 else (1.0 / devices, 1.0)
 
 

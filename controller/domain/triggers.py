@@ -150,7 +150,10 @@ def shared(missing: int, measured: int) -> bool:
 
 
 def level(shift: Steady, reference: float, rules: Rules) -> Finding | None:
-    """What a cohort asks for whose devices all became slower, or faster, at the same heat."""
+    """What a cohort asks for whose devices all became slower, or faster, at the same heat.
+
+    ``reference``: the shift at the same heat at which this was last answered; 0: never.
+    """
     if shift.same_heat is None or shift.devices < rules.peers or shift.moved < SHARED:
         return None
     moved = shift.same_heat - reference
@@ -201,6 +204,19 @@ def has_room(shift: Steady, reference: float | None, rules: Rules) -> bool:
     return shift.whole <= (reference or 0.0) - least
 
 
+def asks_of_budget(shift: Steady, reference: float | None, rules: Rules) -> bool:
+    """Whether a shift may have led out of a latency budget, or to time to spare.
+
+    Cheap: it needs nothing of what was measured. Where nothing was asked before, whatever became
+    slower in every window may be above the budget, since a variant may be just within it.
+    """
+    if shift.whole is None:
+        return False
+    least = 0.0 if reference is None else reference + math.log1p(rules.together)
+    slower = shift.whole > least if reference is None else shift.whole >= least
+    return slower or has_room(shift, reference, rules)
+
+
 def affordable(shift: Steady, name: str, tail_ms: float, limit_ms: float) -> Finding:
     """That a cohort has time to spare for a more accurate variant."""
     whole = shift.whole or 0.0
@@ -236,9 +252,37 @@ def reference(known: Sequence[Trigger], variant: str, *, since: float) -> float 
 
     ``since``: when it was committed; an earlier baseline of the same variant was another.
     """
+    newest = _answered(known, variant, since)
+    return newest.shift if newest is not None else None
+
+
+def reference_at_same_heat(
+    known: Sequence[Trigger], variant: str, *, since: float, now: float | None
+) -> float:
+    """The same for shifts at the same heat; 0: never.
+
+    Where nobody knew it then (and in older records), it was between none and the whole shift, since
+    heat had a part in that: what is now between them counts as answered.
+
+    Args:
+        known: triggers of the cohort for the model.
+        variant: that runs.
+        since: when it was committed.
+        now: the shift at the same heat of now.
+    """
+    newest = _answered(known, variant, since)
+    if newest is None:
+        return 0.0
+    if newest.same_heat is not None:
+        return newest.same_heat
+    low, high = sorted((0.0, newest.shift))
+    return min(max(now or 0.0, low), high)
+
+
+def _answered(known: Sequence[Trigger], variant: str, since: float) -> Trigger | None:
     answered = [
         t
         for t in known
         if t.by_level and t.closed_at and t.before == variant and t.created_at >= since
     ]
-    return answered[-1].shift if answered else None
+    return answered[-1] if answered else None

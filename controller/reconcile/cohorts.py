@@ -19,13 +19,16 @@ def members(context: Context, cohort: fleet.Cohort) -> list[fleet.Device]:
     return [d for d in devices if d.cohort == cohort]
 
 
-def online(context: Context, cohort: fleet.Cohort) -> fleet.Device | None:
+def online(context: Context, cohort: fleet.Cohort, *, prefer: str = "") -> fleet.Device | None:
     """A device that may answer for its cohort.
 
     A host that stands in for one does so only at need, and so does one that is a case for service.
+    Of equals it is the one named ``prefer``, or else the first.
     """
     there = [d for d in members(context, cohort) if d.online]
-    return min(there, key=lambda d: (_is_emulated(d), _is_ill(context, d)), default=None)
+    return min(
+        there, default=None, key=lambda d: (_is_emulated(d), _is_ill(context, d), d.name != prefer)
+    )  # fmt: skip
 
 
 def _is_ill(context: Context, device: fleet.Device) -> bool:

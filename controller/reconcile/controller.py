@@ -54,6 +54,8 @@ from fitment.core.measurement import Measurement
 log = logging.getLogger("controller.reconcile")
 
 _REFRESH_S = 3600.0
+_AGAIN_S = 10.0
+"""Until a device is looked at again whose change waits for a cool-down; it says what is new."""
 
 
 class Controller:
@@ -276,6 +278,9 @@ class Controller:
     def close_ticket(self, key: str, result: str) -> Ticket:
         return servicing.close(self.context, key, result)
 
+    def close_trigger(self, key: str, reason: str) -> fleet.Trigger:
+        return optimising.refuse(self.context, key, reason)
+
     # the loop
 
     def tick(self) -> float:
@@ -303,12 +308,9 @@ class Controller:
         again: dict[str, float | None] = {}
         now = self.context.clock()
         for name in sorted(name for name, due in self._look.items() if due <= now):
-            moved = optimising.look(self.context, name)
+            waits = optimising.look(self.context, name)
             settles_at = drift.check_drift(self.context, name)
-            if moved:
-                again[name] = 0.0
-            else:
-                again[name] = settles_at  # None: all is told
+            again[name] = now + _AGAIN_S if waits else settles_at  # None: all is told
         return again
 
     def _refresh(self) -> None:

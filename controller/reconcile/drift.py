@@ -35,11 +35,7 @@ def check_drift(context: Context, name: str) -> float | None:
     if device is None or device.revoked:
         return None
     now = context.clock()
-    every = [
-        d
-        for d in context.store.deployments.find(device=name)
-        if d.created_at >= device.renamed_at  # older ones are of another that had its name
-    ]
+    every = plan.own(device, context.store.deployments.find(device=name))
     settled: list[float] = []
     for committed in plan.running(every).values():
         if now - committed.ended_at < plan.SETTLE_S:

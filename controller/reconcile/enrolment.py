@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from controller.domain import fleet
 from controller.errors import Conflict, NotFound, TrustError, UserError
-from controller.reconcile import strangers
+from controller.reconcile import servicing, strangers
 from controller.reconcile.context import Context
 from controller.reconcile.keepsakes import check_labels
 from controller.trust import tokens
@@ -194,7 +194,7 @@ def _count_out(context: Context, name: str) -> list[str]:
 
 
 def _withdraw(context: Context, name: str, why: str) -> None:
-    """End what is under way on a device, and what it was asked."""
+    """End what is under way on a device, and what it was asked, and its tickets."""
     now = context.clock()
     for deployment in context.store.deployments.find(device=name, outcome=None):
         ended = replace(
@@ -207,6 +207,8 @@ def _withdraw(context: Context, name: str, why: str) -> None:
     applied = context.store.applicants.get(name)
     if applied is not None and applied.approved_at:
         context.store.applicants.delete(name)  # it may ask again, and waits then
+    for ticket in servicing.of_device(context, name):
+        servicing.close(context, ticket.id, why, actor="controller")
 
 
 def _shut_out(context: Context, device: fleet.Device) -> None:

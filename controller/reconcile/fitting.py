@@ -66,9 +66,7 @@ def start(
             studies=() if fresh else earlier.studies,
         )  # fmt: skip
         learnt = residuals.of_profile(context, cohort.profile)
-        job = replace(
-            job, variants=residuals.priced(job.variants, learnt), residuals=learnt or job.residuals
-        )
+        job = replace(job, variants=residuals.priced(job.variants, learnt), residuals=learnt)
     with context.store.transaction():
         context.store.jobs.add(job)
         details = {"cohort": cohort.key, "effort": effort, "cached": str(job.cached).lower()}
@@ -177,7 +175,8 @@ def _learn(context: Context, job: fleet.FitJob) -> None:
 
 
 def _confirm(context: Context, job: fleet.FitJob) -> None:
-    device = cohorts.online(context, job.cohort)
+    trigger = context.store.triggers.get(job.trigger) if job.trigger else None
+    device = cohorts.online(context, job.cohort, prefer=trigger.device if trigger else "")
     if device is None and context.settings.confirm and _may_come_back(context):
         _note(context, job, "waiting for a device of the cohort to come back")
         return

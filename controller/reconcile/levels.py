@@ -83,7 +83,8 @@ def _one(context: Context, look: Look, name: str, now: float) -> None:
     device = context.store.devices.get(name)
     if device is None or device.revoked or device.cohort is None:
         return
-    for slot, ran in plan.running(context.store.deployments.find(device=name)).items():
+    every = plan.own(device, context.store.deployments.find(device=name))
+    for slot, ran in plan.running(every).items():
         if ran.cohort != device.cohort:
             continue  # another trigger is due, or on its way
         group = Group(cohort=device.cohort, slot=slot, variant=ran.variant)
@@ -194,13 +195,17 @@ def _is_well(
     rules: Rules,
 ) -> bool:  # fmt: skip
     """Whether a device does as its peers again, or as it did where it never had any."""
+    had_baseline = "baseline_ms" in ticket.numbers
     had_peers = ticket.numbers.get("peers", 0.0) + 1 >= rules.peers
     if not levels.is_back(standing, shared, rules):
         return False
     if had_peers and shared.devices < rules.peers:
         return False  # nobody is left to tell by
-    # With another variant than then, its baseline is that of an ill device.
-    return ticket.variant == group.variant or levels.is_like(standing, own, rules)
+    # With another variant than then, its baseline is that of an ill device; so it is where the
+    # ticket was opened for what its first measurement said, before there was a baseline.
+    return (had_baseline and ticket.variant == group.variant) or levels.is_like(
+        standing, own, rules
+    )
 
 
 def _member(look: Look, group: Group, device: str) -> Member:
@@ -271,8 +276,12 @@ def _level(
     if triggers.may_shift(known, now=context.clock()) is not triggers.Answer.OPEN:
         return
     steady = levels.steady(levels.together(sound, rules))
-    seen = triggers.reference(known, group.variant, since=since)
-    finding = _finding(context, group, release, steady, seen)
+    finding = _finding(context, group, release, steady, _References(
+        whole=triggers.reference(known, group.variant, since=since),
+        same_heat=triggers.reference_at_same_heat(
+            known, group.variant, since=since, now=steady.same_heat
+        ),
+    ))  # fmt: skip
     if finding is None:
         return
     middle = _nearest(sound, steady.whole or 0.0)
@@ -281,8 +290,17 @@ def _level(
         id=context.new_id(), kind=finding.kind, device=middle, model=release.model,
         cohort=group.cohort, created_at=now, before=group.variant, by_level=True,
         devices=dict.fromkeys((middle, *(m for m in members if m not in {middle, *ill})), now),
-        shift=steady.whole or 0.0, reason=finding.reason, level_ms=finding.level_ms,
+        shift=steady.whole or 0.0, same_heat=steady.same_heat, reason=finding.reason,
+        level_ms=finding.level_ms,
     ))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _References:
+    """Shifts at which the running variant was last looked at."""
+
+    whole: float | None
+    same_heat: float
 
 
 def _nearest(sound: list[Standing], shift: float) -> str:
@@ -292,26 +310,28 @@ def _nearest(sound: list[Standing], shift: float) -> str:
 
 def _finding(
     context: Context, group: Group, release: fleet.Release, steady: levels.Steady,
-    seen: float | None,
+    seen: _References,
 ) -> triggers.Finding | None:  # fmt: skip
     rules = context.settings.rules
     job = _job(context, release.model, group.cohort)
     model = context.store.models.get(release.model)
     if job is None or model is None:
-        return triggers.level(steady, seen or 0.0, rules)
+        return triggers.level(steady, seen.same_heat, rules)
     budget = cohorts.budget_of(context, model, group.cohort.profile)
+    if budget.latency_p95_max_ms is None or not triggers.asks_of_budget(steady, seen.whole, rules):
+        return triggers.level(steady, seen.same_heat, rules)  # what was measured need not be read
     known = fitting.measured(context, job)
     runs = next((v for v in job.variants if v.bundle.variant == group.variant), None)
     tail = choice.tail_ms(runs, known.get(group.variant)) if runs is not None else None
     limit = budget.latency_p95_max_ms
-    over = triggers.over_budget(steady, seen, tail, limit, rules)
+    over = triggers.over_budget(steady, seen.whole, tail, limit, rules)
     if over is not None:
         return over
-    if runs is not None and limit is not None and triggers.has_room(steady, seen, rules):
+    if runs is not None and limit is not None and triggers.has_room(steady, seen.whole, rules):
         room = _affords(job, budget, known, runs, steady)
         if room is not None and tail is not None:
             return replace(room, level_ms=tail * math.exp(steady.middle))
-    return triggers.level(steady, seen or 0.0, rules)
+    return triggers.level(steady, seen.same_heat, rules)
 
 
 def _affords(

@@ -9,20 +9,18 @@ from typing import Any
 from controller.domain import fleet, plan, policy, triggers
 from controller.domain.fleet import JobStatus, RolloutState
 from controller.domain.policy import Policy
-from controller.domain.tickets import Ticket
-from controller.errors import FitmentError, Temporary, TrustError
+from controller.errors import Conflict, FitmentError, NotFound, Temporary, TrustError, UserError
 from controller.reconcile import (
     cohorts,
     fitting,
+    missing,
     policies,
     releasing,
     rolling,
-    servicing,
     zones,
 )
 from controller.reconcile.context import Context
 from fitment.core.deployment import Outcome
-from fitment.core.measurement import Verdict
 
 log = logging.getLogger("controller.reconcile")
 
@@ -46,7 +44,7 @@ def look(context: Context, name: str) -> bool:
     if device is None or device.revoked or device.cohort is None or not context.settings.optimise:
         return False
     waiting = False
-    every = context.store.deployments.find(device=name)
+    every = plan.own(device, context.store.deployments.find(device=name))
     for deployment in plan.running(every).values():
         finding = triggers.moved(device, deployment)
         if finding is None:
@@ -56,65 +54,41 @@ def look(context: Context, name: str) -> bool:
         else:
             waiting |= _open(context, device, deployment, finding)
     for deployment in _newest(every).values():
-        finding = _missed(context, device, deployment)
-        if finding is not None:
-            waiting |= _open(context, device, deployment, finding)
+        waiting |= _miss(context, device, deployment)
     return waiting
+
+
+def _miss(context: Context, device: fleet.Device, deployment: fleet.Deployment) -> bool:
+    """Ask for a fit where a budget was missed; says whether that waits.
+
+    What became of an earlier asking is looked at first: that costs little, while the devices
+    beside it, of which there may be a whole fleet, are read in order to tell it from them.
+    """
+    missed = missing.of_budget(context, device, deployment)
+    if missed is None:
+        return False
+    finding, budget = missed
+    answer = _answer(context, device, deployment)
+    if answer in (triggers.Answer.ANSWERED, triggers.Answer.LATER):
+        return answer is triggers.Answer.LATER
+    if not missing.is_shared(context, device, deployment, finding, budget):
+        return False
+    return _open(context, device, deployment, finding)
+
+
+def _answer(
+    context: Context, device: fleet.Device, deployment: fleet.Deployment
+) -> triggers.Answer:
+    release = context.store.releases.get(deployment.release)
+    if release is None or device.cohort is None:
+        return triggers.Answer.ANSWERED
+    known = context.store.triggers.find(model=release.model)
+    since, now = deployment.ended_at, context.clock()
+    return triggers.may_open(device.name, device.cohort, known, since=since, now=now)
 
 
 def _newest(every: tuple[fleet.Deployment, ...]) -> dict[str, fleet.Deployment]:
     return {d.slot: d for d in every if d.outcome in (Outcome.COMMITTED, Outcome.ROLLED_BACK)}
-
-
-def _missed(
-    context: Context, device: fleet.Device, deployment: fleet.Deployment
-) -> triggers.Finding | None:
-    """A budget that was missed where the variant was meant to be.
-
-    What a trigger asked for raises none: a device that misses it again is a case for people. So
-    is one that misses it alone while most of its cohort keep to it.
-    """
-    release = context.store.releases.get(deployment.release)
-    rollout = context.store.rollouts.get(deployment.rollout)
-    if release is None or rollout is None or rollout.trigger or deployment.cohort != device.cohort:
-        return None
-    model = context.store.models.get(release.model)
-    if model is None:
-        return None
-    budget = cohorts.budget_of(context, model, device.profile)
-    found = triggers.missed(deployment.measurement, budget)
-    if found is None:
-        return None
-    beside = [
-        d.measurement
-        for d in context.store.deployments.find(release=release.id)
-        if d.cohort == deployment.cohort and d.variant == deployment.variant
-        and d.measurement is not None and d.measurement.verdict is Verdict.VALID
-    ]  # fmt: skip
-    missing = sum(triggers.missed(taken, budget) is not None for taken in beside)
-    if triggers.shared(missing, len(beside)):
-        return found
-    _ticket(context, device, deployment, f"{found.reason}; {len(beside) - missing} of"
-            f" {len(beside)} devices of its cohort keep to it")  # fmt: skip
-    return None
-
-
-def _ticket(
-    context: Context, device: fleet.Device, deployment: fleet.Deployment, summary: str
-) -> None:
-    release = context.store.releases.get(deployment.release)
-    asked = [t for t in context.store.tickets.find(device=device.name) if t.slot == deployment.slot]
-    if release is None or device.cohort is None:
-        return
-    if any(not t.closed_at or t.opened_at >= deployment.ended_at for t in asked):
-        return  # somebody was told of just this
-    now, taken = context.clock(), deployment.measurement
-    servicing.open_(context, Ticket(
-        id=context.new_id(), device=device.name, model=release.model, slot=deployment.slot,
-        variant=deployment.variant, cohort=device.cohort, opened_at=now, updated_at=now,
-        summary=summary, numbers=dict(taken.conditions) if taken else {},
-        causes=tuple(taken.reasons) if taken else (),
-    ))  # fmt: skip
 
 
 def _open(
@@ -277,7 +251,9 @@ def _others(context: Context, trigger: fleet.Trigger, chosen: str) -> tuple[str,
     model = context.store.models.get(trigger.model)
     found = []
     for name in trigger.joined:
-        ran = plan.running(context.store.deployments.find(device=name))
+        device = context.store.devices.get(name)
+        every = context.store.deployments.find(device=name)
+        ran = plan.running(plan.own(device, every) if device is not None else every)
         runs = ran.get(model.name) if model is not None else None
         before = runs.variant if runs is not None else ""
         if (before or trigger.before) != chosen:
@@ -301,7 +277,7 @@ def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
         return
     many = len(devices) >= _MANY
     asked = rolling.RolloutPlan(
-        devices=devices, waves=policy.waves(may, len(devices)),
+        devices=devices, waves=policy.waves(len(devices)),
         gate=fleet.Gate(latency_ratio_max=None, max_failure_share=_FAILURES if many else 0.0),
         **_windows(context, devices[0], release.slot),
     )  # fmt: skip
@@ -396,10 +372,34 @@ def _numbers(context: Context, made: fleet.Rollout) -> str:
     return "".join(f"; {part}" for part in parts[:_TOLD]) + more
 
 
-def _close(context: Context, trigger: fleet.Trigger, result: str) -> fleet.Trigger:
+def refuse(context: Context, key: str, reason: str) -> fleet.Trigger:
+    """Close a trigger that nobody wants; what it asked for counts as answered.
+
+    Raises:
+        NotFound: there is none.
+        UserError: no reason is given.
+        Conflict: it is closed, or its rollout has begun.
+    """
+    trigger = context.store.triggers.get(key)
+    if trigger is None:
+        raise NotFound(f"no trigger '{key}'; see: fitment trigger list")
+    if not reason.strip():
+        raise UserError("say why, for whoever reads it later: fitment trigger close ID REASON")
+    if trigger.closed_at:
+        raise Conflict(f"the trigger is closed already: {trigger.result}")
+    if trigger.rollout:
+        raise Conflict(
+            f"its rollout has begun; cancel that: fitment rollout cancel {trigger.rollout}"
+        )
+    return _close(context, trigger, f"closed by an operator: {reason.strip()}", actor="operator")
+
+
+def _close(
+    context: Context, trigger: fleet.Trigger, result: str, *, actor: str = "controller"
+) -> fleet.Trigger:
     newest = context.store.triggers.get(trigger.id) or trigger
     closed = replace(newest, closed_at=context.clock(), result=result, waits="")
     with context.store.transaction():
         context.store.triggers.put(closed)
-        context.record("controller", "trigger_closed", trigger.id, {"result": result})
+        context.record(actor, "trigger_closed", trigger.id, {"result": result})
     return closed

@@ -28,13 +28,13 @@ def of_device(context: Context, device: str) -> tuple[Ticket, ...]:
 
 
 def open_(context: Context, ticket: Ticket) -> None:
-    """Begin one, or take the numbers of now into the one that is open for the same."""
-    known = [t for t in of_device(context, ticket.device) if t.model == ticket.model]
+    """Begin one, or take the numbers of now into the one that is open for the same slot."""
+    known = [t for t in of_device(context, ticket.device) if t.slot == ticket.slot]
     with context.store.transaction():
         if known:
             newest = replace(
                 known[-1], summary=ticket.summary, causes=ticket.causes, numbers=ticket.numbers,
-                updated_at=context.clock(), variant=ticket.variant,
+                updated_at=context.clock(), variant=ticket.variant, model=ticket.model,
             )  # fmt: skip
             context.store.tickets.put(newest)
             return

@@ -18,6 +18,7 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/status"): _VIEWER,
     ("GET", "/v1/whoami"): _VIEWER,
     ("GET", "/v1/triggers"): _VIEWER,
+    ("POST", "/v1/triggers/{key}/close"): _OPERATOR,
     ("GET", "/v1/tickets"): _VIEWER,
     ("GET", "/v1/tickets/{key}"): _VIEWER,
     ("POST", "/v1/tickets/{key}/{act}"): _OPERATOR,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
@@ -9,8 +11,8 @@ from controller.domain import fleet
 from controller.domain.fleet import JobStatus, RolloutState
 from controller.gateway import metrics
 from controller.gateway.http.answers import page
-from controller.gateway.http.api import Api, filters, reply
-from controller.gateway.http.document import lists
+from controller.gateway.http.api import Api, body, filters, reply
+from controller.gateway.http.document import lists, takes
 from controller.gateway.views import Status
 
 AUDIT_MAX = 100_000
@@ -19,6 +21,13 @@ _ROLLOUT_ACTIVE = frozenset(
     {RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.REVERTING}
     | {RolloutState.AWAITING_APPROVAL}
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerRequest:
+    """``POST /v1/triggers/{key}/close``."""
+
+    reason: str  # why nobody wants it
 
 
 def router(api: Api) -> APIRouter:
@@ -37,6 +46,15 @@ def router(api: Api) -> APIRouter:
     )
     async def triggers(request: Request) -> JSONResponse:
         return await page(api, request, store.triggers, filters(request, "device", "model"))
+
+    @routes.post(
+        "/triggers/{key}/close",
+        response_model=fleet.Trigger,
+        openapi_extra=takes(TriggerRequest, keyed=False),
+    )
+    async def close_trigger(key: str, request: Request) -> JSONResponse:
+        asked = await body(request, TriggerRequest)
+        return reply(await api.ask(lambda: api.controller.close_trigger(key, asked.reason)))
 
     @routes.get(
         "/audit",

@@ -216,6 +216,29 @@ def test_an_answer_counts_for_the_baseline_that_it_was_given_for() -> None:
     assert triggers.reference(known, "w", since=0.0) is None
 
 
+def test_an_answer_at_the_same_heat_is_of_the_same_heat() -> None:
+    known = [replace(closed(100.0, 0.7), same_heat=0.3)]
+    seen = {"since": 0.0, "now": 0.35}
+    assert triggers.reference_at_same_heat(known, "v", **seen) == 0.3
+    assert triggers.reference_at_same_heat(known, "w", **seen) == 0.0
+    older = [closed(100.0, 0.7)]  # it did not say: somewhere between none and the whole
+    for now, reference in ((0.35, 0.35), (0.9, 0.7), (-0.2, 0.0), (None, 0.0)):
+        assert triggers.reference_at_same_heat(older, "v", since=0.0, now=now) == reference
+
+
+@pytest.mark.parametrize(
+    ("whole", "reference", "asks"),
+    [
+        (None, None, False), (0.0, None, False), (0.02, None, True), (-0.05, None, False),
+        (-0.1, None, True), (0.3, 0.25, False), (0.5, 0.25, True), (0.0, 0.25, True),
+    ],
+)  # fmt: skip
+def test_a_shift_that_may_have_to_do_with_a_budget(
+    whole: float | None, reference: float | None, asks: bool
+) -> None:
+    assert triggers.asks_of_budget(steady(whole), reference, RULES) is asks
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("amplitude", [0.05, 0.2, 1.0])
 @pytest.mark.parametrize("fruitful", [False, True])

@@ -11,9 +11,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from controller.domain import fleet
 from controller.errors import Conflict, NotFound, Temporary, TrustError, UserError
-from controller.reconcile import applying
+from controller.reconcile import applying, levels
 from controller.reconcile.rolling import RolloutPlan
+from controller.testing import fingerprint
 from fitment.core import admission
 from fitment.core.deployment import Outcome
 
@@ -290,3 +292,26 @@ def test_labels_of_those_to_come_are_labels_like_any(open_world: Any) -> None:
     with pytest.raises(UserError, match="the label 'site' has at most"):
         applying.approve(context, "pi", waiting.code, {"site": "x" * 300})
     assert applying.waiting(context) == (waiting,)
+
+
+def test_what_a_former_device_of_a_name_ran_asks_nothing_of_the_new_one(world: Any) -> None:
+    world.join("a")
+    made = world.controller.create_rollout(world.released().id, RolloutPlan(waves=(1.0,)))
+    world.settle()
+    assert world.rollout(made.id).state is fleet.RolloutState.COMPLETED
+    world.controller.decommission("a")
+    text, _ = world.controller.create_token()
+    world.clock.advance(5.0)
+    world.controller.admit(text, "a", request(new_key()))
+    twin = world.devices["a"]
+    twin.slots = {}
+    twin.connect()
+    world.settle()
+    look, context = levels.Look(), world.controller.context
+    levels.advance(context, look)
+    while look.under_way:
+        levels.advance(context, look)
+    assert look.members == {}
+    twin.change(fingerprint(runtime="1.32"))
+    world.settle(40)
+    assert world.store.triggers.find() == ()

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from controller.domain import fleet
+from controller.domain import fleet, triggers
 from controller.domain.fleet import TriggerKind
-from controller.domain.tickets import NO_CAUSE, TicketState
+from controller.domain.tickets import NO_CAUSE, Ticket, TicketState
 from controller.errors import Conflict, NotFound, UserError
+from controller.reconcile import fitting, optimising, servicing
 from controller.testing import variant
 from fitment.core.link import Uplink
 from fitment.core.telemetry import Column, TelemetryBatch
 
 DAY_S = 86_400.0
 NAMES = ("a", "b", "c", "d", "e")
-Columns = Callable[[str], Mapping[str, float]]
+Columns = Callable[[str], Mapping[str, Any]]  # values of all hours, or of each
 
 
 @pytest.fixture
@@ -52,14 +53,16 @@ def live(world: Any, days: int, columns: Columns, *, turns: int = 8) -> None:
 
 
 def _day(world: Any, name: str, begins: float, columns: Columns) -> TelemetryBatch:
-    values = {"cpu_mhz": 2000.0, "temperature_c": 61.0, **columns(name)}
+    values: dict[str, Any] = {"cpu_mhz": 2000.0, "temperature_c": 61.0, **columns(name)}
     served = values.pop("ms")
     values["serving.m.latency_p50_ms"] = served
     walls = tuple(int((begins + 3600.0 * hour) * 1e9) for hour in range(24))
     return TelemetryBatch(
         outbox="o", sequence=int(begins // DAY_S), first_available=int(begins // DAY_S),
         boot_id="b", monotonic_ns=walls, wall_unix_ns=walls,
-        columns={k: Column(values=(v,) * 24) for k, v in values.items()},
+        columns={
+            k: Column(values=v if isinstance(v, tuple) else (v,) * 24) for k, v in values.items()
+        },
         tags={"slot": "m", "variant": world.devices[name].slots["m"].variant, "rung": "0"},
     )  # fmt: skip
 
@@ -261,3 +264,148 @@ def test_one_device_that_misses_a_budget_alone_is_a_ticket(world: Any) -> None:
     assert ticket.device == "e"
     assert "4 of 5 devices of its cohort keep to it" in ticket.summary
     assert world.store.triggers.find() == ()
+    # Its own baseline is that of an ill device: only its peers can say that it is well.
+    world.clock.advance(DAY_S - world.clock() % DAY_S)
+    live(world, 5, lambda name: {"ms": 5.0 if name == "e" else 0.3})
+    (ticket,) = world.store.tickets.find()
+    assert ticket.state is TicketState.OPEN
+    live(world, 2, lambda _name: {"ms": 0.3})
+    (ticket,) = world.store.tickets.find()
+    assert (ticket.state, ticket.result) == (TicketState.CLOSED, "it does as its peers do again")
+
+
+def test_a_budget_that_a_cohort_missed_is_read_no_more_once_it_was_asked_about(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = fleet.Budget(accuracy_drop_max=0.01, latency_p95_max_ms=0.6)
+    world.model = replace(world.model, budget=budget)
+    for name in NAMES:
+        world.join(name)
+    release = world.released()
+    for device in world.devices.values():
+        device.times_ms = {"fp32": 5.0, "int8": 5.0}
+    world.controller.create_rollout(release.id, _plan())
+    world.settle(60)
+    (trigger,) = world.store.triggers.find()
+    assert trigger.closed_at
+    read = []
+    monkeypatch.setattr(triggers, "shared", lambda *numbers: read.append(numbers) or True)
+    for name in NAMES:
+        optimising.look(world.controller.context, name)
+    assert read == []
+
+
+def test_what_was_measured_is_not_read_where_nothing_moved(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.model = replace(world.model, budget=fleet.Budget(latency_p95_max_ms=5.0))
+    for name in NAMES:
+        world.join(name)
+    made = world.controller.create_rollout(world.released().id, _plan())
+    world.until(lambda: world.rollout(made.id).state is fleet.RolloutState.COMPLETED)
+    world.clock.advance(DAY_S - world.clock() % DAY_S)
+    read, measured = [], fitting.measured
+    monkeypatch.setattr(fitting, "measured", lambda *given: read.append(1) or measured(*given))
+    live(world, 5, as_ever)
+    assert read == []
+    live(world, 2, lambda _name: {"ms": 1.05})
+    assert read, "it may be above the budget now"
+
+
+def test_an_answer_at_the_same_heat_is_compared_with_one_at_the_same_heat(running: Any) -> None:
+    world = running
+    live(world, 3, lambda _name: {
+        "ms": (1.0, 1.0, 2.0) * 8, "temperature_c": (61.0, 61.0, 71.0) * 8,
+    })  # fmt: skip
+    live(world, 8, lambda _name: {"ms": 3.0, "temperature_c": 71.0}, turns=20)
+    (trigger,) = world.store.triggers.find()
+    assert trigger.same_heat == pytest.approx(math.log(1.5), abs=0.05)
+    assert trigger.shift > trigger.same_heat + 0.2, "most of it is the weather"
+
+
+def test_the_device_in_the_middle_times_anew_where_it_can(running: Any) -> None:
+    world = running
+    live(world, 3, as_ever)
+    for device in world.devices.values():
+        device.times_ms = {"fp32": 1.0, "int8": 1.6}
+    slow = {"a": 5.0, "b": 5.1, "c": 5.3, "d": 5.5, "e": 5.6}
+    live(world, 1, lambda name: {"ms": slow[name]}, turns=40)
+    (trigger,) = world.store.triggers.find()
+    assert trigger.device == "c"
+    studies = [world.store.studies.get(key) for key in world.job(trigger.job).studies]
+    assert {study.device for study in studies} == {"c"}
+
+
+def test_an_operator_refuses_what_a_trigger_asks_for(running: Any) -> None:
+    world = running
+    world.controller.set_policy("m", "propose")
+    live(world, 3, as_ever)
+    for device in world.devices.values():
+        device.times_ms = {"fp32": 1.0, "int8": 1.6}
+    live(world, 1, lambda _name: {"ms": 5.3}, turns=40)
+    (trigger,) = world.store.triggers.find()
+    assert trigger.waits
+    with pytest.raises(UserError, match="say why"):
+        world.controller.close_trigger(trigger.id, " ")
+    closed = world.controller.close_trigger(trigger.id, "int8 stays")
+    assert (closed.result, closed.waits) == ("closed by an operator: int8 stays", "")
+    assert closed.closed_at
+    (entry,) = world.store.audit.find(action="trigger_closed")
+    assert entry.actor == "operator"
+    with pytest.raises(Conflict, match="closed already: closed by an operator"):
+        world.controller.close_trigger(trigger.id, "again")
+    with pytest.raises(NotFound, match="fitment trigger list"):
+        world.controller.close_trigger("none", "it is none")
+    world.settle()
+    assert {world.runs(name) for name in NAMES} == {"int8"}
+
+
+def test_a_trigger_whose_rollout_has_begun_is_not_refused_but_its_rollout_cancelled(
+    running: Any,
+) -> None:
+    world = running
+    world.controller.set_policy("m", "canary")
+    live(world, 3, as_ever)
+    for device in world.devices.values():
+        device.times_ms = {"fp32": 1.0, "int8": 1.6}
+    live(world, 1, lambda _name: {"ms": 5.3}, turns=40)
+    (trigger,) = world.store.triggers.find()
+    with pytest.raises(Conflict, match=f"fitment rollout cancel {trigger.rollout}"):
+        world.controller.close_trigger(trigger.id, "too late")
+
+
+def test_a_ticket_is_of_a_slot_whatever_version_runs_there(running: Any) -> None:
+    world = running
+    context = world.controller.context
+    cohort = world.store.devices.get("a").cohort
+    first = Ticket(
+        id="t1", device="a", model="m-1", slot="m", variant="v", cohort=cohort, opened_at=1.0,
+        updated_at=1.0, summary="slow",
+    )  # fmt: skip
+    servicing.open_(context, first)
+    servicing.open_(context, replace(first, id="t2", model="m-2", summary="slower"))
+    (ticket,) = world.store.tickets.find()
+    assert (ticket.id, ticket.model, ticket.summary) == ("t1", "m-2", "slower")
+    servicing.open_(context, replace(first, id="t3", slot="other"))
+    assert len(world.store.tickets.find()) == 2
+    world.controller.revoke("a")
+    assert {(t.state, t.result) for t in world.store.tickets.find()} == {
+        (TicketState.CLOSED, "the device was revoked")
+    }
+
+
+def test_a_change_that_waits_for_a_cool_down_is_not_looked_at_each_tick(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = running
+    looked = []
+    monkeypatch.setattr(optimising, "look", lambda _context, name: looked.append(name) or True)
+    world.controller.on_link_up("a")
+    world.devices["a"].connect()
+    for _ in range(9):
+        world.controller.tick()
+        world.clock.advance(1.0)
+    assert looked.count("a") == 1
+    world.clock.advance(10.0)
+    world.controller.tick()
+    assert looked.count("a") == 2

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from controller.domain import fleet
+from controller.domain.tickets import Ticket
 from controller.testing import variant
 from fitment.core.measurement import CostKind, Verdict
 
@@ -50,6 +51,21 @@ def test_a_fit_that_is_there_is_priced_anew_and_stays_a_prediction(fitted: Any) 
         assert after.predicted.devices == 1
         assert before.predicted.value < after.predicted.value < 1.5 * before.predicted.value
         assert after.predicted_parts == before.predicted_parts
+
+
+def test_a_fit_whose_teacher_fell_ill_says_that_nothing_corrects_it(fitted: Any) -> None:
+    world = fitted
+    (job,) = world.controller.start_fits(world.model.id)
+    assert job.residuals
+    world.until(lambda: world.job(job.id).status is fleet.JobStatus.DONE)
+    for name in ("a", "b"):
+        world.store.tickets.add(Ticket(
+            id=name, device=name, model="m", slot="m", variant="v", cohort=job.cohort,
+            opened_at=1.0, updated_at=1.0, summary="slow",
+        ))  # fmt: skip
+    (again,) = world.controller.start_fits(world.model.id)
+    assert again.residuals == ()
+    assert all(v.predicted.devices == 0 for v in again.variants)
 
 
 def test_what_was_disturbed_teaches_nothing(world: Any) -> None:
