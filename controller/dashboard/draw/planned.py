@@ -61,7 +61,7 @@ def _found(view: Planned) -> list[Part]:
     reached = zip(view.waves, view.reached, strict=True)
     head = facts((
         ("release", tag("code", wish.release)), ("for", wish.found.selection),
-        *((wave, f"{count} devices") for wave, count in reached),
+        *((wave, f"{count} device" + "s" * (count != "1")) for wave, count in reached),
         ("note", reasons(view.notes) if view.notes else ""),
     ))  # fmt: skip
     cohorts = [(c.cohort, c.variant, c.devices, *c.waves) for c in view.cohorts]

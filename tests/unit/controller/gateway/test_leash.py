@@ -22,7 +22,7 @@ def test_the_program_takes_the_place_of_the_launcher() -> None:
 
 def test_it_may_open_as_many_files_as_is_allowed_at_all() -> None:
     own = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, own[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (own[0] // 2, own[1]))
     try:
         started = subprocess.Popen(leash.command(LIMITS), stdout=subprocess.PIPE, text=True)
     finally:
