@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import struct
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from agent import durable
 from agent.applications import Applications
 from agent.client import AwayError, ClientError, Lease, register
 from agent.domain.leases import LEASE_S
@@ -117,6 +119,41 @@ def test_a_lease_from_its_beginning_to_its_end(agent: Agent) -> None:
     agent.tick()
     assert agent.names() == []
     assert json.loads(agent.journal.setting("applications")) == []
+
+
+def test_the_power_goes_around_a_registration(
+    agent: Agent, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that an application was told of is one that the next process knows of."""
+    agent.commit("a")
+    shots = tmp_path_factory.mktemp("shots")
+
+    def keep(name: str) -> None:
+        sockets = shutil.ignore_patterns("run")
+        shutil.copytree(agent.folder, shots / name, symlinks=True, ignore=sockets)
+
+    def step(name: str, _path: Path, act: Callable[[], Any]) -> Any:
+        assert name == "commit"
+        keep("before")
+        found = act()
+        keep("after")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "step", step)
+        told = agent.register(expects={"labels": ["left", "right"]})
+    told.release()
+    for shot, known in (("before", []), ("after", ["cam"])):
+        later = Agent(shots / shot)
+        later.tick()
+        assert later.names() == known
+        held = later.apps.holder(later.slots.folder("shoes", "a"))
+        assert held == (known[0] if known else "")  # until it comes back, its bundle stays
+        lease = later.register()
+        assert Path(lease.folder) == later.slots.folder("shoes", "a")
+        lease.release()
+        later.apps.close()
+        later.journal.close()
 
 
 def test_silence_ends_a_lease(agent: Agent) -> None:
