@@ -21,6 +21,7 @@ from agent.client import AwayError, ClientError, Lease, register
 from agent.domain.leases import LEASE_S
 from agent.domain.record import SlotFacts
 from agent.journal import Journal, open_journal
+from agent.peers import FRAMES_AT_ONCE
 from agent.slots import Slots
 from fitment.core import digest
 from fitment.core.bundle import BundleManifest, IoSpec, TensorSpec
@@ -154,6 +155,30 @@ def test_the_power_goes_around_a_registration(
         lease.release()
         later.apps.close()
         later.journal.close()
+
+
+def test_one_that_floods_the_socket_waits_for_its_turn(agent: Agent) -> None:
+    """A release and a registration are a write each: of a thousand, few go before the loop."""
+    agent.commit("a")
+    ask = json.dumps({"op": "register", "application": "cam", "slot": "shoes"}).encode()
+    leave = json.dumps({"op": "release"}).encode()
+    pair = b"".join(struct.pack(">I", len(one)) + one for one in (ask, leave))
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.connect(str(agent.apps.path))
+        raw.sendall(500 * pair)
+        for answers in range(FRAMES_AT_ONCE, 1001, FRAMES_AT_ONCE):
+            agent.tick()
+            for _ in range(FRAMES_AT_ONCE):
+                (length,) = struct.unpack(">I", _exactly(raw, 4))
+                assert json.loads(_exactly(raw, length))["ok"], answers
+            with pytest.raises(BlockingIOError):
+                raw.recv(1, socket.MSG_DONTWAIT)
+
+
+def _exactly(raw: socket.socket, count: int) -> bytes:
+    data = raw.recv(count, socket.MSG_WAITALL)
+    assert len(data) == count
+    return data
 
 
 def test_silence_ends_a_lease(agent: Agent) -> None:
