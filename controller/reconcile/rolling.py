@@ -289,7 +289,7 @@ def get(context: Context, rollout_id: str) -> fleet.Rollout:
     """
     made = context.store.rollouts.get(rollout_id)
     if made is None:
-        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout status")
+        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout list")
     return made
 
 
