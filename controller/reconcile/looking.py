@@ -132,6 +132,10 @@ class Looks:
 
     def read(self) -> None:
         """Read again what was written since the last time."""
+        with self.store.transaction():  # one, and not one a record
+            self._read()
+
+    def _read(self) -> None:
         # Deployments first: who was admitted stays, though it may no longer match.
         written, self._deployments = set(self._deployments), _emptied(self._deployments)
         for key in sorted(written):
