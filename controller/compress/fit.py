@@ -48,6 +48,7 @@ class FitRequest:
     residuals: tuple[Residual, ...] = ()  # what devices of the profile measured over predictions
     budget: Budget = field(default_factory=Budget)
     effort: str = "quick"  # or "thorough"
+    rungs: tuple[str, ...] = ()  # asked for beside the effort's, of `fleet.EXTRA_RUNGS`
     seed: int = 0
     threads: int = 2
     calibratable: bool = False
@@ -99,6 +100,7 @@ def fit(request: FitRequest, progress: Progress) -> FitResult:
         multiple_of=request.channels_multiple_of,
         recover=maker.workload.recover,
         machine=request.machine,
+        extras=request.rungs,
     )
     climb = _Climb(request, maker, plan, progress)
     climb.steps.append(("load", time.perf_counter() - started))
@@ -171,13 +173,14 @@ class _Climb:
             drop = self._drop(replace(rung, name=f"int8-{rung.scheme}"))
             if drop is not None and drop <= reserve:
                 return f"minmax ranges already keep the guard drop at {drop:.4f}"
+        lesser = max(limit, self._request.budget.lesser_accuracy_drop_max or 0.0)
         if rung.weight_bits < 8:
             drop = self._drop(replace(rung, name=f"int8-{rung.scheme}{rung.pruned}"))
-            if drop is not None and drop > limit:
+            if drop is not None and drop > lesser:
                 return f"with weights of eight bits it already drops {drop:.4f} on the guard set"
         if rung.pruned and rung.scheme != "fp32":
             drop = self._drop(replace(rung, name=f"fp32{rung.pruned}"))
-            if drop is not None and drop > 2 * limit:
+            if drop is not None and drop > 2 * lesser:
                 return f"its fp32 form already drops {drop:.4f} on the guard set"
         return ""
 

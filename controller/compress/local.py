@@ -44,6 +44,7 @@ class LocalRequest:
     profile: str
     out: Path
     effort: str = "quick"
+    rungs: tuple[str, ...] = ()  # asked for beside the effort's, see `fleet.EXTRA_RUNGS`
     budget: Mapping[str, float] | None = None  # overrides by name
     seed: int = 0
     threads: int = 2
@@ -80,6 +81,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
             profile=profile.name,
             budget=budget,
             effort=request.effort,
+            rungs=request.rungs,
             seed=request.seed,
             threads=request.threads,
             channels_multiple_of=profile.channels_multiple_of,
@@ -150,7 +152,7 @@ def targets_here(profile: Profile) -> tuple[RuntimeTarget, ...]:
         FitError: none is.
     """
     found = tuple(
-        RuntimeTarget(runtime=r.name, format=r.format, schemes=r.schemes)
+        RuntimeTarget(runtime=r.name, format=r.format, schemes=r.schemes, rules=r.rules)
         for r in profile.runtimes
         if r.name in MODULES and util.find_spec(MODULES[r.name]) is not None
     )

@@ -187,6 +187,10 @@ class Choice:
     rejected: Mapping[str, str] = field(default_factory=dict)  # digest -> why
 
 
+EXTRA_RUNGS = ("slimmable",)
+"""Kinds of variants that a fit makes where they are asked for, whatever its effort."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitJob:
     """One fit of a model version to one cohort."""
@@ -197,6 +201,7 @@ class FitJob:
     status: JobStatus
     created_at: float
     effort: str = "quick"
+    rungs: tuple[str, ...] = ()  # of `EXTRA_RUNGS`
     trigger: str = ""  # trigger id that asked for it
     folder: str = ""
     step: str = ""
