@@ -51,9 +51,9 @@ def networks(folders: list[Path]) -> Iterator[Net]:
 
     shipped = catalog.load(Path(fashion.__file__).parent)
     yield from _of_workload("shipped", shipped, cuts=CUTS)
-    context = _context(shipped)
+    context = context_of(shipped)
     for name, module in (("resnet8", trained()), ("depthwise", DepthwiseNet().eval())):
-        yield name, _exported(module, context), context.calibration
+        yield name, exported(module, context), context.calibration
     for folder in folders:
         loaded = catalog.load(folder)
         yield from _of_workload(loaded.name, loaded)
@@ -108,23 +108,31 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _of_workload(name: str, loaded: Any, cuts: tuple[float, ...] = ()) -> Iterator[Net]:
-    context, source = _context(loaded), loaded.source()
-    if isinstance(source, (str, Path)):
-        start = Candidate(form=Form.ONNX, payload=load_onnx(Path(source)))
-        yield name, AcceptOnnx().run(start, context).payload, context.calibration
-        return
-    yield name, _exported(source, context), context.calibration
+    context = context_of(loaded)
+    yield name, float_model(loaded, context), context.calibration
     for ratio in cuts:
         step = PruneStructured(ratio=ratio)
-        cut = step.run(Candidate(form=Form.TORCH, payload=source), context).payload
-        yield f"{name}, {ratio:.0%} cut", _exported(cut, context), context.calibration
+        start = Candidate(form=Form.TORCH, payload=loaded.source())
+        cut = step.run(start, context).payload
+        yield f"{name}, {ratio:.0%} cut", exported(cut, context), context.calibration
 
 
-def _context(loaded: Any) -> Context:
+def context_of(loaded: Any) -> Context:
+    """What passes may use of a workload, without a teacher."""
     return Context(workload=loaded, splits=check.load_splits(loaded), teacher=None)
 
 
-def _exported(module: Any, context: Context) -> Any:
+def float_model(loaded: Any, context: Context) -> Any:
+    """A workload's own network as folded fp32 ONNX."""
+    source = loaded.source()
+    if isinstance(source, (str, Path)):
+        start = Candidate(form=Form.ONNX, payload=load_onnx(Path(source)))
+        return AcceptOnnx().run(start, context).payload
+    return exported(source, context)
+
+
+def exported(module: Any, context: Context) -> Any:
+    """A module as folded fp32 ONNX."""
     recipe = Recipe(steps=(FoldBatchNorm(), ExportOnnx()))
     return recipe.run(Candidate(form=Form.TORCH, payload=module), context).payload
 
