@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from controller.catalog import workload as catalog
 from controller.catalog.foreign import translated
+from controller.compress import evidence
 from controller.compress.cache import FitCache
 from controller.compress.passes.export import load_onnx
 from controller.compress.predict import by_kind, predict
@@ -71,6 +72,8 @@ class FitResult:
     failed: Mapping[str, str] = field(default_factory=dict)  # rung -> why
     skipped: Mapping[str, str] = field(default_factory=dict)  # rung -> why it was needless
     reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these schemes
+    left_alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # rung -> by its passes
+    remarks: tuple[str, ...] = ()  # what a reader of the figures should know
 
 
 def fit(request: FitRequest, progress: Progress) -> FitResult:
@@ -220,7 +223,29 @@ class _Climb:
             failed=self._failed,
             skipped=self._skipped,
             reasons=asked.reasons,
+            left_alone=self._left_alone(asked),
+            remarks=tuple(_remarks(fp32.variant)),
         )
+
+    def _left_alone(self, asked: ladder.Ladder) -> dict[str, tuple[str, ...]]:
+        """By rung: of a float network once, then what the steps behind it add."""
+        found = {label: b.left_alone for label, b in self._built.items() if b.left_alone}
+        told: set[str] = set()
+        for rung in asked.rungs:
+            head = rung.recipe.split()[0]
+            if rung.label in self._built and head.digest not in told:
+                told.add(head.digest)
+                lines = self._maker.left_alone(head)
+                if lines:
+                    found[rung.label] = (*lines, *found.get(rung.label, ()))
+        return found
+
+
+def _remarks(fp32: Variant) -> Iterator[str]:
+    test, guard = fp32.accuracy_interval, fp32.guard_accuracy_interval
+    if fp32.accuracy and fp32.guard_accuracy and test and guard:
+        note = evidence.flattered(fp32.guard_accuracy, guard, fp32.accuracy, test)
+        yield from filter(None, [note])
 
 
 def _copied(source: Path, target: Path) -> Path:

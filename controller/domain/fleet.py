@@ -213,6 +213,7 @@ class FitJob:
     fp32_accuracy: float | None = None
     fp32_bytes: int | None = None
     scheme_reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these
+    remarks: tuple[str, ...] = ()  # what a reader of its figures should know
     studies: tuple[str, ...] = ()  # put to devices for this job
     measured: Mapping[str, Measurement] = field(default_factory=dict)  # what the choice went by
     fresh_since: float = 0.0  # what was measured before tells of another level; 0: all counts

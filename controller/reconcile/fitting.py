@@ -165,6 +165,7 @@ def _running(context: Context, job: fleet.FitJob) -> None:
         job,
         variants=variants,
         scheme_reasons=progress.result["reasons"],
+        remarks=tuple(progress.result.get("remarks", ())),
         fp32_accuracy=progress.result["fp32_accuracy"],
         fp32_bytes=progress.result["fp32_bytes"],
     )
