@@ -185,7 +185,7 @@ class Controller:
         return found or named[-1]
 
     def start_fits(
-        self, model_id: str, *, device: str = "", effort: str = ""
+        self, model_id: str, *, device: str = "", effort: str = "", rungs: tuple[str, ...] = ()
     ) -> tuple[fleet.FitJob, ...]:
         """A fit for each cohort of the fleet, or for one device's."""
         cohorts: dict[str, fleet.Cohort] = {}
@@ -201,7 +201,10 @@ class Controller:
                 f"{who}{yet}; enrol and run an agent first:"
                 " fitment-agent enroll … && fitment-agent run"
             )
-        return tuple(self.start_fit(model_id, c, effort=effort) for c in cohorts.values())
+        return tuple(
+            fitting.start(self.context, model_id, c, effort=effort, rungs=rungs)
+            for c in cohorts.values()
+        )
 
     def start_fit(
         self, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = ""
