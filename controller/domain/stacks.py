@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controller.domain.fleet import Cohort, Deployment, Device
 from controller.errors import UserError
@@ -82,7 +82,8 @@ class StackPart:
     tested: str = ""  # what the device saw that tried it out, with numbers
     coverage: float | None = None  # of heavy operators in integers, as it saw
     releases: tuple[str, ...] = ()  # that hold both, oldest first
-    rollout: str = ""  # of the newest of these
+    release: str = ""  # that of this round; empty: none is needed yet
+    rollout: str = ""  # of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +147,8 @@ class DeviceStanding:
     device: str
     standing: Standing
     reason: str  # a sentence for people
-    unserved: tuple[str, ...] = ()  # slots for which no release was sent to it yet
+    concerned: bool = True  # the stack, as it was fitted for, may come to it
+    unserved: tuple[str, ...] = ()  # slots that a release which holds both would serve
     other_model: str = ""  # version that it runs and nothing was fitted for
 
 
@@ -194,9 +196,10 @@ def _begun(now: StackAnnouncement, parts: Mapping[str, Seen]) -> Move | None:
 
 def _after(devices: Sequence[DeviceStanding]) -> Move | None:
     """From a fleet that was prepared: it arrived, or not all of it was prepared after all."""
-    if devices and all(each.standing is Standing.ARRIVED for each in devices):
-        return Move(state=StackState.ARRIVED, reason=f"all {len(devices)} devices have it")
-    late = [each for each in devices if each.standing is Standing.NOT_READY]
+    due = [each for each in devices if each.concerned]
+    if due and all(each.standing is Standing.ARRIVED for each in due):
+        return Move(state=StackState.ARRIVED, reason=f"all {len(due)} devices have it")
+    late = [each for each in due if each.standing is Standing.NOT_READY]
     newer = [each.device for each in late if each.other_model]
     if newer:
         words = f"another model version runs on {_named(newer)}"
@@ -224,50 +227,55 @@ def counts(devices: Sequence[DeviceStanding]) -> dict[str, str]:
     return {name: str(number) for name, number in found.items()}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What was sent to a device of releases that hold both, by slot."""
+
+    named: frozenset[str] = frozenset()  # slots for which a rollout of one names it
+    last: Mapping[str, Deployment] = field(default_factory=dict)  # the newest of them
+
+
 def standing(
-    now: StackAnnouncement, device: Device, running: Mapping[str, Deployment],
-    ours: Sequence[Deployment] = (), models: Mapping[str, str] = {},
-) -> DeviceStanding:  # fmt: skip
+    now: StackAnnouncement, device: Device, running: Mapping[str, str], sent: Sent
+) -> DeviceStanding:
     """Where a device stands that runs something of what was announced.
 
     Args:
         now: the announcement.
         device: as it last reported.
-        running: its committed deployments by slot.
-        ours: its deployments of the releases that hold both, newest last.
-        models: release id to model version id, of what is running.
+        running: slot to the model version that runs there.
+        sent: to it, of releases that hold both.
     """
-    cohort = device.cohort
-    if cohort is not None and cohort == now.cohort:
-        words = "; ".join(_at_home(device, slot, part) for slot, part in _of(now, running))
+    parts = [(slot, part) for slot, part in sorted(now.parts.items()) if slot in running]
+    if device.cohort is not None and device.cohort == now.cohort:
+        words = "; ".join(f"{slot}: {serves(device, slot, part)[1]}" for slot, part in parts)
         return DeviceStanding(device=device.name, standing=Standing.ARRIVED, reason=words)
-    if cohort is None or cohort.hardware != now.hardware:
-        words = f"its hardware is another than {now.device}'s: announce the stack for that, too"
-        return DeviceStanding(device=device.name, standing=Standing.NOT_READY, reason=words)
-    other = next((models.get(running[s].release, "") for s, part in _of(now, running)
-                  if models.get(running[s].release, part.model) != part.model), "")  # fmt: skip
-    found = {s: _lacks(now, device, s, part, ours) for s, part in _of(now, running)}
-    short = {slot: why for slot, why in found.items() if why}
+    short = {slot: _lacks(now, device, slot, part, sent) for slot, part in parts}
+    short = {slot: why for slot, why in short.items() if why}
+    late = DeviceStanding(device=device.name, standing=Standing.NOT_READY, reason="")
+    if device.cohort is None or device.cohort.hardware != now.hardware:
+        words = f"its hardware is not {now.device or 'the same'}'s: announce the stack for it, too"
+        return replace(late, reason=words, concerned=False)
+    other = next((running[slot] for slot, part in parts if running[slot] != part.model), "")
     if other:
-        short = {"": f"it runs another model version ({other}) than was fitted"}
+        words = f"it runs another model version than was fitted: {other}"
+        return replace(late, reason=words, other_model=other)
     if not short:
         words = "it holds what it runs and what it will run"
-        return DeviceStanding(device=device.name, standing=Standing.READY, reason=words)
-    sent = {deployment.slot for deployment in ours}
-    return DeviceStanding(
-        device=device.name, standing=Standing.NOT_READY, other_model=other,
-        reason="; ".join(f"{slot}: {why}" if slot else why for slot, why in short.items()),
-        unserved=tuple(slot for slot in short if slot and slot not in sent),
+        return replace(late, standing=Standing.READY, reason=words)
+    may = _may_hold(device)
+    return replace(
+        late, reason="; ".join(f"{slot}: {why}" for slot, why in short.items()),
+        unserved=tuple(slot for slot in short if may and slot not in sent.named),
     )  # fmt: skip
 
 
-def _of(now: StackAnnouncement, running: Mapping[str, Deployment]) -> list[tuple[str, StackPart]]:
-    return [(slot, part) for slot, part in sorted(now.parts.items()) if slot in running]
+def _may_hold(device: Device) -> bool:
+    said = device.reported.understands if device.reported is not None else ()
+    return UNDERSTANDS_STACKS in said
 
 
-def _lacks(
-    now: StackAnnouncement, device: Device, slot: str, part: StackPart, ours: Sequence[Deployment]
-) -> str:
+def _lacks(now: StackAnnouncement, device: Device, slot: str, part: StackPart, sent: Sent) -> str:
     """What a slot of a device lacks for the stack; empty: nothing."""
     report = slot_of(device, slot)
     if report is None:
@@ -276,11 +284,12 @@ def _lacks(
         return ""  # the same is right on both
     rung = next((r for r in report.ladder if now.stack in r.stacks), None)
     if rung is not None and rung.variant == part.chosen:
-        return "" if rung.ready else f"it cannot hold both: {rung.reason}"
-    said = device.reported.understands if device.reported is not None else ()
-    if UNDERSTANDS_STACKS not in said:
+        return "" if rung.ready else f"it does not hold both: {rung.reason}"
+    if not _may_hold(device):
         return "its agent is too old to hold a variant for another stack: bring it up to date"
-    last = next((d for d in reversed(ours) if d.slot == slot), None)
+    last = sent.last.get(slot)
+    if last is None and slot in sent.named:
+        return "the release that holds both waits for its turn, or for the device to come online"
     if last is None:
         return "its release carries no variant for the stack"
     if last.outcome is None:
@@ -288,18 +297,13 @@ def _lacks(
     if last.outcome is not Outcome.COMMITTED:
         why = f": {last.reasons[-1]}" if last.reasons else ""
         return f"the release that holds both was not taken ({last.outcome.value}){why}"
-    return "it runs a release without it by now, or has not said what it holds yet"
+    return "it runs another release by now, or has not said yet what it holds"
 
 
 def slot_of(device: Device, slot: str) -> SlotReport | None:
     """What a device says of one of its slots."""
     slots = device.reported.slots if device.reported is not None else ()
     return next((report for report in slots if report.slot == slot), None)
-
-
-def _at_home(device: Device, slot: str, part: StackPart) -> str:
-    good, words = serves(device, slot, part)
-    return f"{slot}: {words}" if good else f"{slot}: not what was made for it: {words}"
 
 
 def serves(device: Device, slot: str, part: StackPart) -> tuple[bool, str]:
