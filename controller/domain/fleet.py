@@ -247,6 +247,8 @@ class Rung:
     relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
     portable: bool = False  # plain floating point, for a stack on which the chosen one fails
     reason: str = ""
+    stacks: tuple[str, ...] = ()  # hashes: it is for these alone, and first there; empty: any
+    coverage_min: float | None = None  # of heavy operators in integers, where it serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

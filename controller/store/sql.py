@@ -23,6 +23,7 @@ from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.lease import Lease
 from controller.domain.roles import Operator
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.errors import Conflict, LeaseLost, UserError
 from controller.store import lease
@@ -194,6 +195,7 @@ class SqlStore:
         self.deployments = SqlCollection(session, tenant, fleet.Deployment)
         self.triggers = SqlCollection(session, tenant, fleet.Trigger)
         self.tickets = SqlCollection(session, tenant, Ticket)
+        self.stacks = SqlCollection(session, tenant, StackAnnouncement)
         self.audit = SqlCollection(session, tenant, fleet.AuditEntry)
         self.answers = SqlCollection(session, tenant, fleet.Answer)
         self.pages = SqlCollection(session, tenant, LabelPage, known=PAGES_KNOWN)
