@@ -129,7 +129,8 @@ class Deployer:
                 order=old.order,
                 # What is damaged serves nobody, so no window is waited for.
                 assignment=replace(order, deployment=f"{base}{_MENDS}{number}", windows=()),
-                mends=True, rung=old.rung, started_at_s=desk.now_s, state_entered_at_s=desk.now_s,
+                mends=True, rung=old.rung, stacks=old.stacks,
+                started_at_s=desk.now_s, state_entered_at_s=desk.now_s,
             )  # fmt: skip
             self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=desk.now_s))
             return

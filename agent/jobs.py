@@ -176,6 +176,7 @@ class CheckJob:
     variant: str = ""  # that should be there; empty: whatever is
     overlay: str = ""
     first: bool = False  # nothing relies on it yet: look for room in memory before it is loaded
+    files_only: bool = False  # it is for another stack: nothing is loaded, its files are compared
     setting: Setting = field(default_factory=Setting)
     limits: Limits = field(default_factory=Limits)
 

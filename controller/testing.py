@@ -18,14 +18,17 @@ from controller.reconcile.fitrunner import BuiltProbe, FitProgress
 from fitment.core import digest, plain
 from fitment.core.deployment import (
     UNDERSTANDS_INPUT,
+    UNDERSTANDS_STACKS,
     UNDERSTANDS_WINDOWS,
     Assignment,
     BundleRef,
     DeploymentReport,
     DeploymentState,
     DesiredState,
+    Lesser,
     Outcome,
     ReportedState,
+    RungReport,
     SlotReport,
     Study,
     StudyKind,
@@ -171,7 +174,9 @@ class TwinDevice:
     rechecks: bool = True  # it answers its golden inputs on a new stack before it reports that
     online: bool = False
     time_zone: str = ""
-    understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS, UNDERSTANDS_INPUT)
+    understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS, UNDERSTANDS_INPUT, UNDERSTANDS_STACKS)
+    no_room: str = ""  # why it holds no lesser variants; empty: it holds them
+    wrong: tuple[str, ...] = ()  # bundles by name: rungs that answer wrongly where they belong
     desired: DesiredState | None = None
     generations: list[int] = field(default_factory=list)  # of all that it received
     slots: dict[str, SlotReport] = field(default_factory=dict)
@@ -213,8 +218,7 @@ class TwinDevice:
     def report(self) -> None:
         """Say how things are."""
         if self.rechecks:
-            stack = self.seen.stack.hash
-            self.slots = {k: replace(s, checked_stack=stack) for k, s in self.slots.items()}
+            self.slots = {k: self._stand(s) for k, s in self.slots.items()}
         reported = ReportedState(
             boot_id="boot", agent_version="1",
             observed_generation=max(self.generations, default=0),
@@ -273,7 +277,28 @@ class TwinDevice:
             self.slots[order.slot] = SlotReport(
                 slot=order.slot, variant=order.bundle.variant, name=order.bundle.name,
                 release=order.release, counter=order.counter, golden_ok=True, serving=True,
+                ladder=tuple(self._rung(n, lesser) for n, lesser in enumerate(order.ladder, 1)),
             )  # fmt: skip
+
+    def _rung(self, number: int, lesser: Lesser) -> RungReport:
+        return RungReport(
+            rung=number, variant=lesser.bundle.variant, name=lesser.bundle.name,
+            portable=lesser.portable, ready=not self.no_room,
+            reason=self.no_room or lesser.reason, stacks=lesser.stacks,
+        )  # fmt: skip
+
+    def _stand(self, slot: SlotReport) -> SlotReport:
+        """As an agent picks by its stack, after it has asked again what is for it."""
+        stack = self.seen.stack.hash
+        asked = tuple(
+            replace(r, ready=False, reason="it answers the golden inputs wrongly")
+            if stack in r.stacks and r.name in self.wrong else r
+            for r in slot.ladder
+        )  # fmt: skip
+        here = [r.rung for r in asked if r.ready and stack in r.stacks]
+        left = any(r.rung == slot.rung and r.stacks for r in asked)  # it is for another stack
+        rung = here[0] if here else 0 if left else slot.rung
+        return replace(slot, checked_stack=stack, ladder=asked, rung=rung)
 
     def lose_slots(self) -> None:
         """Forget what was installed, as a wiped disk does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from controller.dashboard.views.beside import Asked
@@ -17,6 +17,7 @@ from controller.dashboard.views.waves import ACTS, RolloutRecords
 from controller.dashboard.views.workbench import ModelRecords
 from controller.domain import fleet
 from controller.domain.roles import Identity, Role, covers
+from controller.domain.stacks import DeviceStanding, StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.errors import UserError
 from controller.gateway.http import access
@@ -57,6 +58,10 @@ class Journal:
 
     triggers: tuple[fleet.Trigger, ...] = ()
     tickets: tuple[Ticket, ...] = ()
+    stacks: tuple[StackAnnouncement, ...] = ()
+    standings: Mapping[str, tuple[DeviceStanding, ...]] = field(
+        default_factory=dict
+    )  # of open ones
     audit: tuple[fleet.AuditEntry, ...] = ()
     names: Mapping[str, str] | None = None  # model id -> name and version
     pages: Mapping[str, tuple[str, ...]] | None = None  # subject -> its page
@@ -273,6 +278,11 @@ class Desk:
             names=names,
             pages=pages,
             tickets=store.tickets.find(),
+            stacks=store.stacks.find(),
+            standings={
+                now.id: self._api.controller.stack_standings(now.id)
+                for now in store.stacks.find(closed_at=0.0)
+            },
         )
 
     def _named(self, digests: set[str]) -> Mapping[str, str]:

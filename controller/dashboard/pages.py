@@ -12,11 +12,13 @@ from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
 from controller.dashboard.draw import planned as draw_planned
 from controller.dashboard.draw.markup import Html, heading, section
+from controller.dashboard.draw.stacks import stacks
 from controller.dashboard.frame import Live, Watch, filtering, frame
 from controller.dashboard.views import journal
 from controller.dashboard.views.beside import Asked, beside
 from controller.dashboard.views.overview import FleetRecords, overview
 from controller.dashboard.views.planned import Wish, planned
+from controller.dashboard.views.stacks import stack_rows
 from controller.dashboard.views.twin import DeviceRecords, twin
 from controller.dashboard.views.waves import ACTS, RolloutRecords, waves
 from controller.dashboard.views.workbench import ModelRecords, workbench
@@ -195,7 +197,8 @@ async def show_triggers(request: Request) -> None:
 
         def show(found: Journal) -> None:
             rows = journal.trigger_rows(found.triggers, found.names or {})
-            page.show(Html(heading("Triggers") + draw.triggers(rows)))
+            announced = stack_rows(found.stacks, found.standings)
+            page.show(Html(heading("Triggers") + draw.triggers(rows) + stacks(announced)))
 
         await Watch(visit, visit.desk.journal, show, page.show).begin()
 

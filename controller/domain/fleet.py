@@ -187,6 +187,10 @@ class Choice:
     rejected: Mapping[str, str] = field(default_factory=dict)  # digest -> why
 
 
+EXTRA_RUNGS = ("slimmable",)
+"""Kinds of variants that a fit makes where they are asked for, whatever its effort."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitJob:
     """One fit of a model version to one cohort."""
@@ -197,6 +201,7 @@ class FitJob:
     status: JobStatus
     created_at: float
     effort: str = "quick"
+    rungs: tuple[str, ...] = ()  # of `EXTRA_RUNGS`
     trigger: str = ""  # trigger id that asked for it
     folder: str = ""
     step: str = ""
@@ -208,6 +213,7 @@ class FitJob:
     fp32_accuracy: float | None = None
     fp32_bytes: int | None = None
     scheme_reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these
+    remarks: tuple[str, ...] = ()  # what a reader of its figures should know
     studies: tuple[str, ...] = ()  # put to devices for this job
     measured: Mapping[str, Measurement] = field(default_factory=dict)  # what the choice went by
     fresh_since: float = 0.0  # what was measured before tells of another level; 0: all counts
@@ -241,6 +247,8 @@ class Rung:
     relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
     portable: bool = False  # plain floating point, for a stack on which the chosen one fails
     reason: str = ""
+    stacks: tuple[str, ...] = ()  # hashes: it is for these alone, and first there; empty: any
+    coverage_min: float | None = None  # of heavy operators in integers, where it serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

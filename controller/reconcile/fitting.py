@@ -29,15 +29,17 @@ COMING_BACK_S = 90.0
 tries to connect, so nobody being there yet says nothing."""
 
 
-def start(
+def start(  # noqa: PLR0913 - what a fit is for, and what it may know
     context: Context, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = "",
-    fresh: bool = False, climbs_from: str = "", level_ms: float = 0.0,
+    fresh: bool = False, climbs_from: str = "", level_ms: float = 0.0, rungs: tuple[str, ...] = (),
 ) -> fleet.FitJob:  # fmt: skip
     """Begin a fit, or hand over the one that this cohort had already.
 
     What was fitted once is not fitted again: its variants are chosen among anew, with all that
     was measured since. ``fresh``: the cohort is not as it was, so only what a device measures from
     now on counts; ``climbs_from`` is what it runs, and ``level_ms`` its tail in the field.
+    ``rungs`` are kinds of variants to make beside the effort's; a trigger asks for those that the
+    model's newest fit had.
 
     Raises:
         NotFound: no such model version.
@@ -48,14 +50,17 @@ def start(
     if not cohorts.members(context, cohort):
         raise UserError(f"no enrolled device belongs to {cohort.key}; see: fitment device list")
     effort = effort or context.settings.effort
-    jobs = [j for j in context.store.jobs.find(model=model_id) if j.cohort == cohort]
-    same = [j for j in jobs if j.effort == effort and j.status is not JobStatus.FAILED]
+    of_model = list(context.store.jobs.find(model=model_id))
+    if trigger and not rungs and of_model:
+        rungs = of_model[-1].rungs
+    known = [j for j in of_model if j.cohort == cohort and j.status is not JobStatus.FAILED]
+    same = [j for j in known if j.effort == effort and set(rungs) <= set(j.rungs)]
     now = context.clock()
     if same and same[-1].status is not JobStatus.DONE:
         return same[-1]
     job = fleet.FitJob(
         id=context.new_id(), model=model_id, cohort=cohort, status=JobStatus.QUEUED,
-        created_at=now, effort=effort, trigger=trigger,
+        created_at=now, effort=effort, trigger=trigger, rungs=rungs,
     )  # fmt: skip
     if same:
         earlier = same[-1]
@@ -160,6 +165,7 @@ def _running(context: Context, job: fleet.FitJob) -> None:
         job,
         variants=variants,
         scheme_reasons=progress.result["reasons"],
+        remarks=tuple(progress.result.get("remarks", ())),
         fp32_accuracy=progress.result["fp32_accuracy"],
         fp32_bytes=progress.result["fp32_bytes"],
     )
@@ -329,7 +335,12 @@ def request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
     names = cohorts.runtimes(context, job.cohort)
     tables = [cohorts.kernel_table(context, job.cohort, name) for name in names]
     targets = [
-        {"runtime": r.name, "format": r.format, "schemes": list(r.schemes)}
+        {
+            "runtime": r.name,
+            "format": r.format,
+            "schemes": list(r.schemes),
+            "rules": list(r.rules),
+        }
         for r in profile.runtimes
         if r.name in names
     ]
@@ -342,6 +353,7 @@ def request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
         "kernel_tables": [plain.to_plain(t) for t in tables if t is not None],
         "budget": plain.to_plain(cohorts.budget_of(context, model, profile.name)),
         "effort": job.effort,
+        "rungs": list(job.rungs),
         "calibratable": profile.name in model.calibrate_profiles,
         "channels_multiple_of": profile.channels_multiple_of,
         "machine": cohorts.machine(context, job.cohort),

@@ -11,6 +11,7 @@ from controller.domain.fleet import JobStatus, RolloutState
 from controller.domain.policy import Policy
 from controller.errors import Conflict, FitmentError, NotFound, Temporary, TrustError, UserError
 from controller.reconcile import (
+    arriving,
     cohorts,
     fitting,
     missing,
@@ -51,7 +52,10 @@ def look(context: Context, name: str) -> bool:
             continue
         if _unchecked(device, deployment.slot):
             waiting = True
-        else:
+            continue
+        prepared, words = arriving.expected(context, device, deployment, finding.reason)
+        if not prepared:
+            finding = replace(finding, reason=finding.reason + words)
             waiting |= _open(context, device, deployment, finding)
     for deployment in _newest(every).values():
         waiting |= _miss(context, device, deployment)
@@ -279,7 +283,7 @@ def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
     asked = rolling.RolloutPlan(
         devices=devices, waves=policy.waves(len(devices)),
         gate=fleet.Gate(latency_ratio_max=None, max_failure_share=_FAILURES if many else 0.0),
-        **_windows(context, devices[0], release.slot),
+        **windows_of(context, devices[0], release.slot),
     )  # fmt: skip
     with context.store.transaction():
         made = rolling.create(context, release.id, asked, trigger=trigger.id)
@@ -318,7 +322,7 @@ def _approved(
     return False
 
 
-def _windows(context: Context, device: str, slot: str) -> dict[str, Any]:
+def windows_of(context: Context, device: str, slot: str) -> dict[str, Any]:
     """What was switched in a window is switched in one again, if it serves until then."""
     found = context.store.devices.get(device)
     slots = found.reported.slots if found is not None and found.reported is not None else ()

@@ -155,7 +155,7 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     held = looks.due(made, release, now)
     if held is None:
         return
-    steps = rollout.steps(replace(held.view(now), words=looks.words.about(made)))
+    steps = held.steps(now, looks.words.about(made))
     with context.store.transaction():
         for name, why in held.left.items():
             details = {"device": name, "reason": why}
@@ -289,7 +289,7 @@ def get(context: Context, rollout_id: str) -> fleet.Rollout:
     """
     made = context.store.rollouts.get(rollout_id)
     if made is None:
-        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout status")
+        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout list")
     return made
 
 

@@ -122,6 +122,18 @@ def _keep_labels(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def _keep_stacks(connection: Connection) -> None:
+    """Announced stacks."""
+    connection.exec_driver_sql(
+        "CREATE TABLE stack (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, name VARCHAR NOT NULL,'
+        " profile VARCHAR NOT NULL, closed_at VARCHAR NOT NULL, PRIMARY KEY (position),"
+        ' CONSTRAINT stack_key UNIQUE (tenant, "key"))'
+    )
+    for name in ("name", "profile", "closed_at"):
+        connection.exec_driver_sql(f"CREATE INDEX stack_{name} ON stack (tenant, {name})")
+
+
 STEPS: tuple[Step, ...] = (
     _keep_rollups,
     _keep_answers,
@@ -129,6 +141,7 @@ STEPS: tuple[Step, ...] = (
     _keep_tickets,
     _keep_groups,
     _keep_labels,
+    _keep_stacks,
 )
 """Step ``i`` leads from version ``i + 1`` to ``i + 2``; none is ever changed or removed."""
 

@@ -258,6 +258,7 @@ def _fit(view: Fit) -> Html:
         parts.append(
             tag("p", tag("strong", taken[0] if taken else "None chosen"), ": ", view.reason)
         )
+    parts += [tag("p", note, class_="note") for note in view.remarks]
     if view.candidates:
         parts += [pareto(view.bubbles, view.unplaced), _candidates(view)]
     if view.schemes:
