@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from controller.domain import gates, holding, sequential
+from controller.domain import gates, holding, sequential, staying
 from controller.domain.eligible import Bar, held_up
 from controller.domain.field import Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout, RolloutState
@@ -92,6 +92,7 @@ class View:
     words: Mapping[str, Word] = field(default_factory=dict)  # what labels say of devices, by name
     earlier: Mapping[str, Sequence[Deployment]] = field(default_factory=dict)
     """Attempts before the newest, of devices that were tried again, oldest first."""
+    control: Sequence[staying.Kept] = ()  # what devices that stay behind said, as often as asked
 
     def cohorts(self) -> Mapping[str, Sequence[Device]]:
         """Targets by cohort key; a device that never reported is a cohort of its own."""
@@ -272,6 +273,8 @@ def _advance(view: View) -> tuple[Step, ...]:
         return ()  # not even a canary was there yet
     if real and view.now - max(d.ended_at for d in real) < rollout.soak_s:
         return ()
+    if any(kept.open for kept in view.control):
+        return ()
     found = reports(view, final=True)  # small samples are judged too, at the end of their wave
     failed = gates.failed(found)
     if failed:
@@ -348,6 +351,7 @@ def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
         gates.Cohort(
             key=key, deployments=of_cohort, devices=devices, place=place,
             members=max(len(cohorts.get(key, ())), len(of_cohort)), words=view.words,
+            control=[kept for kept in view.control if kept.cohort == key],
         )
         for place, (key, of_cohort) in enumerate(judged.items())
     ]  # fmt: skip

@@ -69,10 +69,10 @@ class Held:
         del self.targets[name]
         self._groups = None
 
-    def rest(self, now: float) -> None:
+    def rest(self, now: float, until: float) -> None:
         """Nothing is to be done until something is written, or one of these moments comes."""
         made = self.rollout
-        moments = [made.windows_end] if made.windows_end else []
+        moments = [until, *([made.windows_end] if made.windows_end else [])]
         for deployment in self.deployments.values():
             if deployment.outcome is None:
                 moments.append(deployment.created_at + made.deadline_s)
@@ -130,6 +130,8 @@ class Looks:
             study = self.store.studies.get(key)
             if study is not None:
                 self.asked.add(study.device)
+                for held in self.held.values() if study.control is not None else ():
+                    held.stirred |= study.id in held.rollout.control_studies
 
     def _device(self, name: str, device: fleet.Device | None) -> None:
         for held in self.held.values():

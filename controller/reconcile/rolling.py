@@ -17,6 +17,7 @@ from controller.reconcile import (
     labelling,
     releasing,
     standing,
+    staying,
     zones,
 )
 from controller.reconcile.context import Context
@@ -125,6 +126,12 @@ def targets(
 
 def controls(context: Context, made: fleet.Rollout, release: fleet.Release) -> tuple[str, ...]:
     """Names of the devices that are held back now, in order."""
+    return tuple(d.name for d in _kept(context, made, release))
+
+
+def _kept(
+    context: Context, made: fleet.Rollout, release: fleet.Release
+) -> tuple[fleet.Device, ...]:
     everyone = targets(context, standing.unheld(made), release) if made.control_below else ()
     return standing.held(made, everyone)
 
@@ -155,7 +162,10 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     held = looks.due(made, release, now)
     if held is None:
         return
-    steps = rollout.steps(replace(held.view(now), words=looks.words.about(made)))
+    if made.state is RolloutState.RUNNING and staying.is_due(made):
+        made = staying.begin(context, made, release, _kept(context, made, release))
+    control = staying.answers(context, made)
+    steps = rollout.steps(replace(held.view(now), words=looks.words.about(made), control=control))
     with context.store.transaction():
         for name, why in held.left.items():
             details = {"device": name, "reason": why}
@@ -164,7 +174,7 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
             EXECUTORS[type(step)](context, made, release, step)
     held.left.clear()
     if not steps:
-        held.rest(now)
+        held.rest(now, staying.due(context, made))
 
 
 def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> rollout.View:
@@ -173,6 +183,7 @@ def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> roll
         rollout=made, targets=targets(context, made, release, newest), deployments=newest,
         earlier=earlier, now=context.clock(),
         words=labelling.words(context.store, made) if labelling.asks(made.gate) else {},
+        control=staying.answers(context, made),
     )  # fmt: skip
 
 
