@@ -138,6 +138,9 @@ class ScriptedFits:
         name = f"probe-{runtime}"
         return BuiltProbe(ref=bundle(name), archive=str(self._file(name)))
 
+    def cancel(self, job: str) -> None:
+        self.requests.pop(job, None)
+
     def stop(self) -> None:
         self.requests.clear()
 

@@ -21,6 +21,7 @@ from controller.domain.eligible import Bar, held_up
 from controller.domain.field import Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
+from controller.domain.plan import own
 from fitment.core.deployment import Outcome
 
 
@@ -98,19 +99,24 @@ class View:
         """Targets by cohort key; a device that never reported is a cohort of its own."""
         return group(self.targets) if self.grouped is None else self.grouped
 
+    def its(self, device: Device) -> Deployment | None:
+        """A device's newest deployment here; none that another had under its name before."""
+        found = self.deployments.get(device.name)
+        return found if found is not None and own(device, (found,)) else None
+
     def reached(self, device: Device) -> bool:
         """Whether it has had its turn.
 
         One that was held back before its window has not, nor one that is to be tried again.
         """
-        found = self.deployments.get(device.name)
+        found = self.its(device)
         if found is None or found.id in self.rollout.retried:
             return False
         return not (found.held_back and found.outcome is Outcome.CANCELLED)
 
     def of(self, members: Sequence[Device]) -> list[Deployment]:
         """Their deployments, in admission order."""
-        return [self.deployments[d.name] for d in members if d.name in self.deployments]
+        return [found for d in members if (found := self.its(d)) is not None]
 
     def taken(self, deployments: Iterable[Deployment]) -> int:
         """How many of them take a place of their share; one that is tried again keeps its own."""
@@ -118,7 +124,7 @@ class View:
 
     def again(self, device: Device) -> bool:
         """Whether it has a place already, and another turn."""
-        found = self.deployments.get(device.name)
+        found = self.its(device)
         return found is not None and found.id in self.rollout.retried and not gates.is_void(found)
 
     def judged(self) -> list[Deployment]:

@@ -22,6 +22,8 @@ LINES_MAX = 2_000
 """In one request; more are several."""
 LATE_S = 30 * 86400.0
 """For so long after its end a rollout is held to labels that come late."""
+SKEW_S = 300.0
+"""By so much a clock may be wrong that says when an answer was given."""
 FELL = "field_accuracy_fell"
 
 
@@ -81,6 +83,11 @@ def _placed(line: Line, had: Sequence[fleet.Deployment]) -> Line:
         newest = {d.slot: d for d in fits}
         if len(newest) > 1:
             raise ValueError(f"slots {', '.join(sorted(newest))} served then: name its 'release'")
+    elif line.at < fits[0].created_at - SKEW_S:
+        raise ValueError(
+            f"'time' {line.at:.0f} is before the device was given release '{line.release}'"
+            f" ({fits[0].created_at:.0f}): when was it answered?"
+        )
     chosen = fits[-1]
     return replace(line, release=chosen.release, variant=chosen.variant)
 

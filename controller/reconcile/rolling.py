@@ -47,6 +47,7 @@ class RolloutPlan:
     control_share: float = 0.0  # of devices that stay on what they run, to compare with
     control_by: str = ""  # label whose devices stay together
     control_s: float = 0.0  # for so long after the last wave
+    asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
 
 
 def create(
@@ -93,6 +94,7 @@ def drafted(
         waves=asked.waves, soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate,
         trigger=trigger, wave_started_at=context.clock(), windows=tuple(map(str, windows)),
         control_share=asked.control_share, control_by=asked.control_by, control_s=asked.control_s,
+        asks_after=asked.asks_after,
     )  # fmt: skip
     asking.check_named(context, made)
     chosen = targets(context, made, release)

@@ -188,3 +188,16 @@ def test_few_pages_are_kept_in_memory(world: Any) -> None:
         world.store.pages.put(labels.page_of("a", 3600.0 * hour))
     assert len(world.store.pages._known) <= PAGES_KNOWN
     assert len(world.store.pages.find()) == PAGES_KNOWN + 4
+
+
+def test_a_time_before_a_device_had_the_release_is_refused(world: Any) -> None:
+    """It would take all that came between from what the release is compared with."""
+    made = served(world)
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    (_, new) = world.store.deployments.find(device="a")
+    line = {"time": new.created_at - 3000.0, "release": new.release, "correct": True}
+    before = field.parted(made, world.store.tallies.find(device="a"))
+    with pytest.raises(UserError, match="is before the device was given release"):
+        world.controller.post_labels("a", [line])
+    assert field.parted(made, world.store.tallies.find(device="a")) == before
+    assert world.controller.post_labels("a", [{**line, "time": new.created_at}]).taken == 1
