@@ -19,6 +19,7 @@ from fitment.core import digest, plain
 from fitment.core.deployment import (
     UNDERSTANDS_INPUT,
     UNDERSTANDS_WINDOWS,
+    AllowanceReport,
     Assignment,
     BundleRef,
     DeploymentReport,
@@ -176,6 +177,7 @@ class TwinDevice:
     rechecks: bool = True  # it answers its golden inputs on a new stack before it reports that
     online: bool = False
     time_zone: str = ""
+    allowance: AllowanceReport | None = None
     understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS, UNDERSTANDS_INPUT)
     desired: DesiredState | None = None
     generations: list[int] = field(default_factory=list)  # of all that it received
@@ -225,7 +227,7 @@ class TwinDevice:
             observed_generation=max(self.generations, default=0),
             fingerprint=self.seen, slots=tuple(self.slots.values()),
             deployments=tuple(self.reports.values()), studies_done=self.studies_done,
-            time_zone=self.time_zone, understands=self.understands,
+            time_zone=self.time_zone, understands=self.understands, allowance=self.allowance,
         )  # fmt: skip
         self.controller.on_uplink(self.name, Uplink(reported=reported))
 
