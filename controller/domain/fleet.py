@@ -391,6 +391,7 @@ class TriggerKind(enum.Enum):
     SHIFTED = "shifted"  # all of a cohort became slower or faster, at the same heat
     AFFORDABLE = "affordable"  # a cohort has time to spare for a more accurate variant
     NEW_PROFILE = "new_profile"  # a cohort without a fit
+    FIELD_FELL = "field_fell"  # labels that came late show worse answers than before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

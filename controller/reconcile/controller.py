@@ -33,6 +33,7 @@ from controller.reconcile import (
     policies,
     previewing,
     pulling,
+    refuting,
     releasing,
     retrying,
     rolling,
@@ -255,7 +256,10 @@ class Controller:
         return standing.let_go(self.context, rolling.get(self.context, rollout_id))
 
     def post_labels(self, device: str, lines: Sequence[Mapping[str, Any]]) -> Posted:
-        return labelling.post(self.context, device, lines)
+        posted = labelling.post(self.context, device, lines)
+        for rollout in posted.fell:
+            refuting.look(self.context, rollout)
+        return posted
 
     def field_of(self, made: fleet.Rollout) -> tuple[Slice, ...]:
         return labelling.compared(self.store, made)

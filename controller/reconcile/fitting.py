@@ -315,17 +315,27 @@ def measured(context: Context, job: fleet.FitJob) -> dict[str, Measurement]:
 
 
 def unusable(context: Context, job: fleet.FitJob) -> dict[str, str]:
-    """Variants that a device could not time while it could time others.
+    """Variants that a device could not time while it could time others, or that labels refuted.
 
     One that could time none has a problem of its own, which says nothing of the variants.
     """
     asked = [s for s in _studies(context, job) if s.kind is StudyKind.BENCHMARK]
+    refuted = _refuted(context, job)
     if not any(s.measurement for s in asked):
-        return {}
-    return {
+        return refuted
+    return refuted | {
         s.bundle.variant: f"the device could not run it: {s.failed}"
         for s in asked
         if s.failed.startswith(ingest.GAVE_UP)
+    }
+
+
+def _refuted(context: Context, job: fleet.FitJob) -> dict[str, str]:
+    """Variants of which labels from this cohort said that their answers are worse."""
+    return {
+        t.before: f"labels from the field speak against it: {t.reason}"
+        for t in context.store.triggers.find(model=job.model)
+        if t.kind is fleet.TriggerKind.FIELD_FELL and t.cohort == job.cohort
     }
 
 

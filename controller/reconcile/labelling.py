@@ -11,6 +11,7 @@ from controller.domain import field as accuracy
 from controller.domain import fleet, gates, holding, labels, plan, rollout
 from controller.domain.field import Slice, Word
 from controller.domain.fleet import RolloutState
+from controller.domain.judgement import GateReport, GateVerdict
 from controller.domain.labels import FieldTally, LabelPage, Line, Posted
 from controller.errors import NotFound, UserError
 from controller.reconcile.context import Context
@@ -149,7 +150,7 @@ def _late(context: Context, releases: Iterable[str]) -> Iterable[str]:
             if not over or not asks(made.gate) or context.clock() - _ended(context, made) > LATE_S:
                 continue
             told = context.store.audit.find(subject=made.id, action=FELL)
-            why = "" if told else _failure(context, made)
+            why = "" if told else gates.failed(failing(context, made))
             if why:
                 context.record("controller", FELL, made.id, {"reason": why})
                 said = f"labels that came late speak against it: {why}"
@@ -163,8 +164,8 @@ def _ended(context: Context, made: fleet.Rollout) -> float:
     return max((d.ended_at for d in found), default=made.created_at)
 
 
-def _failure(context: Context, made: fleet.Rollout) -> str:
-    """Why its labels would halt it; other gates had their time."""
+def failing(context: Context, made: fleet.Rollout) -> tuple[GateReport, ...]:
+    """What of its labels would halt it; other gates had their time."""
     devices = {d.name: d for d in context.store.devices.find()}
     only = replace(
         made, gate=fleet.Gate(
@@ -181,8 +182,11 @@ def _failure(context: Context, made: fleet.Rollout) -> str:
         deployments=deployments, earlier=earlier, now=context.clock(),
         words=words(context.store, made),
     )  # fmt: skip
-    mine = [r for r in rollout.reports(view, final=True) if r.gate in accuracy.GATES]
-    return gates.failed(mine)
+    return tuple(
+        r
+        for r in rollout.reports(view, final=True)
+        if r.gate in accuracy.GATES and r.verdict is GateVerdict.FAILED
+    )
 
 
 def forget(store: Store, before_s: float, limit: int) -> int:
