@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -299,7 +300,10 @@ def share(text: str, option: str) -> float:
 
 
 def _part(text: str) -> float:
-    return float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    number = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _change(rollout: str, act: str, *, server: str, data_dir: DataDir, as_json: bool) -> None:

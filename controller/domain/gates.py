@@ -212,13 +212,23 @@ def _each(report: GateReport, look: Look, seen: Seen) -> GateReport:
     """
     report, check = replace(report, e_needed=None), look.check
     count, against = len(seen.ended) + seen.waiting, round(sum(seen.ended))
-    if against <= check.allowed * count + 1e-9:
+    if _is_allowed(check, count, against):
         return replace(report, verdict=GateVerdict.EACH, reason=f"held on {len(seen.ended)}{OWN}")
-    rate = look.rollout.gate.false_halt_rate
-    rare = check.own or sequential.tail(count, against, check.allowed) < rate
+    rare = too_many(check, count, against, look.rollout.gate.false_halt_rate)
     if rare and not look.early(seen):
         return replace(report, verdict=GateVerdict.FAILED, reason=check.words(seen) + OWN)
     return replace(report, reason=f"{check.words(seen)}; too few to tell it from chance{OWN}")
+
+
+def _is_allowed(check: Check, count: int, against: int) -> bool:
+    return against <= check.allowed * count + 1e-9
+
+
+def too_many(check: Check, count: int, against: int, rate: float) -> bool:
+    """Whether of so few devices too many speak against it to be chance, at one look."""
+    if _is_allowed(check, count, against):
+        return False
+    return check.own or sequential.tail(count, against, check.allowed) < rate
 
 
 def _nothing(report: GateReport, check: Check) -> GateReport:

@@ -244,11 +244,9 @@ def observe(
             continue
         if not counts(deployment, rollout):
             continue
-        value = _said(check, deployment, words or {})
-        if check.name == "failures":
-            runs = contradiction(deployment, devices.get(deployment.device), now=now)
-            lies |= {deployment.id: runs} if runs else {}
-            value = float(deployment.outcome in BAD or bool(runs))
+        device = devices.get(deployment.device)
+        value, runs = value_of(check, deployment, device, now=now, words=words)
+        lies |= {deployment.id: runs} if runs else {}
         if value is None:
             missing += 1
             continue
@@ -261,6 +259,24 @@ def observe(
         whose=[e[2] for e in ended], waiting=waiting, missing=missing, contradicted=lies,
         clusters=[_cluster(devices.get(e[2].device), label, e[2].device) for e in ended],
     )  # fmt: skip
+
+
+def value_of(
+    check: Check,
+    deployment: Deployment,
+    device: Device | None,
+    *,
+    now: float,
+    words: Mapping[str, Word] | None = None,
+) -> tuple[float | None, str]:
+    """The number that a gate reads of a deployment that ended, None where there is none.
+
+    Beside it what the device runs, where that contradicts its word.
+    """
+    if check.name != "failures":
+        return _said(check, deployment, words or {}), ""
+    runs = contradiction(deployment, device, now=now)
+    return float(deployment.outcome in BAD or bool(runs)), runs
 
 
 def _said(check: Check, deployment: Deployment, words: Mapping[str, Word]) -> float | None:

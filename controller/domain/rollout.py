@@ -12,7 +12,6 @@ pending, and are admitted when they come back.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +21,7 @@ from controller.domain.field import Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
 from controller.domain.plan import own
+from controller.domain.quotas import quota, room
 from fitment.core.deployment import Outcome
 
 
@@ -216,13 +216,13 @@ def admissions(view: View) -> tuple[Admit, ...]:
     for members, there in cohorts:
         taken = view.taken(there)
         free = quota(len(members), view.rollout.waves[_reach(view, there)]) - taken
-        room = max(0, _room(there, view.rollout.gate))
-        if not room or (free <= 0 and not view.rollout.retried):
+        places = max(0, _room(there, view.rollout.gate))
+        if not places or (free <= 0 and not view.rollout.retried):
             continue
         waiting = [d for d in members if not view.reached(d) and _ready(view, d)]
         again = [d for d in waiting if view.again(d)]
         fresh = [d for d in waiting if not view.again(d)]
-        chosen = (again + fresh[: max(0, free)])[:room]
+        chosen = (again + fresh[: max(0, free)])[:places]
         if chosen and not taken:
             openings -= 1
             if openings < 0:
@@ -250,12 +250,7 @@ def _room(deployments: Iterable[Deployment], gate: Gate) -> int:
     """How many more may be under way: as many as have ended, at least `Gate.open_most`."""
     real = [d for d in deployments if not gates.is_void(d)]
     ended = sum(d.outcome is not None for d in real)
-    return max(gate.open_most, ended) - (len(real) - ended)
-
-
-def quota(members: int, share: float) -> int:
-    """How many of a group a wave may have admitted: at least one."""
-    return max(1, math.ceil(share * members - 1e-9))
+    return room(ended, len(real) - ended, gate)
 
 
 def _reach(view: View, of_cohort: Sequence[Deployment]) -> int:

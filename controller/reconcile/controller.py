@@ -194,9 +194,12 @@ class Controller:
             if found.cohort is not None and device in ("", found.name):
                 cohorts[found.cohort.key] = found.cohort
         if not cohorts:
-            who = f"'{device}'" if device else "any device"
+            if device and not self.store.devices.find(name=device):
+                raise NotFound(f"no device is named '{device}'; see: fitment device list")
+            who = f"'{device}' has" if device else "no device has"
+            yet = " not reported a profile yet" if device else " reported a profile yet"
             raise UserError(
-                f"{who} has not reported a profile yet; enrol and run an agent first:"
+                f"{who}{yet}; enrol and run an agent first:"
                 " fitment-agent enroll … && fitment-agent run"
             )
         return tuple(self.start_fit(model_id, c, effort=effort) for c in cohorts.values())

@@ -167,7 +167,7 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     if made.state is RolloutState.RUNNING and staying.is_due(made):
         made = staying.begin(context, made, release, _kept(context, made, release))
     control = staying.answers(context, made)
-    steps = rollout.steps(replace(held.view(now), words=looks.words.about(made), control=control))
+    steps = held.steps(now, looks.words.about(made), control)
     with context.store.transaction():
         for name, why in held.left.items():
             details = {"device": name, "reason": why}
@@ -302,7 +302,7 @@ def get(context: Context, rollout_id: str) -> fleet.Rollout:
     """
     made = context.store.rollouts.get(rollout_id)
     if made is None:
-        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout status")
+        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout list")
     return made
 
 
