@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from controller.domain import fleet, plan
+from controller.domain import fleet, plan, studies
 from controller.domain.judgement import TooFew
 from controller.reconcile import releasing
 from controller.reconcile.context import Context
@@ -195,7 +195,7 @@ def find_bundle(context: Context, model: str, variant: str) -> BundleRef | None:
     return None
 
 
-def _study(record: fleet.StudyRecord) -> Study:
+def _study(record: studies.StudyRecord) -> Study:
     probe = record.kind is StudyKind.PROBE
     return Study(
         id=record.id, kind=record.kind, device=record.device, bundle=record.bundle,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from controller.domain import fleet, holding, observing, plan, rollout
+from controller.domain import fleet, holding, observing, plan, rollout, studies
 from controller.domain.staying import MOST, WAIT_S, Kept, kept
 from controller.reconcile import desired, standing
 from controller.reconcile.context import Context
@@ -76,7 +76,7 @@ def _cluster(made: fleet.Rollout, device: fleet.Device) -> str:
 
 def _ask(
     context: Context, made: fleet.Rollout, release: fleet.Release, device: fleet.Device
-) -> fleet.StudyRecord | None:
+) -> studies.StudyRecord | None:
     every = context.store.deployments.find(device=device.name)
     ran = plan.running(plan.own(device, every)).get(release.slot)
     from_release = context.store.releases.get(ran.release) if ran is not None else None
@@ -86,8 +86,8 @@ def _ask(
     if ref is None or ran.measurement is None:
         return None
     taken: dict[str, Any] = standing.before(context, made.gate, device, release.slot)
-    mark = fleet.ControlMark(wave=made.wave, cluster=_cluster(made, device), **taken)
-    return fleet.StudyRecord(
+    mark = studies.ControlMark(wave=made.wave, cluster=_cluster(made, device), **taken)
+    return studies.StudyRecord(
         id=context.new_id(), kind=StudyKind.BENCHMARK, device=device.name, cohort=device.cohort,
         bundle=ref, created_at=context.clock(), control=mark,
     )  # fmt: skip
