@@ -35,6 +35,13 @@ def fit(  # noqa: PLR0913 - one parameter an option
     thorough: Annotated[
         bool, typer.Option("--thorough/--quick", help="Try more recipes, or the usual few.")
     ] = False,
+    rungs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also make variants of this kind, for lesser rungs of a release: slimmable"
+            " (one network trained at several widths, takes some minutes); repeatable."
+        ),
+    ] = None,
     budget: Annotated[
         list[str] | None, typer.Option(help="A limit, NAME=VALUE; repeatable; fitting here only.")
     ] = None,
@@ -48,14 +55,14 @@ def fit(  # noqa: PLR0913 - one parameter an option
     as_json: Json = False,
 ) -> None:
     """Fit a workload on this machine (--profile and --out), or a registered model to the fleet."""
-    effort = "thorough" if thorough else "quick"
+    effort, extra = "thorough" if thorough else "quick", tuple(rungs or ())
     if not profile and out is None:
         if budget:
             raise UserError("--budget goes with --profile and --out; the fleet has the model's own")
         if seed:
             raise UserError("--seed goes with --profile and --out; the fleet's take the usual one")
         with connect(server, data_dir) as client:
-            jobs = client.start_fits(workload, device, effort)
+            jobs = client.start_fits(workload, device, effort, extra)
             jobs = follow(client, jobs) if wait else jobs
         answer(jobs, as_json=as_json)
         return
@@ -63,7 +70,9 @@ def fit(  # noqa: PLR0913 - one parameter an option
         raise UserError("fitting on this machine needs both --profile and --out")
     if device or not wait:
         raise UserError("--device and --no-wait are for the fleet: leave out --profile and --out")
-    local = Local(workload=workload, profile=profile, out=out, effort=effort, seed=seed)
+    local = Local(
+        workload=workload, profile=profile, out=out, effort=effort, seed=seed, rungs=extra
+    )
     _fit_here(local, limits(budget or []), as_json=as_json)
 
 
@@ -76,6 +85,7 @@ class Local:
     out: Path
     effort: str
     seed: int
+    rungs: tuple[str, ...] = ()
 
 
 def _fit_here(local: Local, budget: dict[str, float], *, as_json: bool) -> None:
@@ -83,7 +93,7 @@ def _fit_here(local: Local, budget: dict[str, float], *, as_json: bool) -> None:
 
     request = LocalRequest(
         workload=find(local.workload), profile=local.profile, out=local.out, seed=local.seed,
-        budget=budget, effort=local.effort,
+        budget=budget, effort=local.effort, rungs=local.rungs,
     )  # fmt: skip
     with bar() as show:
         report = fit_locally(request, show)
