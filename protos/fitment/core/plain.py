@@ -39,7 +39,7 @@ def to_plain(value: object) -> Any:
 
     Enums become their values, bytes become base64 text, tuples become lists.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _AS_THEY_ARE:
         return value
     names = _names(kind)
