@@ -79,8 +79,8 @@ def _fleet(rollouts: int) -> dict[str, Any]:
 
     return {
         "rollouts": statistics.measure(rollouts, say),
-        "tick_memory": ticks.measure((100, 1000, 10_000), say, "memory"),
-        "tick_sqlite": ticks.measure((100, 1000), say),
+        "tick_memory": ticks.measure((100, 1000), say, "memory"),
+        "tick_sqlite": ticks.measure((100, 1000, 10_000), say),
     }
 
 
