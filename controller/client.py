@@ -35,6 +35,7 @@ from controller.domain.history import Event
 from controller.domain.labels import Posted
 from controller.domain.preview import Preview
 from controller.domain.roles import Identity, Role
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.errors import UserError
 from controller.gateway.views import (
@@ -48,6 +49,7 @@ from controller.gateway.views import (
     RolloutField,
     RolloutView,
     SeriesView,
+    StackView,
     Status,
     TelemetryView,
 )
@@ -358,6 +360,21 @@ class Client(Calls):
         route = f"/v1/tickets/{_part(key)}/{_part(act)}"
         body: dict[str, Any] = {"result": result} if result else {}
         return self._post(Ticket, route, **body)
+
+    def stacks(self, **filters: str) -> tuple[StackAnnouncement, ...]:
+        """``filters`` may be ``profile`` and ``state`` (``open`` or ``all``)."""
+        return self._all(StackAnnouncement, "/v1/stacks", **filters)
+
+    def stack(self, key: str) -> StackView:
+        """One by name or id, with where each device stands."""
+        return self._get(StackView, f"/v1/stacks/{_part(key)}")
+
+    def announce_stack(self, name: str, **more: Any) -> StackView:
+        """``more`` holds the other fields of `controller.reconcile.announcing.Announced`."""
+        return self._post(StackView, "/v1/stacks", name=name, **more)
+
+    def withdraw_stack(self, key: str, reason: str) -> StackView:
+        return self._post(StackView, f"/v1/stacks/{_part(key)}/withdraw", reason=reason)
 
     def policies(self) -> tuple[PolicyView, ...]:
         return self._get(tuple[PolicyView, ...], "/v1/policies")

@@ -59,6 +59,8 @@ def fit(  # noqa: PLR0913 - one parameter an option
     if not profile and out is None:
         if budget:
             raise UserError("--budget goes with --profile and --out; the fleet has the model's own")
+        if seed:
+            raise UserError("--seed goes with --profile and --out; the fleet's take the usual one")
         with connect(server, data_dir) as client:
             jobs = client.start_fits(workload, device, effort, extra)
             jobs = follow(client, jobs) if wait else jobs
@@ -66,6 +68,8 @@ def fit(  # noqa: PLR0913 - one parameter an option
         return
     if not profile or out is None:
         raise UserError("fitting on this machine needs both --profile and --out")
+    if device or not wait:
+        raise UserError("--device and --no-wait are for the fleet: leave out --profile and --out")
     local = Local(
         workload=workload, profile=profile, out=out, effort=effort, seed=seed, rungs=extra
     )
@@ -139,12 +143,27 @@ def limits(texts: list[str]) -> dict[str, float]:
     return {name: int(v) if name in whole else v for name, v in found.items()}
 
 
+def _interval(bounds: list[float] | None) -> str:
+    return "-" if bounds is None else f"{100 * bounds[0]:.1f}-{100 * bounds[1]:.1f}"
+
+
 def _show(report: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    columns = ("", "variant", "runtime", "accuracy", "agrees", "kB", "wire", "p50 ms", "verdict")
+    columns = (
+        "",
+        "variant",
+        "runtime",
+        "accuracy",
+        "95 %",
+        "agrees",
+        "kB",
+        "wire",
+        "p50 ms",
+        "verdict",
+    )
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for row in report["variants"]:
         latency = row["latency"]
@@ -154,6 +173,7 @@ def _show(report: dict[str, Any], out: Path) -> None:
             f"[bold]{row['name']}[/]" if row["chosen"] else row["name"],
             row["runtime"],
             "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f} %",
+            _interval(row["accuracy_interval"]),
             f"{100 * row['agreement']:.2f} %",
             f"{row['file_bytes'] / 1000:.0f}",
             f"{row['wire_bytes'] / 1000:.0f}",

@@ -224,6 +224,16 @@ class FitJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControlMark:
+    """What a device that stays behind is asked for at a wave, and what is known of before."""
+
+    wave: int
+    cluster: str  # it speaks for
+    energy_before_mj: float | None = None  # of one inference of what runs, when it got it
+    before: Footprint | None = None  # the rest of the same
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:
     """A question put to one device."""
 
@@ -237,6 +247,7 @@ class StudyRecord:
     measurement: Measurement | None = None
     kernels: KernelTable | None = None
     failed: str = ""
+    control: ControlMark | None = None  # it is asked as one of a rollout's control group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +258,8 @@ class Rung:
     relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
     portable: bool = False  # plain floating point, for a stack on which the chosen one fails
     reason: str = ""
+    stacks: tuple[str, ...] = ()  # hashes: it is for these alone, and first there; empty: any
+    coverage_min: float | None = None  # of heavy operators in integers, where it serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +353,8 @@ class Rollout:
     control_s: float = 0.0  # for so long after the last wave; then they get the release, too
     control_below: float = 0.0  # the mark of the draw (`holding`); 0: nobody is held
     control_ended_at: float = 0.0  # when they were let go; 0: not yet
+    control_wave: int = -1  # the last wave at which they timed again what they run
+    control_studies: tuple[str, ...] = ()  # that they were asked
     asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
     metered: bool = False  # it may come over metered links
 
@@ -384,6 +399,7 @@ class TriggerKind(enum.Enum):
     SHIFTED = "shifted"  # all of a cohort became slower or faster, at the same heat
     AFFORDABLE = "affordable"  # a cohort has time to spare for a more accurate variant
     NEW_PROFILE = "new_profile"  # a cohort without a fit
+    FIELD_FELL = "field_fell"  # labels that came late show worse answers than before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from controller.domain import catching_up, fleet, lesser, plan
 from controller.domain.fleet import JobStatus
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import cohorts, fitting
+from controller.reconcile import arriving, cohorts, fitting
 from controller.reconcile.context import Context
 from fitment.core.bundle import ReleaseManifest
 from fitment.core.deployment import CalibrationMode, CalibrationPlan, DeviceGates, Outcome
@@ -49,6 +49,7 @@ def create(
         context, model, release, chosen,
         always=with_fallback or any(r.ladders for r in before),
     )  # fmt: skip
+    release = arriving.carried(context, release, {key: j.cohort for key, j in chosen.items()})
     with context.store.transaction():
         context.store.releases.add(release)
         details = {key: reason for key, reason in release.reasons.items() if "/" in key}
