@@ -47,13 +47,15 @@ class RolloutPlan:
     control_share: float = 0.0  # of devices that stay on what they run, to compare with
     control_by: str = ""  # label whose devices stay together
     control_s: float = 0.0  # for so long after the last wave
-    asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
 
 
 def create(
-    context: Context, release_id: str, asked: RolloutPlan, *, trigger: str = ""
-) -> fleet.Rollout:
+    context: Context, release_id: str, asked: RolloutPlan, *, trigger: str = "",
+    asks_after: int = -1,
+) -> fleet.Rollout:  # fmt: skip
     """Begin a rollout, or leave it waiting until its release is approved.
+
+    ``asks_after``: the wave after which an operator is asked, whatever statistics say.
 
     Raises:
         NotFound: no such release, device or group.
@@ -61,6 +63,7 @@ def create(
             excludes itself, or a maintenance window would never open.
     """
     made, release = drafted(context, release_id, asked, trigger=trigger)
+    made = replace(made, asks_after=asks_after)
     with context.store.transaction():
         context.store.rollouts.add(made)
         details = {
@@ -96,7 +99,6 @@ def drafted(
         deadline_s=asked.deadline_s, gate=asked.gate,
         trigger=trigger, wave_started_at=context.clock(), windows=tuple(map(str, windows)),
         control_share=asked.control_share, control_by=asked.control_by, control_s=asked.control_s,
-        asks_after=asked.asks_after,
     )  # fmt: skip
     asking.check_named(context, made)
     chosen = targets(context, made, release)
