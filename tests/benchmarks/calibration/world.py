@@ -65,7 +65,8 @@ class World:
         np.save(folder / "seen.npy", local)
         return CalibrateJob(
             result="", folder=str(self._subject.bundle), samples=str(folder), seed=seed,
-            overlay=str(self._work / "overlay.json"), plan=CalibrationPlan(mode=mode, min_samples=FEWEST),
+            overlay=str(self._work / "overlay.json"),
+            plan=CalibrationPlan(mode=mode, min_samples=FEWEST),
         )  # fmt: skip
 
     def _with(self, change: Overlay, count: int) -> Right:
