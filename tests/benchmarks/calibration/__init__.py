@@ -33,6 +33,7 @@ def measure(
     *,
     images: int = 10_000,
     only: Sequence[str] = SUBJECTS,
+    sensors: Sequence[str] = tuple(SENSORS),
 ) -> dict[str, Any]:
     """Every subject: every sensor, every choice of samples, five seeds.
 
@@ -42,6 +43,7 @@ def measure(
         say: progress.
         images: of each test set, the first ones.
         only: names out of `SUBJECTS`.
+        sensors: names out of `SENSORS`.
     """
     work = out / "calibration"
     made: dict[str, Callable[[], Subject]] = {
@@ -49,7 +51,7 @@ def measure(
         "digits": lambda: subjects.digits(work / "digits", images),
         "angle": lambda: subjects.angle(work / "angle", images),
     }
-    found = {name: _subject(made[name](), work, say) for name in only}
+    found = {name: _subject(made[name](), work, say, sensors) for name in only}
     result: dict[str, Any] = {"seeds": SEEDS, "subjects": found, "costs": {}}
     if "fashion_mnist" in only:
         fashion = made["fashion_mnist"]()
@@ -57,10 +59,10 @@ def measure(
     return result
 
 
-def _subject(subject: Subject, work: Path, say: Say) -> dict[str, Any]:
+def _subject(subject: Subject, work: Path, say: Say, sensors: Sequence[str]) -> dict[str, Any]:
     cases: list[dict[str, Any]] = []
     base: dict[str, dict[str, float]] = {}
-    for name in SENSORS:
+    for name in sensors:
         kept = work / f"{subject.name}-{len(subject.test[0])}-{name.replace(' ', '-')}.json"
         if not kept.is_file():
             say(f"calibration: {subject.name}, {name}")
@@ -71,7 +73,7 @@ def _subject(subject: Subject, work: Path, say: Say) -> dict[str, Any]:
     return {
         "test_inputs": len(subject.test[0]),
         "base": base,
-        "table": [counting.row(name, draw, cases) for name in SENSORS for draw in subject.draws],
+        "table": [counting.row(name, draw, cases) for name in sensors for draw in subject.draws],
         "gate": {mode.value: counting.mistakes(cases, mode.value) for mode in subject.modes},
         "aim": {mode.value: counting.aim(cases, base, mode.value) for mode in subject.modes},
         "cases": cases,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks import calibration, serving
+from tests.benchmarks.calibration.sensors import SENSORS
 
 
 def main() -> int:
@@ -16,6 +17,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", choices=calibration.SUBJECTS, action="append")
     parser.add_argument("--images", type=int, default=10_000, help="of each test set")
+    parser.add_argument("--sensor", choices=tuple(SENSORS), action="append", help="of these alone")
     arguments = parser.parse_args()
 
     def say(text: str) -> None:
@@ -23,7 +25,10 @@ def main() -> int:
 
     only = tuple(arguments.only or calibration.SUBJECTS)
     bundles = serving.bundles(arguments.out, say) if "fashion_mnist" in only else {}
-    found = calibration.measure(arguments.out, bundles, say, images=arguments.images, only=only)
+    found = calibration.measure(
+        arguments.out, bundles, say, images=arguments.images, only=only,
+        sensors=tuple(arguments.sensor or SENSORS),
+    )  # fmt: skip
     for name, subject in found["subjects"].items():
         target = arguments.out / f"calibration-{name}.json"
         target.write_text(json.dumps(subject, indent=2) + "\n")

@@ -59,14 +59,17 @@ def aim(
 ) -> dict[str, Any]:
     """How many cases fall behind what was shipped, and how many stay away from clean."""
     own = [(case["sensor"], case[mode]) for case in cases if mode in case]
-    clean = base["clean"]["as_shipped"]
+    behind = sum(case["gated"] < case["shipped"] - HARM for _, case in own)
+    found = {"cases": len(own), "behind_shipped": behind}
+    if "clean" not in base:
+        return found
+    near = base["clean"]["as_shipped"] - NEAR
     undone = [case for sensor, case in own if sensor in UNDONE]
     return {
-        "cases": len(own),
-        "behind_shipped": sum(case["gated"] < case["shipped"] - HARM for _, case in own),
+        **found,
         "undone": len(undone),
-        "far_from_clean": sum(case["gated"] < clean - NEAR for case in undone),
-        "far_as_shipped": sum(case["shipped"] < clean - NEAR for case in undone),
+        "far_from_clean": sum(case["gated"] < near for case in undone),
+        "far_as_shipped": sum(case["shipped"] < near for case in undone),
     }
 
 

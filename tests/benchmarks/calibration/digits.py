@@ -7,7 +7,6 @@ work folder. Its training file is cut in three: the first 512 pictures are the r
 
 from __future__ import annotations
 
-import io
 import subprocess
 import tarfile
 from pathlib import Path
@@ -53,7 +52,7 @@ def network(work: Path) -> bytes:
     if not target.is_file():
         pictures, labels = read(fetch(work), "train")
         chosen = slice(REFERENCE, -LOCAL)
-        target.write_bytes(_exported(_trained(pictures[chosen], labels[chosen])))
+        _exported(_trained(pictures[chosen], labels[chosen]), target)
     return target.read_bytes()
 
 
@@ -81,17 +80,14 @@ def _trained(pictures: Pictures, labels: Labels) -> DepthwiseNet:
     return made.eval()
 
 
-def _exported(made: DepthwiseNet) -> bytes:
-    buffer = io.BytesIO()
+def _exported(made: DepthwiseNet, target: Path) -> None:
     batch = {0: "batch"}
     torch.onnx.export(
-        made, (torch.zeros(1, 1, 28, 28),), buffer, dynamo=False, opset_version=17,
+        made, (torch.zeros(1, 1, 28, 28),), str(target), dynamo=False, opset_version=17,
         input_names=["images"], output_names=["logits"],
         dynamic_axes={"images": batch, "logits": batch},
     )  # fmt: skip
-    model = onnx.load_from_string(buffer.getvalue())
-    onnx.checker.check_model(model)
-    return model.SerializeToString(deterministic=True)
+    onnx.checker.check_model(str(target))
 
 
 def _idx(path: Path) -> NDArray[np.uint8]:
