@@ -187,6 +187,10 @@ class Choice:
     rejected: Mapping[str, str] = field(default_factory=dict)  # digest -> why
 
 
+EXTRA_RUNGS = ("slimmable",)
+"""Kinds of variants that a fit makes where they are asked for, whatever its effort."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitJob:
     """One fit of a model version to one cohort."""
@@ -197,6 +201,7 @@ class FitJob:
     status: JobStatus
     created_at: float
     effort: str = "quick"
+    rungs: tuple[str, ...] = ()  # of `EXTRA_RUNGS`
     trigger: str = ""  # trigger id that asked for it
     folder: str = ""
     step: str = ""
@@ -208,6 +213,7 @@ class FitJob:
     fp32_accuracy: float | None = None
     fp32_bytes: int | None = None
     scheme_reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these
+    remarks: tuple[str, ...] = ()  # what a reader of its figures should know
     studies: tuple[str, ...] = ()  # put to devices for this job
     measured: Mapping[str, Measurement] = field(default_factory=dict)  # what the choice went by
     fresh_since: float = 0.0  # what was measured before tells of another level; 0: all counts
@@ -215,6 +221,16 @@ class FitJob:
     level_ms: float = 0.0  # tail of that variant as the field has it; 0: not known
     residuals: tuple[Residual, ...] = ()  # that corrected its predictions
     choice: Choice | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlMark:
+    """What a device that stays behind is asked for at a wave, and what is known of before."""
+
+    wave: int
+    cluster: str  # it speaks for
+    energy_before_mj: float | None = None  # of one inference of what runs, when it got it
+    before: Footprint | None = None  # the rest of the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +247,7 @@ class StudyRecord:
     measurement: Measurement | None = None
     kernels: KernelTable | None = None
     failed: str = ""
+    control: ControlMark | None = None  # it is asked as one of a rollout's control group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +258,8 @@ class Rung:
     relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
     portable: bool = False  # plain floating point, for a stack on which the chosen one fails
     reason: str = ""
+    stacks: tuple[str, ...] = ()  # hashes: it is for these alone, and first there; empty: any
+    coverage_min: float | None = None  # of heavy operators in integers, where it serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,6 +353,8 @@ class Rollout:
     control_s: float = 0.0  # for so long after the last wave; then they get the release, too
     control_below: float = 0.0  # the mark of the draw (`holding`); 0: nobody is held
     control_ended_at: float = 0.0  # when they were let go; 0: not yet
+    control_wave: int = -1  # the last wave at which they timed again what they run
+    control_studies: tuple[str, ...] = ()  # that they were asked
     asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
     metered: bool = False  # it may come over metered links
 
@@ -378,6 +399,7 @@ class TriggerKind(enum.Enum):
     SHIFTED = "shifted"  # all of a cohort became slower or faster, at the same heat
     AFFORDABLE = "affordable"  # a cohort has time to spare for a more accurate variant
     NEW_PROFILE = "new_profile"  # a cohort without a fit
+    FIELD_FELL = "field_fell"  # labels that came late show worse answers than before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

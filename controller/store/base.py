@@ -23,6 +23,7 @@ from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.telemetry import Held, Keep, Query, Rollup, Sample
 from controller.domain.tickets import Ticket
 from fitment.core import plain
@@ -156,6 +157,8 @@ class Store(Protocol):
     @property
     def tickets(self) -> Collection[Ticket]: ...
     @property
+    def stacks(self) -> Collection[StackAnnouncement]: ...
+    @property
     def audit(self) -> Collection[fleet.AuditEntry]: ...
     @property
     def answers(self) -> Collection[fleet.Answer]: ...
@@ -190,6 +193,7 @@ KEYS: Mapping[type, str] = {
     fleet.Deployment: "id",
     fleet.Trigger: "id",
     Ticket: "id",
+    StackAnnouncement: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
     LabelPage: "key",
@@ -212,6 +216,7 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     fleet.Deployment: ("rollout", "device", "release", "outcome"),
     fleet.Trigger: ("device", "model", "closed_at"),
     Ticket: ("device", "model", "closed_at"),
+    StackAnnouncement: ("name", "profile", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
     LabelPage: ("device",),

@@ -12,6 +12,7 @@ from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.errors import Conflict
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
@@ -145,6 +146,7 @@ class MemoryStore:
         self.deployments = MemoryCollection(fleet.Deployment)
         self.triggers = MemoryCollection(fleet.Trigger)
         self.tickets = MemoryCollection(Ticket)
+        self.stacks = MemoryCollection(StackAnnouncement)
         self.audit = MemoryCollection(fleet.AuditEntry)
         self.answers = MemoryCollection(fleet.Answer)
         self.pages = MemoryCollection(LabelPage)

@@ -26,6 +26,7 @@ from controller.domain import fleet
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.tickets import Ticket
 
 
@@ -148,6 +149,16 @@ class TicketRow(Row, table=True):
     closed_at: str
 
 
+class StackRow(Row, table=True):
+    """`stacks.StackAnnouncement`."""
+
+    __tablename__ = "stack"
+    __table_args__ = _keyed("stack", "name", "profile", "closed_at")
+    name: str
+    profile: str
+    closed_at: str
+
+
 class AuditRow(Row, table=True):
     """`fleet.AuditEntry`."""
 
@@ -216,6 +227,7 @@ ROWS: Mapping[type, type[Row]] = {
     fleet.Deployment: DeploymentRow,
     fleet.Trigger: TriggerRow,
     Ticket: TicketRow,
+    StackAnnouncement: StackRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
     LabelPage: PageRow,
