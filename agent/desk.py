@@ -71,6 +71,10 @@ class Folders:
         """Where a delta for a transport file is received."""
         return self.work / "archives" / f"{digest.hex_of(bundle.archive)}.delta"
 
+    def lied(self, bundle: BundleRef) -> Path:
+        """A mark that mirrors sent other bytes than were signed."""
+        return self.work / "archives" / f"{digest.hex_of(bundle.archive)}.lied"
+
     def study(self, study: str) -> Path:
         """Where a study's bundle is unpacked."""
         return self.work / "studies" / study

@@ -165,6 +165,10 @@ def _notes(report: Row) -> Iterator[str]:
         yield f"Could not be made: {escape(name)}: {escape(why)}."
     for note in report["notes"]:
         yield escape(str(note))
+    for name, lines in report.get("left_alone", {}).items():
+        inner = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        words = f"Left alone in {escape(name)}: {len(lines)}"
+        yield f"<details><summary>{words}</summary><ul>{inner}</ul></details>"
     for name, seconds in report["steps"]:
         yield f"{escape(name)}: {seconds:.1f} s."
 

@@ -17,6 +17,7 @@ from controller.reconcile import (
     labelling,
     releasing,
     standing,
+    staying,
     zones,
 )
 from controller.reconcile.context import Context
@@ -46,6 +47,7 @@ class RolloutPlan:
     control_share: float = 0.0  # of devices that stay on what they run, to compare with
     control_by: str = ""  # label whose devices stay together
     control_s: float = 0.0  # for so long after the last wave
+    asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
 
 
 def create(
@@ -92,6 +94,7 @@ def drafted(
         waves=asked.waves, soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate,
         trigger=trigger, wave_started_at=context.clock(), windows=tuple(map(str, windows)),
         control_share=asked.control_share, control_by=asked.control_by, control_s=asked.control_s,
+        asks_after=asked.asks_after,
     )  # fmt: skip
     asking.check_named(context, made)
     chosen = targets(context, made, release)
@@ -125,6 +128,12 @@ def targets(
 
 def controls(context: Context, made: fleet.Rollout, release: fleet.Release) -> tuple[str, ...]:
     """Names of the devices that are held back now, in order."""
+    return tuple(d.name for d in _kept(context, made, release))
+
+
+def _kept(
+    context: Context, made: fleet.Rollout, release: fleet.Release
+) -> tuple[fleet.Device, ...]:
     everyone = targets(context, standing.unheld(made), release) if made.control_below else ()
     return standing.held(made, everyone)
 
@@ -155,7 +164,10 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     held = looks.due(made, release, now)
     if held is None:
         return
-    steps = rollout.steps(replace(held.view(now), words=looks.words.about(made)))
+    if made.state is RolloutState.RUNNING and staying.is_due(made):
+        made = staying.begin(context, made, release, _kept(context, made, release))
+    control = staying.answers(context, made)
+    steps = held.steps(now, looks.words.about(made), control)
     with context.store.transaction():
         for name, why in held.left.items():
             details = {"device": name, "reason": why}
@@ -164,7 +176,7 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
             EXECUTORS[type(step)](context, made, release, step)
     held.left.clear()
     if not steps:
-        held.rest(now)
+        held.rest(now, staying.due(context, made))
 
 
 def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> rollout.View:
@@ -173,6 +185,7 @@ def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> roll
         rollout=made, targets=targets(context, made, release, newest), deployments=newest,
         earlier=earlier, now=context.clock(),
         words=labelling.words(context.store, made) if labelling.asks(made.gate) else {},
+        control=staying.answers(context, made),
     )  # fmt: skip
 
 
@@ -289,7 +302,7 @@ def get(context: Context, rollout_id: str) -> fleet.Rollout:
     """
     made = context.store.rollouts.get(rollout_id)
     if made is None:
-        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout status")
+        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout list")
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from controller import calls
@@ -22,6 +23,22 @@ from controller.gateway.http import rollouts
 )  # fmt: skip
 def test_what_makes_something_has_a_key_but_secrets(route: str, keyed: bool) -> None:
     assert calls._is_keyed(route) is keyed
+
+
+def asked(answer: httpx.Response) -> calls.Calls:
+    return calls.Calls("http://c", "t", transport=httpx.MockTransport(lambda _: answer), retries=0)
+
+
+def test_a_number_that_is_none_is_not_sent() -> None:
+    with pytest.raises(UserError, match="NaN"):
+        asked(httpx.Response(200, json={}))._post(dict, "/v1/groups", waves=[float("nan")])
+
+
+def test_what_is_no_controller_is_said() -> None:
+    page = asked(httpx.Response(200, text="<html>a router's page</html>"))
+    for ask in (lambda: page._get(dict, "/v1/status"), lambda: page._all(dict, "/v1/devices")):
+        with pytest.raises(calls.Unreachable, match="is no controller"):
+            ask()
 
 
 def test_the_document_names_every_act() -> None:
