@@ -20,10 +20,8 @@ from fitment.core.deployment import (
     Pressure,
     ReportedState,
     Span,
-    StudyKind,
 )
 from fitment.core.fingerprint import Fingerprint
-from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Cost, Measurement
 
 
@@ -224,22 +222,6 @@ class FitJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudyRecord:
-    """A question put to one device."""
-
-    id: str
-    kind: StudyKind
-    device: str
-    cohort: Cohort
-    bundle: BundleRef
-    created_at: float
-    done_at: float = 0.0
-    measurement: Measurement | None = None
-    kernels: KernelTable | None = None
-    failed: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
     """One lesser variant on a cohort's ladder."""
 
@@ -342,6 +324,8 @@ class Rollout:
     control_s: float = 0.0  # for so long after the last wave; then they get the release, too
     control_below: float = 0.0  # the mark of the draw (`holding`); 0: nobody is held
     control_ended_at: float = 0.0  # when they were let go; 0: not yet
+    control_wave: int = -1  # the last wave at which they timed again what they run
+    control_studies: tuple[str, ...] = ()  # that they were asked
     asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
     metered: bool = False  # it may come over metered links
 
@@ -386,6 +370,7 @@ class TriggerKind(enum.Enum):
     SHIFTED = "shifted"  # all of a cohort became slower or faster, at the same heat
     AFFORDABLE = "affordable"  # a cohort has time to spare for a more accurate variant
     NEW_PROFILE = "new_profile"  # a cohort without a fit
+    FIELD_FELL = "field_fell"  # labels that came late show worse answers than before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ from controller.reconcile import (
     previewing,
     pulling,
     qualifying,
+    refuting,
     releasing,
     retrying,
     rolling,
@@ -266,7 +267,10 @@ class Controller:
         return standing.let_go(self.context, rolling.get(self.context, rollout_id))
 
     def post_labels(self, device: str, lines: Sequence[Mapping[str, Any]]) -> Posted:
-        return labelling.post(self.context, device, lines)
+        posted = labelling.post(self.context, device, lines)
+        for rollout in posted.fell:
+            refuting.look(self.context, rollout)
+        return posted
 
     def field_of(self, made: fleet.Rollout) -> tuple[Slice, ...]:
         return labelling.compared(self.store, made)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from controller.domain import choice, confirm, fleet, transitions
+from controller.domain import choice, confirm, fleet, studies, transitions
 from controller.domain.fleet import JobStatus
 from controller.errors import FitError, FitmentError, NotFound, Temporary, UserError
 from controller.reconcile import cohorts, ingest, residuals
@@ -109,6 +109,29 @@ def fail(context: Context, job: fleet.FitJob, reason: str) -> None:
         context.record("controller", "fit_failed", job.id, {"reason": reason})
 
 
+def cancel(context: Context, trigger: fleet.Trigger, reason: str) -> None:
+    """End the fit of a trigger that was closed, with what it asks of devices.
+
+    None that had ended, and none that is another's, too.
+    """
+    job = context.store.jobs.get(trigger.job)
+    if job is None or job.status in ENDED or job.trigger != trigger.id:
+        return
+    open_ = context.store.triggers.find(model=trigger.model, closed_at=0.0)
+    if any(other.job == job.id and other.id != trigger.id for other in open_):
+        return
+    with context.store.transaction():
+        for study in _studies(context, job):
+            if not study.done_at:
+                given_up = replace(study, done_at=context.clock(), failed="the fit was cancelled")
+                context.store.studies.put(given_up)
+        fail(context, job, reason)
+    context.fits.cancel(job.id)
+
+
+ENDED = frozenset({JobStatus.DONE, JobStatus.FAILED})
+
+
 def _queued(context: Context, job: fleet.FitJob) -> None:
     """Ask one device for the kernel tables that are not known yet."""
     runtimes = cohorts.runtimes(context, job.cohort)
@@ -183,18 +206,41 @@ def _learn(context: Context, job: fleet.FitJob) -> None:
 def _confirm(context: Context, job: fleet.FitJob) -> None:
     trigger = context.store.triggers.get(job.trigger) if job.trigger else None
     device = cohorts.online(context, job.cohort, prefer=trigger.device if trigger else "")
-    if device is None and context.settings.confirm and _may_come_back(context):
-        _note(context, job, "waiting for a device of the cohort to come back")
+    waits = job.fresh_since > 0 or _may_come_back(context)
+    if device is None and context.settings.confirm and waits:
+        _wait(context, job)
         return
     if device is None or not context.settings.confirm or not cohorts.tells_time(device):
         _choose(context, job)
         return
+    with context.store.transaction():
+        asked = _time(context, job, device)
+        _move(context, job, JobStatus.CONFIRMING, step=TIMING, studies=asked, fraction=0.85)
+
+
+TIMING = "timing on the device"
+FRESH_MOST_S = 86_400.0
+"""For so long a fit waits that only what a device measures from now on can decide."""
+
+
+def _wait(context: Context, job: fleet.FitJob) -> None:
+    """For a device of the cohort.
+
+    Raises:
+        FitError: predictions do not do for this one, and nobody came.
+    """
+    if job.fresh_since and context.clock() - job.fresh_since > FRESH_MOST_S:
+        raise FitError(
+            "no device of the cohort timed its variants within a day, and it changed, so that"
+            " predictions and older timings say nothing; begin again when one is online"
+        )
+    _note(context, job, "waiting for a device of the cohort to come back")
+
+
+def _time(context: Context, job: fleet.FitJob, device: fleet.Device) -> tuple[str, ...]:
     wanted = confirm.candidates(job.variants, _budget(context, job), also=job.climbs_from)
     refs = [v.bundle for v in job.variants if v.bundle.variant in wanted]
-    with context.store.transaction():
-        asked = tuple(_ask(context, job, device, StudyKind.BENCHMARK, ref) for ref in refs)
-        _move(context, job, JobStatus.CONFIRMING, step="timing on the device", studies=asked,
-              fraction=0.85)  # fmt: skip
+    return tuple(_ask(context, job, device, StudyKind.BENCHMARK, ref) for ref in refs)
 
 
 def _may_come_back(context: Context) -> bool:
@@ -202,8 +248,30 @@ def _may_come_back(context: Context) -> bool:
 
 
 def _confirming(context: Context, job: fleet.FitJob) -> None:
-    if not _pending(context, job):
+    if _pending(context, job):
+        return
+    if job.fresh_since and _is_silent(context, job):
+        _time_again(context, job)
+    else:
         _choose(context, job)
+
+
+def _is_silent(context: Context, job: fleet.FitJob) -> bool:
+    """Whether no device said anything: it went away, which says nothing of the variants."""
+    return not any(
+        s.measurement is not None or s.failed.startswith(ingest.GAVE_UP)
+        for s in _studies(context, job)
+    )
+
+
+def _time_again(context: Context, job: fleet.FitJob) -> None:
+    device = cohorts.online(context, job.cohort)
+    if device is None:
+        _wait(context, job)
+        return
+    with context.store.transaction():
+        asked = _time(context, job, device)
+        context.store.jobs.put(replace(job, step=TIMING, studies=asked))
 
 
 def _choose(context: Context, job: fleet.FitJob) -> None:
@@ -253,21 +321,31 @@ def measured(context: Context, job: fleet.FitJob) -> dict[str, Measurement]:
 
 
 def unusable(context: Context, job: fleet.FitJob) -> dict[str, str]:
-    """Variants that a device could not time while it could time others.
+    """Variants that a device could not time while it could time others, or that labels refuted.
 
     One that could time none has a problem of its own, which says nothing of the variants.
     """
     asked = [s for s in _studies(context, job) if s.kind is StudyKind.BENCHMARK]
+    refuted = _refuted(context, job)
     if not any(s.measurement for s in asked):
-        return {}
-    return {
+        return refuted
+    return refuted | {
         s.bundle.variant: f"the device could not run it: {s.failed}"
         for s in asked
         if s.failed.startswith(ingest.GAVE_UP)
     }
 
 
-def _studies(context: Context, job: fleet.FitJob) -> list[fleet.StudyRecord]:
+def _refuted(context: Context, job: fleet.FitJob) -> dict[str, str]:
+    """Variants of which labels from this cohort said that their answers are worse."""
+    return {
+        t.before: f"labels from the field speak against it: {t.reason}"
+        for t in context.store.triggers.find(model=job.model)
+        if t.kind is fleet.TriggerKind.FIELD_FELL and t.cohort == job.cohort
+    }
+
+
+def _studies(context: Context, job: fleet.FitJob) -> list[studies.StudyRecord]:
     found = (context.store.studies.get(study) for study in job.studies)
     return [study for study in found if study is not None]
 
@@ -301,7 +379,7 @@ def _pending(context: Context, job: fleet.FitJob) -> bool:
 def _ask(
     context: Context, job: fleet.FitJob, device: fleet.Device, kind: StudyKind, ref: BundleRef
 ) -> str:
-    study = fleet.StudyRecord(
+    study = studies.StudyRecord(
         id=context.new_id(), kind=kind, device=device.name, cohort=job.cohort, bundle=ref,
         created_at=context.clock(),
     )  # fmt: skip
