@@ -260,10 +260,12 @@ class Client(Calls):
         return self._get(fleet.FitJob, f"/v1/fits/{_part(key)}")
 
     def start_fits(
-        self, model: str, device: str = "", effort: str = ""
+        self, model: str, device: str = "", effort: str = "", rungs: Sequence[str] = ()
     ) -> tuple[fleet.FitJob, ...]:
         kind = tuple[fleet.FitJob, ...]
-        return self._post(kind, "/v1/fits", model=model, device=device, effort=effort)
+        return self._post(
+            kind, "/v1/fits", model=model, device=device, effort=effort, rungs=list(rungs)
+        )
 
     def compare(self, a: str, b: str, model: str = "") -> Comparison:
         """``b`` beside ``a`` on every device that measured them; each a name or a digest."""

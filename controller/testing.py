@@ -20,6 +20,7 @@ from fitment.core.deployment import (
     UNDERSTANDS_INPUT,
     UNDERSTANDS_STACKS,
     UNDERSTANDS_WINDOWS,
+    AllowanceReport,
     Assignment,
     BundleRef,
     DeploymentReport,
@@ -141,6 +142,9 @@ class ScriptedFits:
         name = f"probe-{runtime}"
         return BuiltProbe(ref=bundle(name), archive=str(self._file(name)))
 
+    def cancel(self, job: str) -> None:
+        self.requests.pop(job, None)
+
     def stop(self) -> None:
         self.requests.clear()
 
@@ -168,12 +172,15 @@ class TwinDevice:
     controller: Controller
     seen: Fingerprint = field(default_factory=fingerprint)
     times_ms: Mapping[str, float] = field(default_factory=dict)  # bundle name to latency
+    takes_mj: Mapping[str, float] = field(default_factory=dict)  # bundle name to energy; a sensor
     verdict: Verdict = Verdict.VALID  # of what it times
     behave: Behave = commit
     gives_up: tuple[str, ...] = ()  # bundles by name: it says "done" and answers nothing
+    hears_studies: bool = True  # else it never gets to them
     rechecks: bool = True  # it answers its golden inputs on a new stack before it reports that
     online: bool = False
     time_zone: str = ""
+    allowance: AllowanceReport | None = None
     understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS, UNDERSTANDS_INPUT, UNDERSTANDS_STACKS)
     no_room: str = ""  # why it holds no lesser variants; empty: it holds them
     wrong: tuple[str, ...] = ()  # bundles by name: rungs that answer wrongly where they belong
@@ -224,7 +231,7 @@ class TwinDevice:
             observed_generation=max(self.generations, default=0),
             fingerprint=self.seen, slots=tuple(self.slots.values()),
             deployments=tuple(self.reports.values()), studies_done=self.studies_done,
-            time_zone=self.time_zone, understands=self.understands,
+            time_zone=self.time_zone, understands=self.understands, allowance=self.allowance,
         )  # fmt: skip
         self.controller.on_uplink(self.name, Uplink(reported=reported))
 
@@ -234,7 +241,7 @@ class TwinDevice:
         known = next((s for s in self.slots.values() if s.name == baseline), None)
         return Measurement(
             id=f"{self.name}-{ref.name}", bundle=ref.variant, runtime="onnx 1.31", threads=1,
-            verdict=self.verdict, energy=Energy(status=ReadingStatus.UNAVAILABLE, reason="none"),
+            verdict=self.verdict, energy=self._energy(ref.name),
             latency=latency(self.times_ms.get(ref.name, 1.0)), agreement=0.99, golden_ok=True,
             baseline=known.variant if known is not None else "",
             baseline_latency=None if before is None else latency(before),
@@ -242,8 +249,13 @@ class TwinDevice:
             emulated=self.seen.emulated,
         )  # fmt: skip
 
+    def _energy(self, name: str) -> Energy:
+        if name not in self.takes_mj:
+            return Energy(status=ReadingStatus.UNAVAILABLE, reason="none")
+        return Energy(status=ReadingStatus.MEASURED, value_mj=self.takes_mj[name])
+
     def _study(self, study: Study) -> None:
-        if study.id in self.studies_done:
+        if study.id in self.studies_done or not self.hears_studies:
             return
         self.studies_done = (*self.studies_done, study.id)
         if study.bundle.name in self.gives_up:

@@ -36,6 +36,7 @@ from controller.reconcile import (
     previewing,
     pulling,
     qualifying,
+    refuting,
     releasing,
     retrying,
     rolling,
@@ -190,7 +191,7 @@ class Controller:
         return found or named[-1]
 
     def start_fits(
-        self, model_id: str, *, device: str = "", effort: str = ""
+        self, model_id: str, *, device: str = "", effort: str = "", rungs: tuple[str, ...] = ()
     ) -> tuple[fleet.FitJob, ...]:
         """A fit for each cohort of the fleet, or for one device's."""
         cohorts: dict[str, fleet.Cohort] = {}
@@ -198,12 +199,18 @@ class Controller:
             if found.cohort is not None and device in ("", found.name):
                 cohorts[found.cohort.key] = found.cohort
         if not cohorts:
-            who = f"'{device}'" if device else "any device"
+            if device and not self.store.devices.find(name=device):
+                raise NotFound(f"no device is named '{device}'; see: fitment device list")
+            who = f"'{device}' has" if device else "no device has"
+            yet = " not reported a profile yet" if device else " reported a profile yet"
             raise UserError(
-                f"{who} has not reported a profile yet; enrol and run an agent first:"
+                f"{who}{yet}; enrol and run an agent first:"
                 " fitment-agent enroll … && fitment-agent run"
             )
-        return tuple(self.start_fit(model_id, c, effort=effort) for c in cohorts.values())
+        return tuple(
+            fitting.start(self.context, model_id, c, effort=effort, rungs=rungs)
+            for c in cohorts.values()
+        )
 
     def start_fit(
         self, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = ""
@@ -260,7 +267,10 @@ class Controller:
         return standing.let_go(self.context, rolling.get(self.context, rollout_id))
 
     def post_labels(self, device: str, lines: Sequence[Mapping[str, Any]]) -> Posted:
-        return labelling.post(self.context, device, lines)
+        posted = labelling.post(self.context, device, lines)
+        for rollout in posted.fell:
+            refuting.look(self.context, rollout)
+        return posted
 
     def field_of(self, made: fleet.Rollout) -> tuple[Slice, ...]:
         return labelling.compared(self.store, made)

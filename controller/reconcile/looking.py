@@ -6,13 +6,16 @@ when the store tells that it was written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from controller.domain import fleet, plan
+from controller.domain import fleet, ledger, plan, rollout
 from controller.domain.eligible import Bar, barred, has_begun, is_target
+from controller.domain.field import Word
 from controller.domain.fleet import RolloutState
-from controller.domain.rollout import View, attempts, group, key_of
+from controller.domain.ledger import Ledger
+from controller.domain.rollout import Step, View, attempts
+from controller.domain.staying import Kept
 from controller.reconcile.labelling import Words, asks
 from controller.store.base import Store
 
@@ -29,19 +32,38 @@ class Held:
     left: dict[str, str] = field(default_factory=dict)  # no longer selected -> why; not told yet
     next_at: float = 0.0
     stirred: bool = True
-    _groups: dict[str, dict[str, fleet.Device]] | None = None  # targets by cohort
+    _ledger: Ledger | None = None  # what all of it comes to
 
-    def view(self, now: float) -> View:
-        """What a decision looks at."""
-        if self._groups is None:
-            made = group(self.targets.values())
-            self._groups = {key: {d.name: d for d in members} for key, members in made.items()}
-        return View(
-            rollout=self.rollout, targets=tuple(self.targets.values()),
-            deployments=self.deployments, now=now,
-            grouped={key: tuple(members.values()) for key, members in self._groups.items()},
-            earlier=self.earlier,
+    def steps(
+        self, now: float, words: Mapping[str, Word], control: Sequence[Kept] = ()
+    ) -> tuple[Step, ...]:
+        """What the rollout does next."""
+        made = self.rollout
+        if ledger.follows(made):
+            return self._sums().steps(made, now)
+        view = View(
+            rollout=made, targets=tuple(self.targets.values()), deployments=self.deployments,
+            now=now, earlier=self.earlier, words=words, control=control,
         )  # fmt: skip
+        return rollout.steps(view)
+
+    def _sums(self) -> Ledger:
+        if self._ledger is None:
+            self._ledger = Ledger(
+                rollout=self.rollout, targets=self.targets, deployments=self.deployments,
+                earlier=self.earlier,
+            )  # fmt: skip
+        return self._ledger
+
+    def _look(self, name: str) -> None:
+        if self._ledger is not None:
+            self._ledger.look(name)
+
+    def goes_on(self, made: fleet.Rollout) -> None:
+        """The rollout as it is now."""
+        if not ledger.same_settings(self.rollout, made):
+            self._ledger = None
+        self.rollout, self.stirred = made, True
 
     def take(self, found: fleet.Deployment) -> None:
         """A deployment as it is now; another attempt takes the place of the one before."""
@@ -54,25 +76,26 @@ class Held:
         elif found.device in self.earlier:
             of_it = self.earlier[found.device]
             self.earlier[found.device] = tuple(found if d.id == found.id else d for d in of_it)
+        self._look(found.device)
 
     def put(self, device: fleet.Device) -> None:
         """A device as it is now."""
-        known, self.targets[device.name] = self.targets.get(device.name), device
-        key = key_of(device)
-        if known is None or key != key_of(known):
-            self._groups = None  # whole cohorts are in another order now
-        elif self._groups is not None:
-            self._groups[key][device.name] = device
+        self.targets[device.name] = device
+        self._look(device.name)
 
     def drop(self, name: str) -> None:
         """A device that it is not for any more."""
         del self.targets[name]
-        self._groups = None
+        self._look(name)
 
-    def rest(self, now: float) -> None:
+    def rest(self, now: float, until: float) -> None:
         """Nothing is to be done until something is written, or one of these moments comes."""
+        self.stirred = False
         made = self.rollout
-        moments = [made.windows_end] if made.windows_end else []
+        if ledger.follows(made):
+            self.next_at = min(until, self._sums().next_at(made, now))
+            return
+        moments = [until, *([made.windows_end] if made.windows_end else [])]
         for deployment in self.deployments.values():
             if deployment.outcome is None:
                 moments.append(deployment.created_at + made.deadline_s)
@@ -81,7 +104,6 @@ class Held:
                 moments += [deployment.ended_at + s for s in waits]
         # A deadline holds once it is past, so the moment itself is looked at again.
         self.next_at = min((at for at in moments if at > now - 1.0), default=float("inf"))
-        self.stirred = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +135,10 @@ class Looks:
 
     def read(self) -> None:
         """Read again what was written since the last time."""
+        with self.store.transaction():  # one, and not one a record
+            self._read()
+
+    def _read(self) -> None:
         # Deployments first: who was admitted stays, though it may no longer match.
         written, self._deployments = set(self._deployments), _emptied(self._deployments)
         for key in sorted(written):
@@ -130,6 +156,8 @@ class Looks:
             study = self.store.studies.get(key)
             if study is not None:
                 self.asked.add(study.device)
+                for held in self.held.values() if study.control is not None else ():
+                    held.stirred |= study.id in held.rollout.control_studies
 
     def _device(self, name: str, device: fleet.Device | None) -> None:
         for held in self.held.values():
@@ -169,7 +197,7 @@ class Looks:
             )
             self.held[made.id] = held
         if held.rollout != made:
-            held.rollout, held.stirred = made, True
+            held.goes_on(made)
         return held if held.stirred or now >= held.next_at else None
 
     def _targets(

@@ -286,10 +286,10 @@ def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
         **windows_of(context, devices[0], release.slot),
     )  # fmt: skip
     with context.store.transaction():
-        made = rolling.create(context, release.id, asked, trigger=trigger.id)
-        if policy.asks_after(may, len(devices)) >= 0:
-            ask = replace(made, asks_after=policy.asks_after(may, len(devices)))
-            context.store.rollouts.put(ask)
+        made = rolling.create(
+            context, release.id, asked, trigger=trigger.id,
+            asks_after=policy.asks_after(may, len(devices)),
+        )  # fmt: skip
         details = {"policy": may.value, "devices": str(len(devices)), "trigger": trigger.id}
         context.record("controller", "policy_applied", made.id, details)
         context.store.triggers.put(replace(trigger, rollout=made.id, waits=""))
@@ -328,9 +328,11 @@ def windows_of(context: Context, device: str, slot: str) -> dict[str, Any]:
     slots = found.reported.slots if found is not None and found.reported is not None else ()
     if any(s.slot == slot and s.golden_ok is False and s.rung == 0 for s in slots):
         return {}
+    if found is None:
+        return {}
     committed = [
         d
-        for d in context.store.deployments.find(device=device)
+        for d in plan.own(found, context.store.deployments.find(device=device))
         if d.slot == slot and d.outcome is Outcome.COMMITTED
     ]
     for ran in sorted(committed, key=lambda d: d.ended_at, reverse=True):
@@ -406,4 +408,6 @@ def _close(
     with context.store.transaction():
         context.store.triggers.put(closed)
         context.record(actor, "trigger_closed", trigger.id, {"result": result})
+        if trigger.job and not trigger.release:
+            fitting.cancel(context, trigger, f"its trigger was closed: {result}")
     return closed

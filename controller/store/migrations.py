@@ -149,6 +149,20 @@ _KEY = "schema_version"
 _MINE = (col(SettingRow.tenant) == "", col(SettingRow.key) == _KEY)
 
 
+def check_version(version: int, name: str, newest: int = 1 + len(STEPS)) -> int:
+    """Refuse what this Fitment cannot read.
+
+    Raises:
+        UserError: it was written by a newer one.
+    """
+    if version > newest:
+        raise UserError(
+            f"{name} was written by a newer Fitment (schema {version}, this one knows {newest}):"
+            " upgrade Fitment, or restore an older backup"
+        )
+    return version
+
+
 def migrate(engine: Engine, name: str, steps: Sequence[Step] = STEPS) -> int:
     """Bring the database up to date; returns its version.
 
@@ -162,12 +176,7 @@ def migrate(engine: Engine, name: str, steps: Sequence[Step] = STEPS) -> int:
             row = {"tenant": "", "key": _KEY, "value": str(newest)}
             connection.execute(insert(SettingRow).values(**row))
         return newest
-    version = version_of(engine)
-    if version > newest:
-        raise UserError(
-            f"{name} was written by a newer Fitment (schema {version}, this one knows {newest}):"
-            " upgrade Fitment, or restore an older backup"
-        )
+    version = check_version(version_of(engine), name, newest)
     for number in range(version, newest):
         with _transaction(engine) as connection:
             steps[number - 1](connection)

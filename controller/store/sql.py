@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, bindparam, event, func, literal_colum
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.lease import Lease
@@ -29,7 +29,7 @@ from controller.errors import Conflict, LeaseLost, UserError
 from controller.store import lease
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
 from controller.store.migrations import migrate
-from controller.store.session import Session
+from controller.store.session import Session, Statement
 from controller.store.tables import ROWS, SettingRow
 from controller.store.telemetry_sql import SqlTelemetry, add_functions
 from fitment.core import plain
@@ -59,44 +59,46 @@ class SqlCollection(Generic[R]):
         self._told: list[Callable[[str], None]] = []
         self._known_most = known
         self._known: OrderedDict[str, tuple[str, R]] = OrderedDict()
-        same = (self._mine, self._table.c.key == bindparam("same"))
-        self._get = select(self._table.c.document).where(*same)
-        self._update = update(self._table).where(*same)
-        self._insert = insert(self._table)
-        self._add = upsert(self._table).on_conflict_do_nothing()
-        self._finds: dict[tuple[str, ...], Any] = {}
+        same = (self._mine, self._table.c.key == bindparam("same", ""))
+        sets = ("tenant", "key", "document", *INDEXED[kind])
+        self._get = Statement(select(self._table.c.document).where(*same))
+        self._update = Statement(update(self._table).where(*same), sets=sets)
+        self._insert = Statement(insert(self._table), sets=sets)
+        self._add = Statement(upsert(self._table).on_conflict_do_nothing(), sets=sets)
+        self._finds: dict[tuple[str, ...], Statement] = {}
 
     def get(self, key: str) -> R | None:
-        with self._session.transaction() as connection:
-            row = connection.execute(self._get, {"same": key}).first()
+        with self._session.transaction():
+            row = self._session.run(self._get, {"same": key}).fetchone()
         return None if row is None else self._read(key, row[0])
 
     def put(self, record: R) -> None:
         values = self._values(record)
         self._tell(values["key"])
-        with self._session.transaction() as connection:
-            changed = connection.execute(self._update, {**values, "same": values["key"]})
+        with self._session.transaction():
+            changed = self._session.run(self._update, {**values, "same": values["key"]})
             if changed.rowcount == 0:
-                connection.execute(self._insert, values)
+                self._session.run(self._insert, values)
         self._know(values["key"], values["document"], record)
 
     def add(self, record: R) -> None:
         values = self._values(record)
         self._tell(values["key"])
-        with self._session.transaction() as connection:
-            if connection.execute(self._add, values).rowcount == 0:
+        with self._session.transaction():
+            if self._session.run(self._add, values).rowcount == 0:
                 raise Conflict(f"{self._kind.__name__} '{values['key']}' is there already")
+        self._know(values["key"], values["document"], record)
 
     def find(self, **equal: object) -> tuple[R, ...]:
         check_filters(self._kind, equal)
         names = tuple(sorted(equal))
         if names not in self._finds:
-            wanted = [self._table.c[name] == bindparam(f"the_{name}") for name in names]
+            wanted = [self._table.c[name] == bindparam(f"the_{name}", "") for name in names]
             found = select(self._table.c.key, self._table.c.document).where(self._mine, *wanted)
-            self._finds[names] = found.order_by(self._table.c.position)
+            self._finds[names] = Statement(found.order_by(self._table.c.position))
         values = {f"the_{name}": as_text(equal[name]) for name in names}
-        with self._session.transaction() as connection:
-            rows = connection.execute(self._finds[names], values).all()
+        with self._session.transaction():
+            rows = self._session.run(self._finds[names], values).fetchall()
         return tuple(self._read(row[0], row[1]) for row in rows)
 
     def watch(self, told: Callable[[str], None]) -> None:
@@ -187,7 +189,7 @@ class SqlStore:
         self.operators = SqlCollection(session, tenant, Operator)
         self.models = SqlCollection(session, tenant, fleet.ModelVersion)
         self.jobs = SqlCollection(session, tenant, fleet.FitJob)
-        self.studies = SqlCollection(session, tenant, fleet.StudyRecord)
+        self.studies = SqlCollection(session, tenant, studies.StudyRecord)
         self.releases = SqlCollection(session, tenant, fleet.Release)
         self.rollouts = SqlCollection(session, tenant, fleet.Rollout)
         self.deployments = SqlCollection(session, tenant, fleet.Deployment)

@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
 
 from fitment.core import deployment, kernels, link, measurement
@@ -63,9 +64,7 @@ def decode(kind: type[T], data: bytes) -> T:
 
 def to_message(value: object) -> Message:
     """The generated message that says the same as ``value``."""
-    message = PAIRS[type(value)]()
-    _fill(message, value)
-    return message
+    return _write(PAIRS[type(value)], value)
 
 
 def from_message(kind: type[T], message: Message) -> T:
@@ -73,44 +72,44 @@ def from_message(kind: type[T], message: Message) -> T:
     return typing.cast("T", _read(kind, message))
 
 
-def _fill(message: Message, value: Any) -> None:
-    for field in message.DESCRIPTOR.fields:
-        item = getattr(value, field.name)
-        if item is None:
-            continue
-        if _is_map(field):
-            _fill_map(getattr(message, field.name), field, item)
-        elif _is_repeated(field):
-            _fill_repeated(getattr(message, field.name), field, item)
-        elif field.message_type is not None:
-            getattr(message, field.name).SetInParent()
-            _fill(getattr(message, field.name), item)
-        else:
-            setattr(message, field.name, _to_scalar(field, item))
+def _write(made: Any, value: Any) -> Message:
+    plan = _WRITES.get(made)
+    if plan is None:
+        plan = _WRITES[made] = tuple((f.name, _writer(f)) for f in made.DESCRIPTOR.fields)
+    given: dict[str, Any] = {}
+    for name, write in plan:
+        item = getattr(value, name)
+        if item is not None:
+            given[name] = item if write is None else write(item)
+    return typing.cast("Message", made(**given))
 
 
-def _fill_map(target: Any, field: FieldDescriptor, items: Mapping[str, Any]) -> None:
-    value_field = field.message_type.fields_by_name["value"]
-    for key, item in items.items():
-        if value_field.message_type is not None:
-            target[key].SetInParent()
-            _fill(target[key], item)
-        else:
-            target[key] = item
+_Write = Callable[[Any], Any]
+_WRITES: dict[type[Message], tuple[tuple[str, _Write | None], ...]] = {}
+"""How each field of a message is written, worked out at the first one; None: as it is."""
 
 
-def _fill_repeated(target: Any, field: FieldDescriptor, items: Any) -> None:
-    for item in items:
-        if field.message_type is not None:
-            _fill(target.add(), item)
-        else:
-            target.append(_to_scalar(field, item))
+def _writer(field: FieldDescriptor) -> _Write | None:
+    is_map = _is_map(field)
+    one = _one_writer(field.message_type.fields_by_name["value"] if is_map else field)
+    if one is None:
+        return None
+    write = one  # of which the type checker knows that it is there
+    if is_map:
+        return lambda items: {key: write(item) for key, item in items.items()}
+    return (lambda items: [write(item) for item in items]) if _is_repeated(field) else write
 
 
-def _to_scalar(field: FieldDescriptor, item: Any) -> Any:
+def _one_writer(field: FieldDescriptor) -> _Write | None:
     if field.enum_type is not None:
-        return field.enum_type.values_by_name[_prefix(field.enum_type) + item.name].number
-    return item
+        return functools.partial(_number, field.enum_type)
+    if field.message_type is not None:
+        return functools.partial(_write, message_factory.GetMessageClass(field.message_type))
+    return None
+
+
+def _number(enum_type: EnumDescriptor, item: enum.Enum) -> int:
+    return int(enum_type.values_by_name[_prefix(enum_type) + item.name].number)
 
 
 @functools.cache
