@@ -8,10 +8,11 @@ LOCK := deploy/locks/main.txt
 STAMP := $(VENV)/.fitment-installed
 # Extra arguments for installing torch, for machines whose index has a CPU build elsewhere.
 TORCH_ARGS ?=
-# Tests of parts run side by side, each file's together; 0 runs them one after the other. Tests of the
-# whole that fit and time models always do.
+# Tests of parts run side by side, each file's together, and so do the tests of the whole that wait
+# more than they work; 0 runs all one after the other. What judges times of models always does.
 TEST_WORKERS ?= 2
-ALONE := $(addprefix tests/e2e/test_,$(addsuffix .py,demo fit killed loop readme revert))
+BESIDE := $(addprefix tests/e2e/test_,$(addsuffix .py,killed readme revert fit))
+ALONE := $(addprefix tests/e2e/test_,$(addsuffix .py,demo loop))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 export OMP_NUM_THREADS ?= 2
@@ -64,8 +65,9 @@ lint: $(STAMP)
 	@echo "== generated code"; $(BIN)/python protos/generate.py --check
 
 test: setup lint arm64 stock-client
-	@echo "== tests of parts"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ALONE:%=--ignore %)
-	@echo "== tests of the whole"; $(BIN)/python -m pytest $(ALONE)
+	@echo "== tests of parts"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --durations 30 --durations-min 5 $(patsubst %,--ignore %,$(BESIDE) $(ALONE))
+	@echo "== tests of the whole"; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(BESIDE)
+	@echo "== tests of the whole, alone"; $(BIN)/python -m pytest $(ALONE)
 
 pythons:
 	@sh deploy/setup/pythons.sh .make/pythons

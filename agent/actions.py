@@ -129,6 +129,8 @@ def _stage(desk: Desk, record: DeploymentRecord) -> Next:
     if holder := trial.holder(desk, slot, letter):
         return Again(after_s=1.0, problem=f"'{holder}' has not let go of an earlier variant yet")
     job = orders.stage(desk, record.assignment.bundle, desk.slots.folder(slot, letter))
+    if record.laid_by(desk.stack):
+        job = replace(job, runtimes=())  # that stack may bring the one it needs
     return Job(worker="stage", job=job)
 
 
@@ -136,6 +138,9 @@ def _staged(desk: Desk, record: DeploymentRecord, result: StageResult | CheckRes
     """First the bundle is unpacked, then it answers the golden inputs, before anything else."""
     letter = spare(desk.journal.slot(record.assignment.slot).last_good)
     if isinstance(result, StageResult):
+        if record.laid_by(desk.stack):
+            laid = Checked(golden_ok=True, stack=desk.stack)
+            return Answer(event=Event.DONE, changes={"checked": laid, "folder": letter})
         variant = record.assignment.bundle.variant
         job = check_job(desk, _folder(desk, record, letter), variant)
         return Job(worker="check", job=replace(job, first=True))
@@ -209,6 +214,8 @@ def skip_calibration(record: DeploymentRecord, reason: str) -> Answer:
 
 
 def _benchmark(desk: Desk, record: DeploymentRecord) -> Next:
+    if record.laid_by(desk.stack):
+        return Answer(event=Event.DONE)
     # A rung is timed beside the variant that it stands in for.
     facts = desk.journal.slot(parted(record.assignment.slot)[0])
     # What does not run here cannot be timed either, and is what this is to take the place of.
@@ -233,6 +240,9 @@ def _benchmarked(_desk: Desk, _record: DeploymentRecord, result: BenchmarkResult
 
 
 def _judge(desk: Desk, record: DeploymentRecord) -> Next:
+    if record.laid_by(desk.stack):
+        reason = "it is for another stack, where it was tested: here it is laid by"
+        return Answer(event=Event.JUDGED_GOOD, reasons=(reason,))
     if record.measurement is None:
         reason = "there is no measurement to judge"
         return Answer(event=Event.PERMANENT, reasons=(reason,))
@@ -257,6 +267,9 @@ def _try_out(desk: Desk, record: DeploymentRecord) -> Next:
     window nothing serves but what was committed.
     """
     slot = record.assignment.slot
+    if record.laid_by(desk.stack):
+        desk.slots.switch(slot, record.folder)  # of a slot that nobody is led to on this stack
+        return Answer(event=Event.DONE)
     found = _look(desk, record)
     if not found.open:
         if desk.slots.active(slot) == record.folder:
@@ -322,6 +335,7 @@ def _commit(desk: Desk, record: DeploymentRecord) -> Next:
         order=record.order if order.ladder else None,
         throttle_c=order.throttle_c if order.ladder else None,
         coverage_min=order.gates.integer_coverage_min,
+        stacks=record.stacks,
     )
     desk.slots.switch(order.slot, record.folder)
     desk.slots.write_facts(facts)

@@ -103,8 +103,9 @@ class Deployer:
         """Begin a deployment; there must be none."""
         now_s = desk.now_s
         record = DeploymentRecord(
-            order=order, assignment=assignment, started_at_s=now_s, state_entered_at_s=now_s
-        )
+            order=order, assignment=assignment, started_at_s=now_s, state_entered_at_s=now_s,
+            spent_s=desk.journal.put_backs().get(assignment.deployment, 0.0),
+        )  # fmt: skip
         self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=now_s))
 
     def mend(self, desk: Desk, slot: str) -> None:
@@ -128,7 +129,8 @@ class Deployer:
                 order=old.order,
                 # What is damaged serves nobody, so no window is waited for.
                 assignment=replace(order, deployment=f"{base}{_MENDS}{number}", windows=()),
-                mends=True, rung=old.rung, started_at_s=desk.now_s, state_entered_at_s=desk.now_s,
+                mends=True, rung=old.rung, stacks=old.stacks,
+                started_at_s=desk.now_s, state_entered_at_s=desk.now_s,
             )  # fmt: skip
             self._store(desk, transitions.step(record, Event.ASSIGNED, now_s=desk.now_s))
             return
@@ -165,12 +167,13 @@ class Deployer:
     def give_way(self, desk: Desk) -> None:
         """Forget a deployment that has time: it is begun anew when it is its turn.
 
-        One waits for its window, a rung is the device's own. What it has received stays.
+        One waits for its window, a rung is the device's own. What it has received stays, and its
+        deadline goes on from there: an order that always waits for others has an end as well.
         """
         if self._record is not None and plan.has_time(self._record):
             log.info("action=give_way deployment=%s", self._record.id)
             self.pause()
-            desk.journal.drop(self._record.id)
+            desk.journal.put_back(self._record.id, self._record.elapsed_s(desk.now_s))
             self._record, self.problem, self._not_before_s = None, "", 0.0
 
     def stack_changed(self, desk: Desk) -> None:

@@ -71,6 +71,10 @@ class Folders:
         """Where a delta for a transport file is received."""
         return self.work / "archives" / f"{digest.hex_of(bundle.archive)}.delta"
 
+    def lied(self, bundle: BundleRef) -> Path:
+        """A mark that mirrors sent other bytes than were signed."""
+        return self.work / "archives" / f"{digest.hex_of(bundle.archive)}.lied"
+
     def study(self, study: str) -> Path:
         """Where a study's bundle is unpacked."""
         return self.work / "studies" / study
@@ -94,6 +98,7 @@ class Desk:
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder
     limits: Limits = field(default_factory=Limits)  # of workers that load a model
     sockets: Path | None = None  # of servers and applications; None: there are none
+    servers: Mapping[str, float] = field(default_factory=dict)  # slot -> its socket was seen, s
     applications: Applications | None = None  # that load models by themselves
     takeover_s: float = 60.0  # in which they have to take a variant on trial over
 

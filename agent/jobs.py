@@ -95,6 +95,7 @@ class FetchJob:
     base_folder: str = ""  # where its files are
     delta: str = ""  # part file of a delta
     rebuilt: str = ""  # the transport file's tar, when it was rebuilt from a delta
+    lied: str = ""  # a mark that mirrors sent other bytes; while it is there none is asked
     min_rate_bytes_s: float = 1024.0
     stall_window_s: float = 30.0
     tally: str = ""  # file to which it adds a line ``<tally_id> <bytes>`` now and then
@@ -175,6 +176,7 @@ class CheckJob:
     variant: str = ""  # that should be there; empty: whatever is
     overlay: str = ""
     first: bool = False  # nothing relies on it yet: look for room in memory before it is loaded
+    files_only: bool = False  # it is for another stack: nothing is loaded, its files are compared
     setting: Setting = field(default_factory=Setting)
     limits: Limits = field(default_factory=Limits)
 

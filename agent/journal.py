@@ -112,10 +112,17 @@ class Journal:
                 (DeploymentState.IDLE.value, KEPT_KNOWN),
             )
 
-    def drop(self, deployment: str) -> None:
-        """Forget a deployment as if it had never begun."""
+    def put_back(self, deployment: str, spent_s: float) -> None:
+        """Forget a deployment as if it had never begun, but for the time it has had."""
+        newest = dict([*self.put_backs().items(), (deployment, spent_s)][-KEPT_ENDED:])
         with self.transaction() as db:
             db.execute("DELETE FROM deployments WHERE id = ?", (deployment,))
+            self.save_setting("put_back", json.dumps(newest))
+
+    def put_backs(self) -> dict[str, float]:
+        """Seconds that deployments had before they were put back, by id."""
+        found: dict[str, float] = json.loads(self.setting("put_back", "{}"))
+        return found
 
     def active(self) -> DeploymentRecord | None:
         """The deployment that has not ended."""

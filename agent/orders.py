@@ -26,6 +26,7 @@ def fetch(desk: Desk, bundle: BundleRef, base: SlotFacts | None = None) -> Fetch
         base_folder=str(desk.slots.folder(base.slot, base.last_good)) if base else "",
         delta=str(desk.folders.delta(bundle)),
         rebuilt=str(desk.folders.rebuilt(bundle)),
+        lied=str(desk.folders.lied(bundle)),
         tally=purse.tally,
         tally_id=purse.tally_id,
         most_bytes=purse.most_bytes,
@@ -58,8 +59,10 @@ def forget(desk: Desk, bundle: BundleRef) -> None:
     """Take away all that was received of a bundle."""
     folders = desk.folders
     part = folders.rebuilt(bundle).with_suffix(".tar.part")
-    for path in (folders.archive(bundle), folders.delta(bundle), folders.rebuilt(bundle), part):
+    received = (folders.archive(bundle), folders.delta(bundle), folders.rebuilt(bundle), part)
+    for path in received:
         durable.remove(path)
+    durable.remove_written(folders.lied(bundle))
 
 
 def verify(

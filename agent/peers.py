@@ -18,6 +18,8 @@ from agent import durable
 _LENGTH: Final = struct.Struct(">I")
 _MOST_BYTES: Final = 64 * 1024
 _AT_ONCE: Final = 64 * 1024
+FRAMES_AT_ONCE: Final = 4
+"""Of one connection, before all others and the loop have their turn; a frame may cost a write."""
 
 
 class Broken(Exception):
@@ -31,25 +33,27 @@ class Peer:
         connection.settimeout(0.0)
         self._connection = connection
         self._came = b""
+        self._ended = False
 
     def headers(self) -> Iterator[Mapping[str, Any]]:
-        """What has come whole so far.
+        """What has come whole so far, a few at a time: the rest waits for the next look.
 
         Raises:
             Broken: it is no frame.
             ConnectionError: the other side is gone.
         """
-        ended = not self._receive()
-        while len(self._came) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._came)
-            if length > _MOST_BYTES:
-                raise Broken(f"a header of {length} bytes, at most {_MOST_BYTES} are read")
-            end = _LENGTH.size + length
-            if len(self._came) < end:
+        if (
+            len(self._came) < _LENGTH.size + _MOST_BYTES
+        ):  # one that sends more than is answered is held back
+            self._ended = not self._receive()
+        for _ in range(FRAMES_AT_ONCE):
+            header = self._next()
+            if header is None:
                 break
-            header, self._came = self._came[_LENGTH.size : end], self._came[end:]
             yield _parsed(header)
-        if ended:
+        else:
+            return
+        if self._ended:
             raise ConnectionResetError("closed by the other side")
 
     def send(self, header: Mapping[str, Any]) -> None:
@@ -71,6 +75,19 @@ class Peer:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _next(self) -> bytes | None:
+        """The next header, when it is there whole."""
+        if len(self._came) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._came)
+        if length > _MOST_BYTES:
+            raise Broken(f"a header of {length} bytes, at most {_MOST_BYTES} are read")
+        end = _LENGTH.size + length
+        if len(self._came) < end:
+            return None
+        header, self._came = self._came[_LENGTH.size : end], self._came[end:]
+        return header
 
     def _receive(self) -> bool:
         """Whether the other side is still there."""

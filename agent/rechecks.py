@@ -14,7 +14,7 @@ from typing import Final
 from agent.actions import check_job
 from agent.desk import Desk
 from agent.domain import rungs, transitions
-from agent.domain.record import SlotFacts
+from agent.domain.record import SlotFacts, is_for_others
 from agent.jobs import CheckResult
 from agent.runner import Finished, Runner, Running
 
@@ -77,11 +77,11 @@ class Rechecks:
         if folder is None or not folder.is_dir():
             facts = replace(facts, damaged=True)
             return self._close(desk, facts, golden_ok=False, reason="its folder is gone")
-        deadline_s = desk.now_s + DEADLINE_S
+        job = check_job(desk, folder, facts.variant)
+        job = replace(job, files_only=is_for_others(facts.stacks, self._stack))
         self._job = self._runner.start(
-            "check", check_job(desk, folder, facts.variant), deadline_s=deadline_s,
-            threads=desk.threads,
-        )  # fmt: skip
+            "check", job, deadline_s=desk.now_s + DEADLINE_S, threads=desk.threads
+        )
         return False
 
     def _ended(self, desk: Desk, facts: SlotFacts, finished: Finished) -> bool:

@@ -99,6 +99,8 @@ class ProcessRunner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Files:
+    """Of one worker's run."""
+
     job: Path
     result: Path
     errors: Path

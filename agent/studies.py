@@ -77,6 +77,7 @@ class Studies:
         self.pause()
         if self._study is not None:
             durable.remove(desk.folders.archive(self._study.bundle))
+            durable.remove_written(desk.folders.lied(self._study.bundle))
             durable.remove_tree(desk.folders.study(self._study.id))
         self._order = self._study = None
         self.held = ""

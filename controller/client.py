@@ -35,6 +35,7 @@ from controller.domain.history import Event
 from controller.domain.labels import Posted
 from controller.domain.preview import Preview
 from controller.domain.roles import Identity, Role
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.errors import UserError
 from controller.gateway.views import (
@@ -48,6 +49,7 @@ from controller.gateway.views import (
     RolloutField,
     RolloutView,
     SeriesView,
+    StackView,
     Status,
     TelemetryView,
 )
@@ -258,10 +260,12 @@ class Client(Calls):
         return self._get(fleet.FitJob, f"/v1/fits/{_part(key)}")
 
     def start_fits(
-        self, model: str, device: str = "", effort: str = ""
+        self, model: str, device: str = "", effort: str = "", rungs: Sequence[str] = ()
     ) -> tuple[fleet.FitJob, ...]:
         kind = tuple[fleet.FitJob, ...]
-        return self._post(kind, "/v1/fits", model=model, device=device, effort=effort)
+        return self._post(
+            kind, "/v1/fits", model=model, device=device, effort=effort, rungs=list(rungs)
+        )
 
     def compare(self, a: str, b: str, model: str = "") -> Comparison:
         """``b`` beside ``a`` on every device that measured them; each a name or a digest."""
@@ -356,6 +360,21 @@ class Client(Calls):
         route = f"/v1/tickets/{_part(key)}/{_part(act)}"
         body: dict[str, Any] = {"result": result} if result else {}
         return self._post(Ticket, route, **body)
+
+    def stacks(self, **filters: str) -> tuple[StackAnnouncement, ...]:
+        """``filters`` may be ``profile`` and ``state`` (``open`` or ``all``)."""
+        return self._all(StackAnnouncement, "/v1/stacks", **filters)
+
+    def stack(self, key: str) -> StackView:
+        """One by name or id, with where each device stands."""
+        return self._get(StackView, f"/v1/stacks/{_part(key)}")
+
+    def announce_stack(self, name: str, **more: Any) -> StackView:
+        """``more`` holds the other fields of `controller.reconcile.announcing.Announced`."""
+        return self._post(StackView, "/v1/stacks", name=name, **more)
+
+    def withdraw_stack(self, key: str, reason: str) -> StackView:
+        return self._post(StackView, f"/v1/stacks/{_part(key)}/withdraw", reason=reason)
 
     def policies(self) -> tuple[PolicyView, ...]:
         return self._get(tuple[PolicyView, ...], "/v1/policies")

@@ -18,14 +18,18 @@ from controller.reconcile.fitrunner import BuiltProbe, FitProgress
 from fitment.core import digest, plain
 from fitment.core.deployment import (
     UNDERSTANDS_INPUT,
+    UNDERSTANDS_STACKS,
     UNDERSTANDS_WINDOWS,
+    AllowanceReport,
     Assignment,
     BundleRef,
     DeploymentReport,
     DeploymentState,
     DesiredState,
+    Lesser,
     Outcome,
     ReportedState,
+    RungReport,
     SlotReport,
     Study,
     StudyKind,
@@ -138,6 +142,9 @@ class ScriptedFits:
         name = f"probe-{runtime}"
         return BuiltProbe(ref=bundle(name), archive=str(self._file(name)))
 
+    def cancel(self, job: str) -> None:
+        self.requests.pop(job, None)
+
     def stop(self) -> None:
         self.requests.clear()
 
@@ -165,13 +172,18 @@ class TwinDevice:
     controller: Controller
     seen: Fingerprint = field(default_factory=fingerprint)
     times_ms: Mapping[str, float] = field(default_factory=dict)  # bundle name to latency
+    takes_mj: Mapping[str, float] = field(default_factory=dict)  # bundle name to energy; a sensor
     verdict: Verdict = Verdict.VALID  # of what it times
     behave: Behave = commit
     gives_up: tuple[str, ...] = ()  # bundles by name: it says "done" and answers nothing
+    hears_studies: bool = True  # else it never gets to them
     rechecks: bool = True  # it answers its golden inputs on a new stack before it reports that
     online: bool = False
     time_zone: str = ""
-    understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS, UNDERSTANDS_INPUT)
+    allowance: AllowanceReport | None = None
+    understands: tuple[str, ...] = (UNDERSTANDS_WINDOWS, UNDERSTANDS_INPUT, UNDERSTANDS_STACKS)
+    no_room: str = ""  # why it holds no lesser variants; empty: it holds them
+    wrong: tuple[str, ...] = ()  # bundles by name: rungs that answer wrongly where they belong
     desired: DesiredState | None = None
     generations: list[int] = field(default_factory=list)  # of all that it received
     slots: dict[str, SlotReport] = field(default_factory=dict)
@@ -213,14 +225,13 @@ class TwinDevice:
     def report(self) -> None:
         """Say how things are."""
         if self.rechecks:
-            stack = self.seen.stack.hash
-            self.slots = {k: replace(s, checked_stack=stack) for k, s in self.slots.items()}
+            self.slots = {k: self._stand(s) for k, s in self.slots.items()}
         reported = ReportedState(
             boot_id="boot", agent_version="1",
             observed_generation=max(self.generations, default=0),
             fingerprint=self.seen, slots=tuple(self.slots.values()),
             deployments=tuple(self.reports.values()), studies_done=self.studies_done,
-            time_zone=self.time_zone, understands=self.understands,
+            time_zone=self.time_zone, understands=self.understands, allowance=self.allowance,
         )  # fmt: skip
         self.controller.on_uplink(self.name, Uplink(reported=reported))
 
@@ -230,7 +241,7 @@ class TwinDevice:
         known = next((s for s in self.slots.values() if s.name == baseline), None)
         return Measurement(
             id=f"{self.name}-{ref.name}", bundle=ref.variant, runtime="onnx 1.31", threads=1,
-            verdict=self.verdict, energy=Energy(status=ReadingStatus.UNAVAILABLE, reason="none"),
+            verdict=self.verdict, energy=self._energy(ref.name),
             latency=latency(self.times_ms.get(ref.name, 1.0)), agreement=0.99, golden_ok=True,
             baseline=known.variant if known is not None else "",
             baseline_latency=None if before is None else latency(before),
@@ -238,8 +249,13 @@ class TwinDevice:
             emulated=self.seen.emulated,
         )  # fmt: skip
 
+    def _energy(self, name: str) -> Energy:
+        if name not in self.takes_mj:
+            return Energy(status=ReadingStatus.UNAVAILABLE, reason="none")
+        return Energy(status=ReadingStatus.MEASURED, value_mj=self.takes_mj[name])
+
     def _study(self, study: Study) -> None:
-        if study.id in self.studies_done:
+        if study.id in self.studies_done or not self.hears_studies:
             return
         self.studies_done = (*self.studies_done, study.id)
         if study.bundle.name in self.gives_up:
@@ -273,7 +289,28 @@ class TwinDevice:
             self.slots[order.slot] = SlotReport(
                 slot=order.slot, variant=order.bundle.variant, name=order.bundle.name,
                 release=order.release, counter=order.counter, golden_ok=True, serving=True,
+                ladder=tuple(self._rung(n, lesser) for n, lesser in enumerate(order.ladder, 1)),
             )  # fmt: skip
+
+    def _rung(self, number: int, lesser: Lesser) -> RungReport:
+        return RungReport(
+            rung=number, variant=lesser.bundle.variant, name=lesser.bundle.name,
+            portable=lesser.portable, ready=not self.no_room,
+            reason=self.no_room or lesser.reason, stacks=lesser.stacks,
+        )  # fmt: skip
+
+    def _stand(self, slot: SlotReport) -> SlotReport:
+        """As an agent picks by its stack, after it has asked again what is for it."""
+        stack = self.seen.stack.hash
+        asked = tuple(
+            replace(r, ready=False, reason="it answers the golden inputs wrongly")
+            if stack in r.stacks and r.name in self.wrong else r
+            for r in slot.ladder
+        )  # fmt: skip
+        here = [r.rung for r in asked if r.ready and stack in r.stacks]
+        left = any(r.rung == slot.rung and r.stacks for r in asked)  # it is for another stack
+        rung = here[0] if here else 0 if left else slot.rung
+        return replace(slot, checked_stack=stack, ladder=asked, rung=rung)
 
     def lose_slots(self) -> None:
         """Forget what was installed, as a wiped disk does."""

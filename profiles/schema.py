@@ -27,6 +27,10 @@ FORMATS: Mapping[str, str] = {"onnx": "onnx", "litert": "tflite"}
 CALIBRATIONS = ("patch", "rebuild", "none")
 """How calibration on the device reaches the artifact: bytes patched, an engine rebuilt, not."""
 
+RULES = ("per_tensor", "centred", "power_of_two")
+"""What integer arithmetic may ask of static int8: one scale for all weights of a layer, activations
+whose zero point is the middle of the type, scales that are powers of two."""
+
 ENERGY_SENSORS = ("ina3221", "rapl", "hwmon", "pi-pmic", "battery")
 SENSORS = ("psi", "cpufreq", "thermal", "x86-throttle", "pi-throttled", *ENERGY_SENSORS)
 
@@ -54,6 +58,7 @@ class RuntimeSupport:
     versions: str = ""  # ">=1.20,<2"; empty: any
     schemes: tuple[str, ...] = ("fp32",)  # likely fastest first: a hint, the probe decides
     calibration: str = "none"  # one of CALIBRATIONS
+    rules: tuple[str, ...] = ()  # of RULES: what its integer arithmetic cannot do without
     threads: int = 1
 
     def accepts(self, version: str) -> bool:
@@ -170,6 +175,7 @@ def _runtime(table: Table) -> RuntimeSupport:
         schemes=table.choices("schemes", SCHEMES),
         calibration=table.choice("calibration", CALIBRATIONS),
         threads=table.integer("threads", default=1, low=1),
+        rules=table.choices("rules", RULES),
     )
     table.done()
     wanted = FORMATS[runtime.name]

@@ -28,6 +28,14 @@ class Health(enum.Enum):
     BAD = "bad"  # it is not there, does not load, or answers wrongly
 
 
+class Place(enum.Enum):
+    """On which stack a rung may serve."""
+
+    ANYWHERE = "anywhere"  # on any
+    HERE = "here"  # it is for the stack of this moment, and comes first on it
+    ELSEWHERE = "elsewhere"  # it is for another stack, and never serves on this one
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
     """One variant of a slot; the first of a ladder is the chosen one."""
@@ -35,6 +43,7 @@ class Rung:
     health: Health
     relieves: frozenset[Pressure] = frozenset()
     why: str = ""  # it is bad
+    place: Place = Place.ANYWHERE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,15 +100,62 @@ def step(
         readings: of this moment.
         limits: what an operator set.
         now_s: monotonic.
+
+    A rung that is for the stack of now takes the chosen one's place, as long as it is not known to
+    be bad: it was tested on this stack before the device had it, and the chosen one was not.
     """
+    order = _order(ladder)
+    moved = _moved(before, ladder, order)
+    place = order.index(moved.rung) if moved.rung in order else moved.rung
+    after = _step(
+        replace(moved, rung=place), [_here(ladder[n]) for n in order], order, readings, limits,
+        now_s,
+    )  # fmt: skip
+    return replace(after, rung=order[after.rung])
+
+
+def _order(ladder: Sequence[Rung]) -> list[int]:
+    """Numbers of the rungs, the best for this stack first."""
+    first = [n for n, rung in enumerate(ladder) if _leads(rung)]
+    return first + [n for n in range(len(ladder)) if n not in first]
+
+
+def _leads(rung: Rung) -> bool:
+    return rung.place is Place.HERE and rung.health is not Health.BAD
+
+
+def _here(rung: Rung) -> Rung:
+    """As it counts on this stack."""
+    if rung.place is Place.ELSEWHERE:
+        return replace(rung, health=Health.BAD, why="it is for another stack")
+    return replace(rung, health=Health.GOOD) if _leads(rung) else rung
+
+
+def _moved(before: Standing, ladder: Sequence[Rung], order: Sequence[int]) -> Standing:
+    """Where the stack itself leads: away from what is for another, to what is for this one."""
+    stands = before.rung < len(ladder)
+    strays = stands and ladder[before.rung].place is Place.ELSEWHERE
+    first = order[0] if order else 0
+    leads = stands and _leads(ladder[first]) and before.rung != first and not before.pressed
+    if not (strays or leads):
+        return before
+    reason = f"rung {first} was made for this stack" if ladder[first].place is Place.HERE else ""
+    return replace(before, rung=first, reason=reason, pressed=False)
+
+
+def _step(
+    before: Standing, ladder: Sequence[Rung], order: Sequence[int], readings: Readings,
+    limits: Limits, now_s: float,
+) -> Standing:  # fmt: skip
+    """`step` by places instead of numbers: ``order`` has the number at each place."""
     pressures = felt(before.pressures, readings, limits)
     calm_s = before.calm_since_s if before.calm_since_s is not None else now_s
     now = replace(before, pressures=pressures, calm_since_s=None if pressures else calm_s)
     if not _stands(ladder, now.rung):
-        return _fall(now, ladder)
+        return _fall(now, ladder, order)
     if pressures:
         return _down(now, ladder, readings, limits, now_s)
-    return _back(now, ladder, limits, now_s)
+    return _back(now, ladder, order, limits, now_s)
 
 
 def felt(before: frozenset[Pressure], readings: Readings, limits: Limits) -> frozenset[Pressure]:
@@ -173,7 +229,7 @@ def _good(ladder: Sequence[Rung]) -> list[int]:
     return [n for n, rung in enumerate(ladder) if rung.health is Health.GOOD]
 
 
-def _fall(now: Standing, ladder: Sequence[Rung]) -> Standing:
+def _fall(now: Standing, ladder: Sequence[Rung], order: Sequence[int]) -> Standing:
     """What serves does not run here: the next best at once, for waiting mends nothing."""
     good = _good(ladder)
     relieving = [n for n in good if ladder[n].relieves & now.pressures]
@@ -181,7 +237,8 @@ def _fall(now: Standing, ladder: Sequence[Rung]) -> Standing:
     if target == now.rung:
         return now
     why = ladder[now.rung].why if now.rung < len(ladder) else ""
-    reason = f"rung {now.rung} gave way: {why or 'it is no longer there'}"
+    name = order[now.rung] if now.rung < len(order) else now.rung
+    reason = f"rung {name} gave way: {why or 'it is no longer there'}"
     return replace(now, rung=target, reason=reason, pressed=target in relieving and target > 0)
 
 
@@ -207,13 +264,15 @@ def _down(
     )  # fmt: skip
 
 
-def _back(now: Standing, ladder: Sequence[Rung], limits: Limits, now_s: float) -> Standing:
+def _back(
+    now: Standing, ladder: Sequence[Rung], order: Sequence[int], limits: Limits, now_s: float
+) -> Standing:
     """The best rung that runs; after a pressure only once it has been calm for long enough."""
     best = min(_good(ladder), default=now.rung)
     if best >= now.rung:
         return now
     if ladder[0].health is not Health.GOOD:
-        reason = f"rung 0 gave way: {ladder[0].why or 'it is being checked'}"
+        reason = f"rung {order[0]} gave way: {ladder[0].why or 'it is being checked'}"
     else:
         reason = ""
     if not now.pressed:

@@ -235,10 +235,8 @@ def _read(kind: type[T], signed: SignedPayload, problems: list[str]) -> T | None
 def _recheck(now: Situation) -> Step | None:
     if not now.stack:
         return None
-    for facts in sorted(now.slots, key=lambda facts: rungs.parted(facts.slot)[1]):
-        if facts.variant and facts.checked_stack != now.stack:
-            return Recheck(slot=facts.slot)
-    return None
+    slot = rungs.recheck(now.slots, now.stack)
+    return Recheck(slot=slot) if slot else None
 
 
 def _acknowledge(now: Situation) -> Step | None:

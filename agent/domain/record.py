@@ -31,6 +31,11 @@ class Checked:
     reason: str = ""
 
 
+def is_for_others(stacks: tuple[str, ...], stack: str) -> bool:
+    """Whether what is for these stacks alone is not for this one."""
+    return bool(stacks) and stack not in stacks
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentRecord:
     """One deployment. Times are seconds of a clock that only this process knows.
@@ -51,6 +56,7 @@ class DeploymentRecord:
     resumes: int = 0  # times that the agent or the machine died during this deployment
     mends: bool = False  # the device's own: what was committed is fetched again
     rung: int = 0  # the device's own: this one of the order's ladder
+    stacks: tuple[str, ...] = ()  # the rung is for these alone; empty: any
     stopped: bool = False  # the agent was asked to stop; going on after that is no resume
     held: str = ""  # why its transfer waits for the device's allowance; empty: it does not
     refetched: bool = False
@@ -71,6 +77,10 @@ class DeploymentRecord:
     def id(self) -> str:
         """The deployment's id."""
         return self.assignment.deployment
+
+    def laid_by(self, stack: str) -> bool:
+        """Whether it is for another stack than this: then nothing here can be asked of it."""
+        return is_for_others(self.stacks, stack)
 
     def elapsed_s(self, now_s: float) -> float:
         """Seconds that the agent has worked on it."""
@@ -117,3 +127,4 @@ class SlotFacts:
     order: SignedPayload | None = None  # by which the ladder's bundles are verified
     throttle_c: float | None = None  # at which this class of device cuts its clocks
     coverage_min: float | None = None  # of heavy operators in integers, as its order asked
+    stacks: tuple[str, ...] = ()  # a rung that is for these alone; empty: any

@@ -11,9 +11,15 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
-from agent.domain.ladder import Health, Rung
-from agent.domain.record import DeploymentRecord, SlotFacts
-from fitment.core.deployment import Assignment, CalibrationPlan, DeviceGates, SignedPayload
+from agent.domain.ladder import Health, Place, Rung
+from agent.domain.record import DeploymentRecord, SlotFacts, is_for_others
+from fitment.core.deployment import (
+    Assignment,
+    CalibrationPlan,
+    DeviceGates,
+    Lesser,
+    SignedPayload,
+)
 
 MOST_TRIES: Final = 5
 """Deployments of one rung for one release; an outage ends none of them."""
@@ -75,17 +81,20 @@ def deployment(
 ) -> DeploymentRecord:  # fmt: skip
     """The device's own deployment of a rung, by the order that named it.
 
-    It is gated by its goldens alone: it has to run, not to be fast.
+    It is gated by its goldens alone: it has to run, not to be fast. One for a stack has to run
+    there by the kernels by which it was tested, too.
     """
     lesser = assignment.ladder[rung - 1]
     own = replace(
         assignment, deployment=_name(facts, rung, known), slot=rung_slot(facts.slot, rung),
-        bundle=lesser.bundle, gates=DeviceGates(), calibration=CalibrationPlan(), ladder=(),
+        bundle=lesser.bundle, gates=DeviceGates(integer_coverage_min=lesser.coverage_min),
+        calibration=CalibrationPlan(), ladder=(),
         deadline_s=DEADLINE_S, trial_s=0.0, windows=(),  # it stands ready; nothing is switched
     )  # fmt: skip
     return DeploymentRecord(
-        order=order, assignment=own, rung=rung, started_at_s=now_s, state_entered_at_s=now_s
-    )
+        order=order, assignment=own, rung=rung, stacks=lesser.stacks,
+        started_at_s=now_s, state_entered_at_s=now_s,
+    )  # fmt: skip
 
 
 def health(facts: SlotFacts, variant: str, stack: str) -> tuple[Health, str]:
@@ -96,6 +105,8 @@ def health(facts: SlotFacts, variant: str, stack: str) -> tuple[Health, str]:
         return Health.BAD, facts.reason or "its files are damaged"
     if not stack or facts.checked_stack != stack:
         return Health.UNKNOWN, "it is being checked on this stack"
+    if is_for_others(facts.stacks, stack):
+        return Health.GOOD, ""  # its files are whole; more cannot be asked of it here
     if not facts.golden_ok:
         return Health.BAD, facts.reason
     share, asked = facts.integer_coverage, facts.coverage_min
@@ -113,8 +124,33 @@ def ladder(facts: SlotFacts, slots: Mapping[str, SlotFacts], stack: str) -> tupl
         name = rung_slot(facts.slot, number)
         held = slots.get(name, SlotFacts(slot=name))
         found, why = health(held, lesser.bundle.variant, stack)
-        rungs.append(Rung(health=found, relieves=frozenset(lesser.relieves), why=why))
+        rungs.append(
+            Rung(
+                health=found, relieves=frozenset(lesser.relieves), why=why,
+                place=place(lesser, stack),
+            )
+        )  # fmt: skip
     return tuple(rungs)
+
+
+def place(lesser: Lesser, stack: str) -> Place:
+    """Whether a rung may serve on this stack."""
+    if not lesser.stacks:
+        return Place.ANYWHERE
+    return Place.ELSEWHERE if is_for_others(lesser.stacks, stack) else Place.HERE
+
+
+def recheck(slots: Iterable[SlotFacts], stack: str) -> str:
+    """The slot whose check on this stack is due first, or empty.
+
+    What is for this stack comes first, since it serves; then chosen variants, then their rungs.
+    """
+    due = [facts for facts in slots if facts.variant and facts.checked_stack != stack]
+    first = min(
+        due, default=None,
+        key=lambda facts: (stack not in facts.stacks, parted(facts.slot)[1]),
+    )  # fmt: skip
+    return first.slot if first is not None else ""
 
 
 def _name(facts: SlotFacts, rung: int, known: frozenset[str]) -> str:

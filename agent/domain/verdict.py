@@ -33,6 +33,8 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finding:
+    """Of one gate."""
+
     holds: bool
     reason: str
 

@@ -7,18 +7,13 @@ PySocks should use. Without PySocks it never asks.
 from __future__ import annotations
 
 import importlib.util
-import sys
-import types
+from typing import TYPE_CHECKING
 
-_UNUSED = "urllib.request"
+from agent import thin
 
-if _UNUSED in sys.modules or importlib.util.find_spec("socks") is not None:
+if TYPE_CHECKING or importlib.util.find_spec("socks") is not None:
     import paho.mqtt.client as paho
 else:
-    sys.modules[_UNUSED] = types.ModuleType(_UNUSED)
-    try:
-        import paho.mqtt.client as paho
-    finally:
-        del sys.modules[_UNUSED]  # who needs the real one gets it
+    paho = thin.load("paho.mqtt.client", without="urllib.request")
 
 __all__ = ["paho"]

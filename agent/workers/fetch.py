@@ -156,7 +156,7 @@ def _receive(
     _check_disk(target.parent, total - offset)
     if offset < total:
         with _disk_errors(target), gateway_client.gateway(job.connection) as stub:
-            for url in _locate(stub, digest) if mirrors else ():
+            for url in _locate(stub, digest) if mirrors and not _lied(job) else ():
                 found = _from_mirror(job, purse, url, target, found)
             have = offset + found.mirrored
             if have < total:
@@ -167,11 +167,19 @@ def _receive(
     except JobError as error:
         if error.code != "digest" or not found.mirrored:
             raise
-        # A mirror's bytes are among what was deleted: now all of it from the gateway.
+        # A mirror's bytes are among what was deleted: now all of it from the gateway, and if that
+        # breaks off, so do the next tries: mirrors would cost the whole file each time.
+        if job.lied:
+            durable.write(Path(job.lied), found.host.encode())
         why = f"{found.host} sent other bytes than were signed"
         again = _receive(job, purse, target, digest, total)
         return replace(again, wasted=total, notes=(*found.notes, why))
     return found
+
+
+def _lied(job: FetchJob) -> bool:
+    """Whether mirrors sent other bytes than were signed, in this try or an earlier one."""
+    return bool(job.lied) and Path(job.lied).exists()
 
 
 def _locate(stub: Any, archive: str) -> tuple[str, ...]:

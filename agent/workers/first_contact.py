@@ -135,7 +135,7 @@ def _leaf(address: str) -> x509.Certificate:
 
 def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise JobError(
             "address",
             f"not an address: {address!r} (expected host:port, as in 'controller.local:9443')",

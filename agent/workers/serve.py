@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -35,6 +35,8 @@ _STACK_BYTES = 1024 * 1024  # of a thread that handles a request; the limit on m
 _SWITCH_S = 0.0005  # the model's thread must not wait 5 ms for a handler to let go of Python
 
 Reply = tuple[Mapping[str, Any], list[Array]]
+_OURS: Final = frozenset({"swap", "shadow"})
+"""What no caller asked for: a candidate that does not load is no request that failed."""
 
 
 class Framed:
@@ -53,11 +55,13 @@ class Framed:
 
     def answer(self, frame: Frame) -> Reply:
         """Do what a frame asks; a failure becomes an answer, so that the connection lives on."""
-        operation = self._ops.get(str(frame.header.get("op")), self._unknown)
+        name = str(frame.header.get("op"))
+        operation = self._ops.get(name, self._unknown)
         try:
             header, tensors = operation(frame)
         except JobError as error:
-            self._service.failed(error.code)
+            if name not in _OURS:
+                self._service.failed(error.code)
             return {"ok": False, "code": error.code, "message": error.message}, []
         return {"ok": True, "variant": self._service.loaded.bundle.variant, **header}, tensors
 

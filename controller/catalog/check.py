@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from controller.errors import WorkloadError
 from fitment.core import digest
 
 MIN_CALIBRATION = 16
+FEW = 200
 CHECKED_INPUTS = 512
 
 
@@ -156,12 +158,18 @@ def _check_labels(workload: Workload, outputs: NDArray[np.float32], test: Split)
             )
 
 
+def _few(name: str, count: int) -> str:
+    """A share of ``count`` samples has a 95 % interval of at most 1.96 × sqrt(1/4 / count)."""
+    said = f"data('{name}') gives only {count} samples"
+    if name == CALIBRATION:
+        return f"{said}: ranges set on so few may be too narrow; 500 or more are better"
+    points = 98.0 / math.sqrt(max(1, count))
+    return f"{said}: a share of them is known to within {points:.1f} points at worst"
+
+
 def _notes(splits: Mapping[str, Split], *, from_onnx: bool) -> tuple[str, ...]:
-    notes = [
-        f"data('{name}') gives only {len(splits[name])} samples"
-        for name in (CALIBRATION, GUARD)
-        if len(splits[name]) < 200
-    ]
+    notes = [_few(name, len(splits[name])) for name in (CALIBRATION, GUARD, TEST)
+             if len(splits[name]) < FEW]  # fmt: skip
     other = likeness.difference(splits[CALIBRATION], splits[GUARD])
     if other:
         notes.append(

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,32 +120,43 @@ def _parse(path: Path) -> ast.Module:
         raise WorkloadError(f"{path}: not a Python file: {error}") from error
 
 
-def _targets(node: ast.stmt) -> tuple[list[str], ast.expr | None]:
+def _targets(node: ast.stmt) -> list[tuple[str, ast.expr | None]]:
     if isinstance(node, ast.Assign):
-        return [t.id for t in node.targets if isinstance(t, ast.Name)], node.value
+        return [pair for target in node.targets for pair in _unpacked(target, node.value)]
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        return [node.target.id], node.value
-    return [], None
+        return [(node.target.id, node.value)]
+    return []
+
+
+def _unpacked(target: ast.expr, value: ast.expr | None) -> list[tuple[str, ast.expr | None]]:
+    """Names with what they get: ``name, version = "a", "1"`` is usual, too."""
+    if isinstance(target, ast.Name):
+        return [(target.id, value)]
+    if not isinstance(target, ast.Tuple | ast.List):
+        return []
+    parts: list[ast.expr | None] = [None] * len(target.elts)
+    if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(parts):
+        parts = list(value.elts)
+    return [
+        pair
+        for inner, part in zip(target.elts, parts, strict=True)
+        for pair in _unpacked(inner, part)
+    ]
 
 
 def _literals(tree: ast.Module) -> dict[str, object]:
     values: dict[str, object] = {}
     for node in tree.body:
-        names, value = _targets(node)
-        if value is None:
-            continue
-        try:
-            literal = ast.literal_eval(value)
-        except (ValueError, TypeError, SyntaxError):
-            continue
-        values.update(dict.fromkeys(names, literal))
+        for name, value in _targets(node):
+            with suppress(ValueError, TypeError, SyntaxError):
+                values |= {} if value is None else {name: ast.literal_eval(value)}
     return values
 
 
 def _assigned(tree: ast.Module) -> set[str]:
     names: set[str] = set()
     for node in tree.body:
-        names.update(_targets(node)[0])
+        names.update(name for name, _ in _targets(node))
         if isinstance(node, ast.Import | ast.ImportFrom):
             names.update((a.asname or a.name) for a in node.names)
     return names

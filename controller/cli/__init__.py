@@ -25,6 +25,7 @@ from controller.cli import (
     rollouts,
     serve,
     simulate,
+    stacks,
     telemetry,
     tickets,
     trust,
@@ -63,6 +64,7 @@ def build_app() -> typer.Typer:
     app.add_typer(telemetry.app, name="telemetry")
     app.add_typer(watching.triggers, name="trigger")
     app.add_typer(tickets.app, name="ticket")
+    app.add_typer(stacks.app, name="stack")
     app.command("simulate")(simulate.simulate)
     app.command("conformance")(conformance.conformance)
     app.command("audit")(watching.audit)

@@ -94,6 +94,11 @@ def print_facts(facts: Mapping[str, str]) -> None:
         print(f"{name:<{width}}  {value}")
 
 
+def counted(count: int, what: str) -> str:
+    """``1 device``, ``2 devices``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def when(at: float) -> str:
     """A moment in local time, or a dash."""
     if not at:

@@ -35,6 +35,13 @@ def fit(  # noqa: PLR0913 - one parameter an option
     thorough: Annotated[
         bool, typer.Option("--thorough/--quick", help="Try more recipes, or the usual few.")
     ] = False,
+    rungs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also make variants of this kind, for lesser rungs of a release: slimmable"
+            " (one network trained at several widths, takes some minutes); repeatable."
+        ),
+    ] = None,
     budget: Annotated[
         list[str] | None, typer.Option(help="A limit, NAME=VALUE; repeatable; fitting here only.")
     ] = None,
@@ -48,18 +55,24 @@ def fit(  # noqa: PLR0913 - one parameter an option
     as_json: Json = False,
 ) -> None:
     """Fit a workload on this machine (--profile and --out), or a registered model to the fleet."""
-    effort = "thorough" if thorough else "quick"
+    effort, extra = "thorough" if thorough else "quick", tuple(rungs or ())
     if not profile and out is None:
         if budget:
             raise UserError("--budget goes with --profile and --out; the fleet has the model's own")
+        if seed:
+            raise UserError("--seed goes with --profile and --out; the fleet's take the usual one")
         with connect(server, data_dir) as client:
-            jobs = client.start_fits(workload, device, effort)
+            jobs = client.start_fits(workload, device, effort, extra)
             jobs = follow(client, jobs) if wait else jobs
         answer(jobs, as_json=as_json)
         return
     if not profile or out is None:
         raise UserError("fitting on this machine needs both --profile and --out")
-    local = Local(workload=workload, profile=profile, out=out, effort=effort, seed=seed)
+    if device or not wait:
+        raise UserError("--device and --no-wait are for the fleet: leave out --profile and --out")
+    local = Local(
+        workload=workload, profile=profile, out=out, effort=effort, seed=seed, rungs=extra
+    )
     _fit_here(local, limits(budget or []), as_json=as_json)
 
 
@@ -72,6 +85,7 @@ class Local:
     out: Path
     effort: str
     seed: int
+    rungs: tuple[str, ...] = ()
 
 
 def _fit_here(local: Local, budget: dict[str, float], *, as_json: bool) -> None:
@@ -79,7 +93,7 @@ def _fit_here(local: Local, budget: dict[str, float], *, as_json: bool) -> None:
 
     request = LocalRequest(
         workload=find(local.workload), profile=local.profile, out=local.out, seed=local.seed,
-        budget=budget, effort=local.effort,
+        budget=budget, effort=local.effort, rungs=local.rungs,
     )  # fmt: skip
     with bar() as show:
         report = fit_locally(request, show)
@@ -129,12 +143,27 @@ def limits(texts: list[str]) -> dict[str, float]:
     return {name: int(v) if name in whole else v for name, v in found.items()}
 
 
+def _interval(bounds: list[float] | None) -> str:
+    return "-" if bounds is None else f"{100 * bounds[0]:.1f}-{100 * bounds[1]:.1f}"
+
+
 def _show(report: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    columns = ("", "variant", "runtime", "accuracy", "agrees", "kB", "wire", "p50 ms", "verdict")
+    columns = (
+        "",
+        "variant",
+        "runtime",
+        "accuracy",
+        "95 %",
+        "agrees",
+        "kB",
+        "wire",
+        "p50 ms",
+        "verdict",
+    )
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for row in report["variants"]:
         latency = row["latency"]
@@ -144,6 +173,7 @@ def _show(report: dict[str, Any], out: Path) -> None:
             f"[bold]{row['name']}[/]" if row["chosen"] else row["name"],
             row["runtime"],
             "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f} %",
+            _interval(row["accuracy_interval"]),
             f"{100 * row['agreement']:.2f} %",
             f"{row['file_bytes'] / 1000:.0f}",
             f"{row['wire_bytes'] / 1000:.0f}",

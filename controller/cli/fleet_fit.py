@@ -52,6 +52,8 @@ def answer(jobs: Sequence[FitJob], *, as_json: bool) -> None:
     else:
         rows = [(job.cohort.key, _state(job), _chosen(job), _reason(job)) for job in jobs]
         print_table(("cohort", "state", "chosen", "because"), rows, empty="Nothing to fit.")
+        for note in dict.fromkeys(note for job in jobs for note in job.remarks):
+            print(f"note: {note}")
         done = [job for job in jobs if job.choice is not None and job.choice.chosen]
         if done:
             print(f"Release it: fitment release create {done[0].model}")

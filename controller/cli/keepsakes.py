@@ -17,6 +17,7 @@ from controller.cli.common import (
     Server,
     bar,
     connect,
+    counted,
     pairs,
     print_json,
     print_table,
@@ -173,8 +174,9 @@ def import_devices(
         return
     would = "would be " if dry_run else ""
     print(
-        f"{len(totals['labelled'])} devices {would}labelled, {totals['notes']} notes {would}added,"
-        f" {len(totals['groups'])} groups {would}made or changed."
+        f"{counted(len(totals['labelled']), 'device')} {would}labelled,"
+        f" {counted(totals['notes'], 'note')} {would}added,"
+        f" {counted(len(totals['groups']), 'group')} {would}made or changed."
     )
     if totals["unknown"]:
         print(f"Not here, and passed over: {', '.join(totals['unknown'])}")

@@ -61,7 +61,7 @@ MinSample = Annotated[int, typer.Option(help="Devices before a cohort is judged.
 Cluster = Annotated[str, typer.Option(help="Label of devices that fail together.")]
 Metered = Annotated[bool, typer.Option("--metered", help="Let it come over metered links, too.")]
 Ask = Annotated[bool, typer.Option("--ask", help="Pause where too few can tell.")]
-Control = Annotated[str, typer.Option(help="Share that stays on what it runs.")]
+Control = Annotated[str, typer.Option(help="Share that stays on what it runs, to compare with.")]
 ControlBy = Annotated[str, typer.Option(help="Label whose devices stay together.")]
 ControlFor = Annotated[str, typer.Option(help="How long after the last wave.")]
 DryRun = Annotated[

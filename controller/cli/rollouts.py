@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from controller.cli.common import (
     Json,
     Server,
     connect,
+    counted,
     duration_s,
     pairs,
     print_facts,
@@ -270,7 +272,7 @@ def rollout_field(
     for mix in found.mix:
         shares_of = ", ".join(f"{name} {share:.1%}" for name, share in sorted(mix.shares.items()))
         moved = "" if mix.moved is None else f", {mix.moved:.1%} from before"
-        print(f"predictions, {mix.group} ({mix.devices} devices{moved}): {shares_of}")
+        print(f"predictions, {mix.group} ({counted(mix.devices, 'device')}{moved}): {shares_of}")
 
 
 def shares(text: str) -> list[float]:
@@ -298,7 +300,10 @@ def share(text: str, option: str) -> float:
 
 
 def _part(text: str) -> float:
-    return float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    number = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _change(rollout: str, act: str, *, server: str, data_dir: DataDir, as_json: bool) -> None:
@@ -370,7 +375,7 @@ def _control(view: RolloutView) -> str:
     by = f" by {made.control_by}" if made.control_by else ""
     names = ", ".join(view.control[:5]) + (" …" if len(view.control) > 5 else "")
     return (
-        f"{len(view.control)} devices{by} stay on what they run until"
+        f"{counted(len(view.control), 'device')}{by}, kept on what runs there until"
         f" {made.control_s:g} s after the last wave ({names})"
     )
 

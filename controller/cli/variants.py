@@ -12,6 +12,7 @@ from controller.cli.common import (
     Json,
     Server,
     connect,
+    counted,
     print_facts,
     print_json,
     print_table,
@@ -85,7 +86,7 @@ def _head(group: Group) -> str:
     stand_ins = " (emulated)" if group.emulated else ""
     left = ", ".join(f"{count} {verdict}" for verdict, count in group.left_out.items())
     words = f"; left out: {left}" if left else ""
-    return f"{group.profile or 'no profile'}{stand_ins}: {group.devices} device(s){words}"
+    return f"{group.profile or 'no profile'}{stand_ins}: {counted(group.devices, 'device')}{words}"
 
 
 def _row(row: Row) -> tuple[str, ...]:

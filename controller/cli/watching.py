@@ -123,7 +123,10 @@ def audit(
         )
         for entry in found
     ]
-    print_table(("at", "who", "action", "subject", "details"), rows, empty="Nothing happened yet.")
+    asked = " and ".join(f"{what} '{text}'" for what, text in
+                         (("action", action), ("subject", subject)) if text)  # fmt: skip
+    empty = f"Nothing on record has {asked}." if asked else "Nothing happened yet."
+    print_table(("at", "who", "action", "subject", "details"), rows, empty=empty)
 
 
 def short(text: str) -> str:

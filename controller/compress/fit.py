@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from controller.catalog import workload as catalog
 from controller.catalog.foreign import translated
+from controller.compress import evidence
 from controller.compress.cache import FitCache
 from controller.compress.passes.export import load_onnx
 from controller.compress.predict import by_kind, predict
@@ -48,6 +49,7 @@ class FitRequest:
     residuals: tuple[Residual, ...] = ()  # what devices of the profile measured over predictions
     budget: Budget = field(default_factory=Budget)
     effort: str = "quick"  # or "thorough"
+    rungs: tuple[str, ...] = ()  # asked for beside the effort's, of `fleet.EXTRA_RUNGS`
     seed: int = 0
     threads: int = 2
     calibratable: bool = False
@@ -70,6 +72,8 @@ class FitResult:
     failed: Mapping[str, str] = field(default_factory=dict)  # rung -> why
     skipped: Mapping[str, str] = field(default_factory=dict)  # rung -> why it was needless
     reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these schemes
+    left_alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # rung -> by its passes
+    remarks: tuple[str, ...] = ()  # what a reader of the figures should know
 
 
 def fit(request: FitRequest, progress: Progress) -> FitResult:
@@ -99,6 +103,7 @@ def fit(request: FitRequest, progress: Progress) -> FitResult:
         multiple_of=request.channels_multiple_of,
         recover=maker.workload.recover,
         machine=request.machine,
+        extras=request.rungs,
     )
     climb = _Climb(request, maker, plan, progress)
     climb.steps.append(("load", time.perf_counter() - started))
@@ -171,13 +176,14 @@ class _Climb:
             drop = self._drop(replace(rung, name=f"int8-{rung.scheme}"))
             if drop is not None and drop <= reserve:
                 return f"minmax ranges already keep the guard drop at {drop:.4f}"
+        lesser = max(limit, self._request.budget.lesser_accuracy_drop_max or 0.0)
         if rung.weight_bits < 8:
             drop = self._drop(replace(rung, name=f"int8-{rung.scheme}{rung.pruned}"))
-            if drop is not None and drop > limit:
+            if drop is not None and drop > lesser:
                 return f"with weights of eight bits it already drops {drop:.4f} on the guard set"
         if rung.pruned and rung.scheme != "fp32":
             drop = self._drop(replace(rung, name=f"fp32{rung.pruned}"))
-            if drop is not None and drop > 2 * limit:
+            if drop is not None and drop > 2 * lesser:
                 return f"its fp32 form already drops {drop:.4f} on the guard set"
         return ""
 
@@ -217,7 +223,29 @@ class _Climb:
             failed=self._failed,
             skipped=self._skipped,
             reasons=asked.reasons,
+            left_alone=self._left_alone(asked),
+            remarks=tuple(_remarks(fp32.variant)),
         )
+
+    def _left_alone(self, asked: ladder.Ladder) -> dict[str, tuple[str, ...]]:
+        """By rung: of a float network once, then what the steps behind it add."""
+        found = {label: b.left_alone for label, b in self._built.items() if b.left_alone}
+        told: set[str] = set()
+        for rung in asked.rungs:
+            head = rung.recipe.split()[0]
+            if rung.label in self._built and head.digest not in told:
+                told.add(head.digest)
+                lines = self._maker.left_alone(head)
+                if lines:
+                    found[rung.label] = (*lines, *found.get(rung.label, ()))
+        return found
+
+
+def _remarks(fp32: Variant) -> Iterator[str]:
+    test, guard = fp32.accuracy_interval, fp32.guard_accuracy_interval
+    if fp32.accuracy and fp32.guard_accuracy and test and guard:
+        note = evidence.flattered(fp32.guard_accuracy, guard, fp32.accuracy, test)
+        yield from filter(None, [note])
 
 
 def _copied(source: Path, target: Path) -> Path:

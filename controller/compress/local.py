@@ -19,7 +19,7 @@ from typing import Any
 
 from controller.catalog import check, inspect, process
 from controller.catalog.snapshot import snapshot
-from controller.compress import evidence, page, timing, worker
+from controller.compress import page, timing, worker
 from controller.compress.fit import FitRequest, FitResult
 from controller.compress.search.ladder import RuntimeTarget
 from controller.domain.choice import choose
@@ -32,7 +32,7 @@ from fitment.core.measurement import CostKind, Energy, Latency, Measurement, Rea
 from profiles import Profile, load_profile
 
 MODULES: Mapping[str, str] = {"onnx": "onnxruntime", "litert": "ai_edge_litert"}
-REPORT, PAGE = "variants.json", "report.html"
+REPORT, PAGE, PICTURE = "variants.json", "report.html", "pareto.png"
 EMULATED = "timed on this machine, which is not of the profile's kind"
 
 
@@ -44,6 +44,7 @@ class LocalRequest:
     profile: str
     out: Path
     effort: str = "quick"
+    rungs: tuple[str, ...] = ()  # asked for beside the effort's, see `fleet.EXTRA_RUNGS`
     budget: Mapping[str, float] | None = None  # overrides by name
     seed: int = 0
     threads: int = 2
@@ -52,7 +53,7 @@ class LocalRequest:
 
 
 def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, Any]:
-    """Fit, time, choose; write artifacts, ``variants.json`` and ``report.html`` to ``out``.
+    """Fit, time, choose; write artifacts, ``variants.json``, ``report.html`` and ``pareto.png``.
 
     Gives the content of ``variants.json``.
 
@@ -80,6 +81,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
             profile=profile.name,
             budget=budget,
             effort=request.effort,
+            rungs=request.rungs,
             seed=request.seed,
             threads=request.threads,
             channels_multiple_of=profile.channels_multiple_of,
@@ -104,6 +106,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
     )
     report = _report(found, seconds=time.monotonic() - started)
     (request.out / PAGE).write_text(page.page(report), encoding="utf-8")
+    (request.out / PICTURE).write_bytes(page.png(report))
     process.write_json(request.out / REPORT, report)
     progress("done", 1.0)
     return report
@@ -150,7 +153,7 @@ def targets_here(profile: Profile) -> tuple[RuntimeTarget, ...]:
         FitError: none is.
     """
     found = tuple(
-        RuntimeTarget(runtime=r.name, format=r.format, schemes=r.schemes)
+        RuntimeTarget(runtime=r.name, format=r.format, schemes=r.schemes, rules=r.rules)
         for r in profile.runtimes
         if r.name in MODULES and util.find_spec(MODULES[r.name]) is not None
     )
@@ -228,6 +231,7 @@ def _report(found: _Found, *, seconds: float) -> dict[str, Any]:
         "variants": [_entry(v, found, choice) for v in found.result.variants],
         "failed": {**found.result.failed},
         "skipped": {**found.result.skipped},
+        "left_alone": {k: list(lines) for k, lines in found.result.left_alone.items()},
         "schemes": {**found.result.reasons},
         "steps": [list(step) for step in found.result.steps],
     }
@@ -237,12 +241,7 @@ def _notes(found: _Found) -> Iterator[str]:
     yield from found.notes
     if found.emulated:
         yield EMULATED
-    fp32 = next((v for v in found.result.variants if v.name == "fp32"), None)
-    if fp32 and fp32.accuracy and fp32.guard_accuracy:
-        test, guard = fp32.accuracy_interval, fp32.guard_accuracy_interval
-        if test and guard:
-            note = evidence.flattered(fp32.guard_accuracy, guard, fp32.accuracy, test)
-            yield from filter(None, [note])
+    yield from found.result.remarks
 
 
 def _entry(variant: Variant, found: _Found, choice: Choice) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from fitment.core.bundle import IoSpec
 
 FEEDS = 16  # inputs that timing feeds in turn
 CHUNK = 1024  # inputs made real at a time
-VARIANT, HEAD, BUNDLE = "variant.json", "model.onnx", "bundle"
+VARIANT, HEAD, BUNDLE, STEPS = "variant.json", "model.onnx", "bundle", "steps.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class Built:
     archive: Path
     folder: Path
     cached: bool
+    left_alone: tuple[str, ...] = ()  # by the steps behind the float network, a line each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,11 @@ class RungMaker:
                 folder = self._cache.put("heads", key, lambda into: _write_head(into, made))
             self._heads[key] = load_onnx(folder / HEAD)
         return self._heads[key]
+
+    def left_alone(self, head: Recipe) -> tuple[str, ...]:
+        """What the steps of a float network that was made left alone, a line each."""
+        folder = self._cache.get("heads", self._head_key(head))
+        return () if folder is None else _notes(folder)
 
     def reference(self, plain_head: Recipe) -> evidence.Outputs:
         """fp32 outputs of the user's own network on guard and test set."""
@@ -241,7 +247,7 @@ class RungMaker:
             patchable=patch is not None and patch.manifest.stem is not None,
         )
         write_json(into / "places.json", _places(built, into))
-        write_json(into / "steps.json", {"steps": plain.to_plain(made.candidate.evidence)})
+        write_json(into / STEPS, {"steps": plain.to_plain(made.candidate.evidence)})
         write_json(into / VARIANT, variant)
 
     def _patch(self, rung: Rung, made: _Finished) -> calibration.PatchFiles | None:
@@ -325,6 +331,7 @@ class RungMaker:
             archive=folder / places["archive"],
             folder=folder / places["folder"],
             cached=cached,
+            left_alone=_notes(folder),
         )
 
 
@@ -355,10 +362,17 @@ def _content(candidate: Candidate) -> bytes:
     return content
 
 
+def _notes(folder: Path) -> tuple[str, ...]:
+    """The notes of the steps that a cached part was made by."""
+    steps = json.loads((folder / STEPS).read_text())["steps"]
+    named = ((step["step"].split("(")[0], note) for step in steps for note in step["notes"])
+    return tuple(f"{name}: {note}" for name, note in named)
+
+
 def _write_head(into: Path, made: Candidate) -> None:
     (into / HEAD).write_bytes(_content(made))
     steps = [plain.to_plain(e) for e in made.evidence]
-    write_json(into / "steps.json", {"steps": steps, "sha256": digest.digest_bytes(_content(made))})
+    write_json(into / STEPS, {"steps": steps, "sha256": digest.digest_bytes(_content(made))})
 
 
 def _places(built: bundle.BuiltBundle, root: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from controller.dashboard.views.beside import Asked
@@ -16,13 +16,15 @@ from controller.dashboard.views.twin import COLUMNS, SAMPLES_MOST, DeviceRecords
 from controller.dashboard.views.waves import ACTS, RolloutRecords
 from controller.dashboard.views.workbench import ModelRecords
 from controller.domain import fleet
+from controller.domain.belonging import Applicant, Note
 from controller.domain.roles import Identity, Role, covers
+from controller.domain.stacks import DeviceStanding, StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.errors import UserError
 from controller.gateway.http import access
 from controller.gateway.http.api import Api, found
 from controller.gateway.http.variants import compared
-from controller.reconcile import keepsakes
+from controller.reconcile import applying, keepsakes
 from controller.reconcile.context import ACTING
 from controller.reconcile.rolling import RolloutPlan
 
@@ -35,6 +37,8 @@ SHARE = 20.0
 FORGOTTEN_S = 60.0
 CHANGES_ROLLOUTS = access.role_of("POST", "/v1/rollouts/{key}/{act}")
 """The role that the buttons of a rollout need: that of the same act over REST."""
+WRITES_NOTES = access.role_of("POST", "/v1/devices/{name}/notes")
+ANSWERS_APPLICANTS = access.role_of("POST", "/v1/applicants/{name}/approve")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +61,21 @@ class Journal:
 
     triggers: tuple[fleet.Trigger, ...] = ()
     tickets: tuple[Ticket, ...] = ()
+    stacks: tuple[StackAnnouncement, ...] = ()
+    standings: Mapping[str, tuple[DeviceStanding, ...]] = field(
+        default_factory=dict
+    )  # of open ones
     audit: tuple[fleet.AuditEntry, ...] = ()
     names: Mapping[str, str] | None = None  # model id -> name and version
     pages: Mapping[str, tuple[str, ...]] | None = None  # subject -> its page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applying:
+    """Devices that ask without a token, and whether they may."""
+
+    applicants: tuple[Applicant, ...] = ()
+    open_: bool = False
 
 
 class Desk:
@@ -162,6 +178,20 @@ class Desk:
             samples=store.telemetry.count(name),
             events=keepsakes.events(self._api.controller.context, name),
             tickets=store.tickets.find(device=name),
+            notes=store.notes.find(device=name),
+            tallies=store.tallies.find(device=name),
+        )
+
+    async def applicants(self) -> Applying:
+        """For the page of devices that ask to be let in."""
+        return await self._look("applicants", self._applicants)
+
+    def _applicants(self) -> Applying:
+        context = self._api.controller.context
+        applying.waiting(context)  # which forgets those that came too long ago
+        return Applying(
+            applicants=context.store.applicants.find(),
+            open_=context.settings.enrolment_by_approval,
         )
 
     async def model(self, key: str) -> ModelRecords:
@@ -273,6 +303,11 @@ class Desk:
             names=names,
             pages=pages,
             tickets=store.tickets.find(),
+            stacks=store.stacks.find(),
+            standings={
+                now.id: self._api.controller.stack_standings(now.id)
+                for now in store.stacks.find(closed_at=0.0)
+            },
         )
 
     def _named(self, digests: set[str]) -> Mapping[str, str]:
@@ -289,7 +324,6 @@ class Desk:
             Conflict: it is in a state that does not allow it.
         """
         access.demand(who, CHANGES_ROLLOUTS)
-        ACTING.set(who.name)
         controller = self._api.controller
         verbs: Mapping[str, Callable[[str], fleet.Rollout]] = {
             "pause": controller.pause,
@@ -299,6 +333,48 @@ class Desk:
             "let-go": controller.let_go,
         }
         assert set(verbs) == set(ACTS)
-        changed = await self._api.ask(lambda: verbs[act](key))
+        return await self._write(who, lambda: verbs[act](key))
+
+    async def note(self, who: Identity, device: str, text: str) -> Note:
+        """Keep a note about a device.
+
+        Raises:
+            Forbidden: ``who`` may not.
+            NotFound: there is no such device.
+            UserError: there is nothing in it, or too much.
+        """
+        access.demand(who, WRITES_NOTES)
+        context = self._api.controller.context
+        return await self._write(who, lambda: keepsakes.note(context, device, text))
+
+    async def approve(self, who: Identity, name: str, code: str) -> Applicant:
+        """Let a device in that shows this code.
+
+        Raises:
+            Forbidden: ``who`` may not.
+            NotFound: nobody waits under that name.
+            UserError: the code is another.
+            Conflict: it was answered already.
+        """
+        access.demand(who, ANSWERS_APPLICANTS)
+        context = self._api.controller.context
+        return await self._write(who, lambda: applying.approve(context, name, code))
+
+    async def reject(self, who: Identity, name: str) -> Applicant:
+        """Refuse a device.
+
+        Raises:
+            Forbidden: ``who`` may not.
+            NotFound: nobody waits under that name.
+            Conflict: it was answered already.
+        """
+        access.demand(who, ANSWERS_APPLICANTS)
+        context = self._api.controller.context
+        return await self._write(who, lambda: applying.reject(context, name))
+
+    async def _write(self, who: Identity, act: Callable[[], T]) -> T:
+        """Do it in somebody's name; the next look sees it."""
+        ACTING.set(who.name)
+        done = await self._api.ask(act)
         self._kept.clear()
-        return changed
+        return done

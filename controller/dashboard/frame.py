@@ -24,7 +24,8 @@ FIRST_S = 1.5
 """A page is shown without its records after so long; they follow when they are there."""
 
 PAGES = (("Fleet", "/"), ("Models", "/models"), ("Rollouts", "/rollouts"),
-         ("Triggers", "/triggers"), ("Tickets", "/tickets"), ("Audit", "/audit"))  # fmt: skip
+         ("Triggers", "/triggers"), ("Tickets", "/tickets"), ("Pending", "/pending"),
+         ("Audit", "/audit"))  # fmt: skip
 THEMES = {"system": None, "dark": True, "light": False}
 _SWITCH = (
     "document.cookie = 'fitment_theme=' + {theme} + ';path=/;max-age=31536000;samesite=lax';"

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 from fastapi import Request
 from nicegui import ui
 
-from controller.dashboard.desk import CHANGES_ROLLOUTS, Journal, Visit
+from controller.dashboard import forms
+from controller.dashboard.desk import (
+    ANSWERS_APPLICANTS,
+    CHANGES_ROLLOUTS,
+    WRITES_NOTES,
+    Applying,
+    Journal,
+    Visit,
+)
 from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
+from controller.dashboard.draw import pending as draw_pending
 from controller.dashboard.draw import planned as draw_planned
+from controller.dashboard.draw import twin as draw_twin
 from controller.dashboard.draw.markup import Html, heading, section
+from controller.dashboard.draw.stacks import stacks
 from controller.dashboard.frame import Live, Watch, filtering, frame
 from controller.dashboard.views import journal
 from controller.dashboard.views.beside import Asked, beside
 from controller.dashboard.views.overview import FleetRecords, overview
+from controller.dashboard.views.pending import Waiting, pending
 from controller.dashboard.views.planned import Wish, planned
+from controller.dashboard.views.stacks import stack_rows
 from controller.dashboard.views.twin import DeviceRecords, twin
 from controller.dashboard.views.waves import ACTS, RolloutRecords, waves
 from controller.dashboard.views.workbench import ModelRecords, workbench
 from controller.domain import fleet
-from controller.errors import FitmentError
-from controller.gateway import errors
 
 
 @ui.page("/")
@@ -57,12 +68,23 @@ async def show_fleet(request: Request) -> None:
 async def show_device(request: Request, name: str) -> None:
     """One device."""
     with frame(request, name, "/devices") as visit:
+        head, kept = Live(), Live()
+        form = ui.element("div")
         page = Live()
 
         def show(records: DeviceRecords) -> None:
-            page.show(draw.device(twin(records)))
+            view = twin(records)
+            head.show(draw_twin.head(view))
+            kept.show(draw_twin.notes(view))
+            page.show(draw_twin.device(view))
+            form.set_visibility(True)
 
-        await Watch(visit, lambda: visit.desk.device(name), show, page.show).begin()
+        watch = Watch(visit, lambda: visit.desk.device(name), show, head.show)
+        form.set_visibility(False)
+        if visit.may(WRITES_NOTES):
+            with form:
+                forms.note(visit, name, lambda: watch.look(again=True))
+        await watch.begin()
 
 
 @ui.page("/models")
@@ -153,38 +175,37 @@ async def show_rollout(request: Request, key: str) -> None:
 
 
 def _act(visit: Visit, key: str, act: str, watch: Watch[RolloutRecords]) -> None:
-    """A button that asks first."""
-    with ui.dialog() as dialog, ui.card().classes("ask").props("role=alertdialog"):
-        ui.html(f"<h2>{act.capitalize()} this rollout?</h2><p>{ACTS[act][1]}</p>", sanitize=False)
-        with ui.element("div").classes("acts"):
-            _button("Keep as it is", dialog.close).props("autofocus")
-
-            async def confirmed() -> None:
-                dialog.close()
-                await _change(visit, key, act)
-                await watch.look(again=True)
-
-            _button(f"{act.capitalize()} it", confirmed).classes(f"confirm-{act}")
-    _button(act.capitalize(), dialog.open)
+    forms.asking(
+        act.capitalize(), title=f"{act.capitalize()} this rollout?", words=ACTS[act][1],
+        answer=f"{act.capitalize()} it", visit=visit, kind=act,
+        run=lambda: visit.desk.change_rollout(visit.who, key, act),
+        after=lambda: watch.look(again=True),
+    )  # fmt: skip
 
 
-def _button(text: str, clicked: Callable[..., object]) -> ui.element:
-    button = ui.element("button").classes("plain").props("type=button")
-    with button:
-        ui.label(text)
-    button.on("click", clicked)
-    return button
+@ui.page("/pending")
+async def show_pending(request: Request) -> None:
+    """Devices that ask to be let in without a token."""
+    with frame(request, "Pending", "/pending") as visit:
+        head = Live()
+        cards = ui.element("div")
+        rest = Live()
+        offered: dict[str, tuple[Waiting, ...]] = {}
 
+        def show(found: Applying) -> None:
+            view = pending(found.applicants, may=visit.may(ANSWERS_APPLICANTS))
+            head.show(draw_pending.head(view, open_=found.open_))
+            rest.show(draw_pending.answered(view))
+            still = tuple(replace(row, seen_at=0.0) for row in view.waiting)
+            if offered.get("rows") != still:  # a dialog that is open stays so while others ask
+                offered["rows"] = still
+                cards.clear()
+                with cards:
+                    for row in view.waiting:
+                        forms.applicant(visit, row, lambda: watch.look(again=True))
 
-async def _change(visit: Visit, key: str, act: str) -> None:
-    """The role is asked for again: a page may stand longer than a token lasts."""
-    if not await visit.is_open():
-        ui.navigate.to("/login")
-        return
-    try:
-        await visit.desk.change_rollout(visit.who, key, act)
-    except FitmentError as error:
-        ui.notify(errors.public(error).text, type="negative", timeout=10_000)
+        watch = Watch(visit, visit.desk.applicants, show, head.show)
+        await watch.begin()
 
 
 @ui.page("/triggers")
@@ -195,7 +216,8 @@ async def show_triggers(request: Request) -> None:
 
         def show(found: Journal) -> None:
             rows = journal.trigger_rows(found.triggers, found.names or {})
-            page.show(Html(heading("Triggers") + draw.triggers(rows)))
+            announced = stack_rows(found.stacks, found.standings)
+            page.show(Html(heading("Triggers") + draw.triggers(rows) + stacks(announced)))
 
         await Watch(visit, visit.desk.journal, show, page.show).begin()
 

@@ -3,8 +3,7 @@
 Only guard figures choose (held out of training, disjoint from calibration); test figures are
 for people. A tenth of the accuracy budget is kept in reserve, because the field is harsher than
 the guard set; it is spent only when nothing else qualifies, and the reason then says so.
-Measured and predicted latencies are never ranked against each other: when the best few were all
-timed on the device, measurements rank, otherwise predictions do.
+Those that keep to the budget are put in order by `controller.domain.ranking`.
 """
 
 from __future__ import annotations
@@ -15,24 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from controller.domain import ranking
 from controller.domain.fleet import Budget, Choice, Variant
+from controller.domain.ranking import ALIKE, TIE, all_measured, measured_ms, predicted_ms
 from fitment.core.measurement import CostKind, Measurement, ReadingStatus, Verdict
 
 RESERVE = 0.1
 """Share of the accuracy budget that is kept back."""
-TIE = 0.03
-"""Latencies closer than this share are equal; the smaller transfer wins."""
-TOP = 3
-"""The best few by prediction: a device confirms them, and all must be measured to be ranked so."""
-
 HEADROOM = 0.15
 """Share of the latency's limit that a more accurate variant than what runs must leave free."""
 ACCURACY = "accuracy"
 """What `Budget.prefer` says where the most accurate variant is wanted, and not the fastest."""
 PREFERENCES = ("latency", ACCURACY)
-ALIKE = 0.002
-"""Drops of accuracy that differ by less are alike."""
-
 SLICE_LEAST = 30
 """Guard inputs that a slice needs to be judged: a drop in fewer is chance."""
 
@@ -74,8 +67,10 @@ def choose(
 ) -> Choice:
     """Rank the variants that keep to ``budget`` and take the first.
 
-    They are ranked by latency; where the budget prefers accuracy, by what they lose of it, and by
-    latency among those that lose about as much.
+    They are ranked by latency, by bytes on the wire among those that are about as fast, and by the
+    accuracy that they lose among those that are about as small, too; where the budget prefers
+    accuracy, by what they lose of it first. So none that keeps to the budget is at least as fast,
+    as small and as accurate as the first, and better in one of these.
 
     Args:
         variants: candidates with their evidence.
@@ -100,9 +95,9 @@ def choose(
     if not allowed:
         return Choice(chosen="", reason=_closest(variants, misses), rejected=rejected)
     kept_back = [v for v in allowed if not _misses(v, case, accuracy_share=1.0 - reserve)]
-    ranked = _ranked(kept_back or allowed, case)
+    ranked = ranking.ranked(kept_back or allowed, measured, accurate=budget.prefer == ACCURACY)
     reason = _reason(ranked[0], variants, case)
-    if measured and not _all_measured(ranked, case):
+    if measured and not all_measured(ranked, measured):
         reason += "; ranked by prediction, since not all of the best few could be timed"
     if not kept_back:
         reason += "; this spends the reserve of the accuracy budget, nothing else qualified"
@@ -124,11 +119,6 @@ def keeping_to(
     """The variants that miss no limit of ``budget``, in their order; see `choose`."""
     case = _Case(budget=budget, measured=measured, unusable=unusable or {})
     return [v for v in variants if not _misses(v, case)]
-
-
-def predicted_ms(variant: Variant) -> float | None:
-    """Predicted median latency, or None where the target's kernels were not timed."""
-    return variant.predicted.value if variant.predicted else None
 
 
 def scaled(measurement: Measurement, shift: float) -> Measurement:
@@ -166,60 +156,6 @@ def middle(taken: Sequence[Measurement]) -> Measurement:
         return taken[-1]
     ordered = sorted(timed, key=lambda m: m.latency.p50_ms if m.latency else 0.0)
     return ordered[(len(ordered) - 1) // 2]
-
-
-def measured_ms(measurement: Measurement | None) -> float | None:
-    """Measured median latency, or None; an emulator's is none."""
-    if measurement is None or measurement.latency is None or not measurement.tells_costs:
-        return None
-    return measurement.latency.p50_ms
-
-
-def by_prediction(variants: Sequence[Variant]) -> list[Variant]:
-    """Fastest first by prediction; ties and the unpredicted by bytes on the wire."""
-    return _by(variants, predicted_ms)
-
-
-def _ranked(variants: Sequence[Variant], case: _Case) -> list[Variant]:
-    fastest = _fastest(variants, case)
-    if case.budget.prefer != ACCURACY:
-        return fastest
-    return sorted(fastest, key=lambda v: round((v.guard_accuracy_drop or 0.0) / ALIKE))
-
-
-def _fastest(variants: Sequence[Variant], case: _Case) -> list[Variant]:
-    if not _all_measured(variants, case):
-        return by_prediction(variants)
-    timed = [v for v in variants if measured_ms(case.of(v)) is not None]
-    rest = [v for v in variants if measured_ms(case.of(v)) is None]
-    return _by(timed, lambda v: measured_ms(case.of(v))) + by_prediction(rest)
-
-
-def _all_measured(variants: Sequence[Variant], case: _Case) -> bool:
-    best_few = by_prediction(variants)[:TOP]
-    return all(measured_ms(case.of(v)) is not None for v in best_few)
-
-
-def _by(variants: Sequence[Variant], latency: Latency) -> list[Variant]:
-    """By latency; ties (within `TIE` of the fastest left) by bytes on the wire.
-
-    Among those that tie, the ones that a device can calibrate come first, and of these the ones
-    whose file can hold the correction: they are so only where the model asks for calibration. Where
-    nothing was timed all tie, as on emulated boards.
-    """
-    left = sorted(variants, key=lambda v: _or_infinite(latency(v)))
-    ranked: list[Variant] = []
-    while left:
-        limit = _or_infinite(latency(left[0])) * (1 + TIE)
-        tied = [v for v in left if _or_infinite(latency(v)) <= limit]
-        first = min(tied, key=lambda v: (not v.calibratable, not v.patchable, v.wire_bytes))
-        ranked.append(first)
-        left.remove(first)
-    return ranked
-
-
-def _or_infinite(value: float | None) -> float:
-    return math.inf if value is None else value
 
 
 def _misses(variant: Variant, case: _Case, *, accuracy_share: float = 1.0) -> list[Excess]:

@@ -20,10 +20,8 @@ from fitment.core.deployment import (
     Pressure,
     ReportedState,
     Span,
-    StudyKind,
 )
 from fitment.core.fingerprint import Fingerprint
-from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Cost, Measurement
 
 
@@ -187,6 +185,10 @@ class Choice:
     rejected: Mapping[str, str] = field(default_factory=dict)  # digest -> why
 
 
+EXTRA_RUNGS = ("slimmable",)
+"""Kinds of variants that a fit makes where they are asked for, whatever its effort."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitJob:
     """One fit of a model version to one cohort."""
@@ -197,6 +199,7 @@ class FitJob:
     status: JobStatus
     created_at: float
     effort: str = "quick"
+    rungs: tuple[str, ...] = ()  # of `EXTRA_RUNGS`
     trigger: str = ""  # trigger id that asked for it
     folder: str = ""
     step: str = ""
@@ -208,6 +211,7 @@ class FitJob:
     fp32_accuracy: float | None = None
     fp32_bytes: int | None = None
     scheme_reasons: Mapping[str, str] = field(default_factory=dict)  # runtime -> why these
+    remarks: tuple[str, ...] = ()  # what a reader of its figures should know
     studies: tuple[str, ...] = ()  # put to devices for this job
     measured: Mapping[str, Measurement] = field(default_factory=dict)  # what the choice went by
     fresh_since: float = 0.0  # what was measured before tells of another level; 0: all counts
@@ -218,22 +222,6 @@ class FitJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudyRecord:
-    """A question put to one device."""
-
-    id: str
-    kind: StudyKind
-    device: str
-    cohort: Cohort
-    bundle: BundleRef
-    created_at: float
-    done_at: float = 0.0
-    measurement: Measurement | None = None
-    kernels: KernelTable | None = None
-    failed: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
     """One lesser variant on a cohort's ladder."""
 
@@ -241,6 +229,8 @@ class Rung:
     relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
     portable: bool = False  # plain floating point, for a stack on which the chosen one fails
     reason: str = ""
+    stacks: tuple[str, ...] = ()  # hashes: it is for these alone, and first there; empty: any
+    coverage_min: float | None = None  # of heavy operators in integers, where it serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,6 +324,8 @@ class Rollout:
     control_s: float = 0.0  # for so long after the last wave; then they get the release, too
     control_below: float = 0.0  # the mark of the draw (`holding`); 0: nobody is held
     control_ended_at: float = 0.0  # when they were let go; 0: not yet
+    control_wave: int = -1  # the last wave at which they timed again what they run
+    control_studies: tuple[str, ...] = ()  # that they were asked
     asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
     metered: bool = False  # it may come over metered links
 
@@ -378,6 +370,7 @@ class TriggerKind(enum.Enum):
     SHIFTED = "shifted"  # all of a cohort became slower or faster, at the same heat
     AFFORDABLE = "affordable"  # a cohort has time to spare for a more accurate variant
     NEW_PROFILE = "new_profile"  # a cohort without a fit
+    FIELD_FELL = "field_fell"  # labels that came late show worse answers than before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,12 @@
 
 The device is the unit, compared with itself. Latency is timed in turns with what runs there, so
 that weather, site and neighbours meet both alike; energy, memory, heat, coverage and agreement are
-held against what the device's last release was measured to take there. Each gate bets against its
-claim (`sequential`); bets of all gates and cohorts are added with weights that sum to at most 1,
-and the rollout halts when the sum reaches one over the false-halt rate. A sum of such bets is one
-(Vovk and Wang 2021), so the rate is that of the whole rollout, whichever gates, waves and
-cohorts there are and however often anybody looks.
+held against what the device's last release was measured to take there; energy, memory and heat
+beside what the control group changed by meanwhile, where there is one (`staying`). Each gate bets
+against its claim (`sequential`); bets of all gates and cohorts are added with weights that sum to
+at most 1, and the rollout halts when the sum reaches one over the false-halt rate. A sum of such
+bets is one (Vovk and Wang 2021), so the rate is that of the whole rollout, whichever gates, waves
+and cohorts there are and however often anybody looks.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from controller.domain import observing, sequential
+from controller.domain import observing, sequential, staying
 from controller.domain.field import Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout
-from controller.domain.judgement import GateReport, GateVerdict
+from controller.domain.judgement import GateReport, GateVerdict, Unit
 from controller.domain.observing import Check, Seen, counts, is_void
 from fitment.core.deployment import Outcome
 
@@ -42,6 +43,7 @@ class Cohort:
     devices: Mapping[str, Device]
     place: int = 0  # among the cohorts, by their first admission
     words: Mapping[str, Word] = field(default_factory=dict)  # what labels say of devices, by name
+    control: Sequence[staying.Kept] = ()  # its devices in the control group, as often as asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +126,18 @@ OWN = " (not statistical: judged by each device's own comparison)"
 
 
 def _judged(look: Look, asked: int) -> GateReport:
-    cohort, check = look.cohort, look.check
+    cohort, rate = look.cohort, look.rollout.gate.false_halt_rate
+    alpha = part(cohort.place, asked) * rate
+    beside = look.check.beside and bool(look.rollout.control_below)
+    changes = _changes(look, staying.PART * alpha) if beside else None
+    alpha *= 1 - staying.PART if beside else 1.0
+    if changes is not None:
+        look = replace(look, check=_allowing(look.check, changes))
+    check = look.check
     seen = observing.observe(
         check, cohort.deployments, cohort.devices, look.rollout, now=look.now, words=cohort.words,
+        changes=changes,
     )  # fmt: skip
-    alpha = part(cohort.place, asked) * look.rollout.gate.false_halt_rate
     base = GateReport(
         cohort=cohort.key, gate=check.name, verdict=GateVerdict.UNDECIDED, reason="", alpha=alpha,
         limit=check.limit, samples=len(seen.ended), waiting=seen.waiting, missing=seen.missing,
@@ -138,8 +147,43 @@ def _judged(look: Look, asked: int) -> GateReport:
         return _nothing(base, check)
     base = _estimated(base, check, seen)
     if cohort.members < STATISTICAL:
-        return _each(base, look, seen)
-    return _clustered(base, look, seen) if look.rollout.gate.cluster else _bet(base, look, seen)
+        base = _each(base, look, seen)
+    else:
+        base = _clustered(base, look, seen) if look.rollout.gate.cluster else _bet(base, look, seen)
+    return base if changes is None else replace(base, reason=base.reason + beside_words(changes))
+
+
+def _changes(look: Look, alpha: float) -> staying.Changes:
+    check, waves = look.check, len(look.rollout.waves)
+    above = check.allowed if check.unit is Unit.TIMES else None
+    found = staying.changes(
+        look.cohort.control, check.read, above=above, alpha=alpha, waves=waves
+    )  # fmt: skip
+    return staying.Changes(by_wave=found, bound=look.cohort.members >= STATISTICAL)
+
+
+def _allowing(check: Check, changes: staying.Changes) -> Check:
+    """A share may be as much greater as the control group's is."""
+    if check.unit is Unit.TIMES:
+        return check
+    more = min(1.0, check.limit + changes.highest())
+    return replace(check, limit=more, allowed=more)
+
+
+def beside_words(changes: staying.Changes) -> str:
+    """What the control group said, in words."""
+    found = [c for _, c in sorted(changes.by_wave.items())]
+    said = [c for c in found if c.said]
+    if not said:
+        waits = any(c.open for c in found)
+        return "; the control group " + ("is still timing" if waits else "said nothing of it")
+    last = said[-1]
+    words = f"; the control group's own: {last.middle:.2f} in {last.said}"
+    if not changes.bound:
+        return words
+    if last.most is None:
+        return f"{words}, too few to correct by"
+    return f"{words}, {last.most:.2f} at most"
 
 
 def _estimated(report: GateReport, check: Check, seen: Seen) -> GateReport:

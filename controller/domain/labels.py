@@ -155,7 +155,10 @@ def _moment(given: Any, now: float) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) < 1e15:
         raise ValueError("'time' is when the answer was given: seconds since 1970, or ISO 8601")
     if not 0 < given <= now + 300:
-        raise ValueError(f"'time' {given:.0f} is not in the past (now it is {now:.0f})")
+        unit = "; it is in seconds, not in milliseconds" if given > 100 * now else ""
+        raise ValueError(
+            f"'time' {given:.0f} is not between 1970 and now, which is {now:.0f}{unit}"
+        )
     return float(given)
 
 

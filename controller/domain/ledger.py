@@ -17,7 +17,7 @@ from controller.domain import eligible, gates, rollout
 from controller.domain.bets import Bets, Part, part_of
 from controller.domain.fleet import Deployment, Device, Gate, Rollout, RolloutState
 from controller.domain.places import Place, Places, Turn
-from controller.domain.plan import SETTLE_S
+from controller.domain.plan import SETTLE_S, own
 from controller.domain.rollout import Admit, Step, TimeOut, View
 from fitment.core.deployment import Outcome
 
@@ -174,7 +174,10 @@ class Ledger:
 
     def _as_is(self, name: str, now: float) -> _Counted:
         device, newest = self.targets.get(name), self.deployments.get(name)
-        place = self._place(device, newest) if device is not None else None
+        place = None
+        if device is not None:  # another may have had its name, and its turn, before
+            its = newest if newest is not None and own(device, (newest,)) else None
+            place = self._place(device, its)
         if newest is None:
             return replace(_NOTHING, place=place)
         ended = newest.outcome is not None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from controller.domain import choice
+from controller.domain import choice, ranking
 from controller.domain.fleet import Budget, Rung, Variant
 from fitment.core.deployment import Pressure
 from fitment.core.measurement import Measurement
@@ -132,8 +132,8 @@ def _rung(
 def _time_costs(case: Case) -> tuple[Cost, ...]:
     """Kinds of what heats and drains, best first; multiply-adds where nothing was timed."""
     return (
-        lambda v: choice.energy_mj(case.of(v)), lambda v: choice.measured_ms(case.of(v)),
-        choice.predicted_ms, lambda v: float(v.macs) or None,
+        lambda v: choice.energy_mj(case.of(v)), lambda v: ranking.measured_ms(case.of(v)),
+        ranking.predicted_ms, lambda v: float(v.macs) or None,
     )  # fmt: skip
 
 
@@ -154,8 +154,8 @@ def _words(variant: Variant, chosen: Variant, case: Case) -> str:
     parts = ["cheaper"]
     named: tuple[tuple[str, str, Cost], ...] = (
         ("measured", "mJ", lambda v: choice.energy_mj(case.of(v))),
-        ("measured", "ms p50", lambda v: choice.measured_ms(case.of(v))),
-        ("predicted", "ms p50", choice.predicted_ms),
+        ("measured", "ms p50", lambda v: ranking.measured_ms(case.of(v))),
+        ("predicted", "ms p50", ranking.predicted_ms),
         ("", "kB in the file", lambda v: v.file_bytes / 1000),
     )
     for kind, unit, cost in named:

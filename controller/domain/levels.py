@@ -32,10 +32,10 @@ _VARIANT = 12  # digits of a digest in a quantity's name
 class Rules:
     """When a difference is one. Shares are of the latency."""
 
-    window_s: float = 8 * 3600.0
-    windows: int = 3  # in a row: a whole day, so that neither noon nor night decides alone
+    window_s: float = 6 * 3600.0
+    windows: int = 3  # in a row: three quarters of a day, so neither noon nor night decides alone
     baseline_s: float = 2 * 86400.0  # after the variant was committed
-    least_samples: int = 6  # of a window, and twice as many of the baseline
+    least_samples: int = 5  # of a window (its edges cut an hourly one), and twice of the baseline
     alone: float = 0.2  # above its cohort: a ticket
     alone_spreads: float = 4.0  # and so many robust standard deviations of the cohort
     together: float = 0.2  # of a cohort at the same heat: a trigger

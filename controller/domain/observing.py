@@ -11,6 +11,7 @@ from controller.domain.field import CHANCE, FIRST, Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout
 from controller.domain.judgement import Unit
 from controller.domain.plan import SETTLE_S, own
+from controller.domain.staying import Changes
 from fitment.core import digest
 from fitment.core.deployment import Outcome
 from fitment.core.measurement import Measurement
@@ -55,6 +56,7 @@ class Check:
     own: bool = False  # the estimate is a value that each device is held against itself by
     unit: Unit = Unit.SHARE
     word: Callable[[Word], float | None] | None = None  # it reads labels, not the deployment
+    beside: bool = False  # the control group's change is taken off
 
 
 def checks(gate: Gate) -> tuple[Check, ...]:
@@ -103,7 +105,8 @@ def checks(gate: Gate) -> tuple[Check, ...]:
         ),
     ):
         if limit is not None:
-            found.append(_own_check(name, limit, above, unit, read, needs))
+            made = _own_check(name, limit, above, unit, read, needs)
+            found.append(replace(made, beside=name in ("energy", "memory")))
     for name, limit, read, needs in (
         ("agreement", gate.agreement_min, agreement, "no reference outputs"),
         ("coverage", gate.coverage_min, coverage, "its runtime does not tell"),
@@ -192,7 +195,7 @@ def _thermal_check(share: float) -> Check:
 
     return Check(
         name="thermal", limit=share, allowed=share, read=newly_throttled, against=bool,
-        words=words, needs="no thermal sensor",
+        words=words, needs="no thermal sensor", beside=True,
     )  # fmt: skip
 
 
@@ -216,15 +219,26 @@ def observe(
     *,
     now: float,
     words: Mapping[str, Word] | None = None,
+    changes: Changes | None = None,
 ) -> Seen:
-    """What a cohort's devices say to one gate."""
+    """What a cohort's devices say to one gate.
+
+    Args:
+        check: the gate.
+        deployments: in the order of their admission.
+        devices: by name.
+        rollout: with the gate's settings.
+        now: seconds, UTC.
+        words: what labels say of devices, by name.
+        changes: of the control group; until it has answered, a device of its wave is open.
+    """
     label = rollout.gate.cluster
     ordered: list[float] = []
     ended: list[tuple[float, float, Deployment]] = []
     lies: dict[str, str] = {}
     waiting = missing = 0
     for deployment in deployments:
-        if deployment.outcome is None:
+        if deployment.outcome is None or (changes is not None and changes.waits(deployment.wave)):
             waiting += 1
             ordered.append(0.0)
             continue
@@ -236,6 +250,7 @@ def observe(
         if value is None:
             missing += 1
             continue
+        value = _corrected(check, value, deployment.wave, changes)
         against = float(check.against(value))
         ordered.append(against)
         ended.append((against, value, deployment))
@@ -269,6 +284,12 @@ def _said(check: Check, deployment: Deployment, words: Mapping[str, Word]) -> fl
         return check.read(deployment)
     word = words.get(deployment.device)
     return None if word is None else check.word(word)
+
+
+def _corrected(check: Check, value: float, wave: int, changes: Changes | None) -> float:
+    """A ratio beside the control group's of the same wave; a share is corrected in whole."""
+    by = None if changes is None or check.unit is not Unit.TIMES else changes.of(wave)
+    return value / by if by else value
 
 
 def _cluster(device: Device | None, label: str, name: str) -> str:

@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from controller.domain import gates, holding, sequential
+from controller.domain import gates, holding, sequential, staying
 from controller.domain.eligible import Bar, held_up
 from controller.domain.field import Word
 from controller.domain.fleet import Deployment, Device, Gate, Rollout, RolloutState
 from controller.domain.judgement import Exposure, GateReport, TooFew
+from controller.domain.plan import own
 from controller.domain.quotas import quota, room
 from fitment.core.deployment import Outcome
 
@@ -92,24 +93,30 @@ class View:
     words: Mapping[str, Word] = field(default_factory=dict)  # what labels say of devices, by name
     earlier: Mapping[str, Sequence[Deployment]] = field(default_factory=dict)
     """Attempts before the newest, of devices that were tried again, oldest first."""
+    control: Sequence[staying.Kept] = ()  # what devices that stay behind said, as often as asked
 
     def cohorts(self) -> Mapping[str, Sequence[Device]]:
         """Targets by cohort key; a device that never reported is a cohort of its own."""
         return group(self.targets) if self.grouped is None else self.grouped
+
+    def its(self, device: Device) -> Deployment | None:
+        """A device's newest deployment here; none that another had under its name before."""
+        found = self.deployments.get(device.name)
+        return found if found is not None and own(device, (found,)) else None
 
     def reached(self, device: Device) -> bool:
         """Whether it has had its turn.
 
         One that was held back before its window has not, nor one that is to be tried again.
         """
-        found = self.deployments.get(device.name)
+        found = self.its(device)
         if found is None or found.id in self.rollout.retried:
             return False
         return not (found.held_back and found.outcome is Outcome.CANCELLED)
 
     def of(self, members: Sequence[Device]) -> list[Deployment]:
         """Their deployments, in admission order."""
-        return [self.deployments[d.name] for d in members if d.name in self.deployments]
+        return [found for d in members if (found := self.its(d)) is not None]
 
     def taken(self, deployments: Iterable[Deployment]) -> int:
         """How many of them take a place of their share; one that is tried again keeps its own."""
@@ -117,7 +124,7 @@ class View:
 
     def again(self, device: Device) -> bool:
         """Whether it has a place already, and another turn."""
-        found = self.deployments.get(device.name)
+        found = self.its(device)
         return found is not None and found.id in self.rollout.retried and not gates.is_void(found)
 
     def judged(self) -> list[Deployment]:
@@ -267,6 +274,8 @@ def _advance(view: View) -> tuple[Step, ...]:
         return ()  # not even a canary was there yet
     if real and view.now - max(d.ended_at for d in real) < rollout.soak_s:
         return ()
+    if any(kept.open for kept in view.control):
+        return ()
     found = reports(view, final=True)  # small samples are judged too, at the end of their wave
     failed = gates.failed(found)
     if failed:
@@ -343,6 +352,7 @@ def reports(view: View, *, final: bool = False) -> tuple[GateReport, ...]:
         gates.Cohort(
             key=key, deployments=of_cohort, devices=devices, place=place,
             members=max(len(cohorts.get(key, ())), len(of_cohort)), words=view.words,
+            control=[kept for kept in view.control if kept.cohort == key],
         )
         for place, (key, of_cohort) in enumerate(judged.items())
     ]  # fmt: skip

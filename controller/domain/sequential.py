@@ -11,6 +11,7 @@ by betting* (2023); Vovk and Wang, *E-values: calibration, combination and appli
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -18,8 +19,11 @@ STEPS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.95)
 """Alternatives that are bet on, as shares of the way from what is allowed to 1; equal stakes."""
 MOST = 1e12
 """E-values end here: beyond it there is no doubt, and JSON has no infinity."""
+_remembered = functools.lru_cache(maxsize=8192)
+"""The same counts are looked at again and again, in every gate and at every look."""
 
 
+@_remembered
 def e_value(seen: int, total: float, allowed: float) -> float:
     """The bet that the mean is above ``allowed``, after ``seen`` observations that sum to total.
 
@@ -61,6 +65,7 @@ def highest(observed: Sequence[float], allowed: float) -> tuple[float, int]:
     return best, at
 
 
+@_remembered
 def share_bounds(seen: int, total: float, alpha: float) -> tuple[float, float]:
     """An interval for the mean that holds at all times together, with a chance of ``1 - alpha``.
 
@@ -112,12 +117,19 @@ def quantile_bounds(
     """
     ordered = sorted(values, reverse=True)
     seen = len(ordered)
-    plausible = [c for c in range(seen + 1) if _is_plausible(seen, c, above, alpha)]
-    if not plausible:
+    ranks = _plausible(seen, above, alpha)
+    if ranks is None:
         return None, None
-    high = ordered[plausible[0] - 1] if plausible[0] > 0 else None
-    low = ordered[plausible[-1]] if plausible[-1] < seen else None
+    high = ordered[ranks[0] - 1] if ranks[0] > 0 else None
+    low = ordered[ranks[1]] if ranks[1] < seen else None
     return low, high
+
+
+@_remembered
+def _plausible(seen: int, share: float, alpha: float) -> tuple[int, int] | None:
+    """The least and the greatest count that speak for a share; None: none does."""
+    found = [c for c in range(seen + 1) if _is_plausible(seen, c, share, alpha)]
+    return (found[0], found[-1]) if found else None
 
 
 def stops_after(allowed: float, true: float, needed: float, miss: float = 0.05) -> int | None:
@@ -157,6 +169,7 @@ def _reached(seen: int, allowed: float, true: float, needed: float) -> float:
     return tail(seen, high, true)
 
 
+@_remembered
 def tail(seen: int, least: int, chance: float) -> float:
     """The chance of at least so many of ``seen`` independent ones (binomial)."""
     if not 0 < chance < 1:

@@ -171,27 +171,28 @@ def level(shift: Steady, reference: float, rules: Rules) -> Finding | None:
 
 def over_budget(
     shift: Steady, reference: float | None, tail_ms: float | None, limit_ms: float | None,
-    rules: Rules,
+    rules: Rules, taken_at: float = 0.0,
 ) -> Finding | None:  # fmt: skip
     """What a cohort asks for whose latency is above its budget in every window.
 
     Args:
         shift: of the cohort.
         reference: the shift at which this was last answered; None: never.
-        tail_ms: what the running variant's tail measured when its baseline was taken.
+        tail_ms: what the running variant's tail measured.
         limit_ms: the budget.
         rules: when a difference is one.
+        taken_at: the shift at which it did; 0: when its baseline was taken.
     """
     if shift.whole is None or tail_ms is None or limit_ms is None:
         return None
     if reference is not None and shift.whole < reference + math.log1p(rules.together):
         return None
-    if tail_ms * math.exp(shift.whole) <= limit_ms * (1.0 + rules.over):
+    if tail_ms * math.exp(shift.whole - taken_at) <= limit_ms * (1.0 + rules.over):
         return None
-    now_ms = tail_ms * math.exp(shift.middle)
+    now_ms = tail_ms * math.exp(shift.middle - taken_at)
     reason = (
         f"budget missed: p95 latency of {shift.devices} devices is about {now_ms:.4g} ms, above"
-        f" {limit_ms:.4g} ms ({tail_ms:.4g} ms measured, {percent(shift.middle)} since)"
+        f" {limit_ms:.4g} ms ({tail_ms:.4g} ms measured, {percent(shift.middle - taken_at)} since)"
     )
     return Finding(kind=TriggerKind.BUDGET_MISSED, reason=reason, level_ms=now_ms)
 
@@ -277,6 +278,19 @@ def reference_at_same_heat(
         return newest.same_heat
     low, high = sorted((0.0, newest.shift))
     return min(max(now or 0.0, low), high)
+
+
+def taken_at(known: Sequence[Trigger], job: str, variant: str, *, since: float) -> float:
+    """The shift of a variant's level at which a fit timed it anew; 0 where that was its baseline.
+
+    Args:
+        known: triggers of the cohort for the model.
+        job: the fit.
+        variant: that runs, and ran when it was asked.
+        since: when it was committed.
+    """
+    mine = [t for t in known if t.job == job and t.by_level and t.before == variant]
+    return next((t.shift for t in mine if t.created_at >= since), 0.0)
 
 
 def _answered(known: Sequence[Trigger], variant: str, since: float) -> Trigger | None:

@@ -13,6 +13,7 @@ from controller.domain.lease import Lease
 from controller.domain.mix import Mix
 from controller.domain.policy import Policy
 from controller.domain.roles import Role
+from controller.domain.stacks import DeviceStanding, StackAnnouncement
 from controller.domain.telemetry import Rollup
 
 FACT_HEADER = "x-fitment-"
@@ -109,6 +110,14 @@ class GroupView:
     members: int
     online: int
     note: str = ""  # why it takes nobody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackView:
+    """An announced stack, and where each device stands beside it at this moment."""
+
+    stack: StackAnnouncement
+    devices: tuple[DeviceStanding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller.domain import eligible, fleet, rollout
+from controller.domain import eligible, fleet, plan, rollout
 from controller.reconcile import standing, zones
 from controller.reconcile.context import Context
 from fitment.core.deployment import DeploymentState, Outcome
@@ -54,7 +54,8 @@ def _under_way(
 
 def _attempt(context: Context, made: fleet.Rollout, device: fleet.Device) -> int:
     """Which attempt of the device the next one is: another where an operator asked for it."""
-    before = context.store.deployments.find(rollout=made.id, device=device.name)
+    every = context.store.deployments.find(rollout=made.id, device=device.name)
+    before = plan.own(device, every)
     if not before:
         return 1
     return before[-1].attempt + (before[-1].id in made.retried)

@@ -17,9 +17,11 @@ from controller.domain.judgement import Exposure, GateReport
 from controller.domain.labels import Posted
 from controller.domain.policy import Policy
 from controller.domain.preview import Preview
+from controller.domain.stacks import DeviceStanding, StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.errors import Conflict, NotFound, TrustError, UserError
 from controller.reconcile import (
+    announcing,
     applying,
     desired,
     drift,
@@ -33,6 +35,8 @@ from controller.reconcile import (
     policies,
     previewing,
     pulling,
+    qualifying,
+    refuting,
     releasing,
     retrying,
     rolling,
@@ -40,6 +44,7 @@ from controller.reconcile import (
     standing,
     strangers,
 )
+from controller.reconcile.announcing import Announced
 from controller.reconcile.applying import Applied
 from controller.reconcile.context import Context
 from controller.reconcile.enrolment import Admission
@@ -70,6 +75,7 @@ class Controller:
         self._looks = Looks.of(self.store)
         self._keeping = keeping.Round()
         self._levels = levels.Look()
+        self._stacks = qualifying.Looked()
         self._resume()
 
     def _resume(self) -> None:
@@ -185,7 +191,7 @@ class Controller:
         return found or named[-1]
 
     def start_fits(
-        self, model_id: str, *, device: str = "", effort: str = ""
+        self, model_id: str, *, device: str = "", effort: str = "", rungs: tuple[str, ...] = ()
     ) -> tuple[fleet.FitJob, ...]:
         """A fit for each cohort of the fleet, or for one device's."""
         cohorts: dict[str, fleet.Cohort] = {}
@@ -193,12 +199,18 @@ class Controller:
             if found.cohort is not None and device in ("", found.name):
                 cohorts[found.cohort.key] = found.cohort
         if not cohorts:
-            who = f"'{device}'" if device else "any device"
+            if device and not self.store.devices.find(name=device):
+                raise NotFound(f"no device is named '{device}'; see: fitment device list")
+            who = f"'{device}' has" if device else "no device has"
+            yet = " not reported a profile yet" if device else " reported a profile yet"
             raise UserError(
-                f"{who} has not reported a profile yet; enrol and run an agent first:"
+                f"{who}{yet}; enrol and run an agent first:"
                 " fitment-agent enroll … && fitment-agent run"
             )
-        return tuple(self.start_fit(model_id, c, effort=effort) for c in cohorts.values())
+        return tuple(
+            fitting.start(self.context, model_id, c, effort=effort, rungs=rungs)
+            for c in cohorts.values()
+        )
 
     def start_fit(
         self, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = ""
@@ -255,7 +267,10 @@ class Controller:
         return standing.let_go(self.context, rolling.get(self.context, rollout_id))
 
     def post_labels(self, device: str, lines: Sequence[Mapping[str, Any]]) -> Posted:
-        return labelling.post(self.context, device, lines)
+        posted = labelling.post(self.context, device, lines)
+        for rollout in posted.fell:
+            refuting.look(self.context, rollout)
+        return posted
 
     def field_of(self, made: fleet.Rollout) -> tuple[Slice, ...]:
         return labelling.compared(self.store, made)
@@ -281,6 +296,18 @@ class Controller:
     def close_trigger(self, key: str, reason: str) -> fleet.Trigger:
         return optimising.refuse(self.context, key, reason)
 
+    def announce_stack(self, asked: Announced) -> StackAnnouncement:
+        return announcing.announce(self.context, asked)
+
+    def stack(self, key: str) -> StackAnnouncement:
+        return announcing.get(self.context, key)
+
+    def stack_standings(self, key: str) -> tuple[DeviceStanding, ...]:
+        return announcing.standings(self.context, key)
+
+    def withdraw_stack(self, key: str, reason: str) -> StackAnnouncement:
+        return announcing.withdraw(self.context, key, reason)
+
     # the loop
 
     def tick(self) -> float:
@@ -292,6 +319,7 @@ class Controller:
         self._look = {name: due for name, due in (self._look | again).items() if due is not None}
         unfinished = fitting.advance(self.context)
         optimising.advance(self.context)
+        qualifying.advance(self.context, self._stacks)
         rolling.advance(self.context, self._looks)
         desired.publish_all(self.context, self._looks)
         self._keeping = keeping.advance(self.context, self._keeping)

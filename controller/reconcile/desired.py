@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from controller.domain import fleet, plan
+from controller.domain import fleet, plan, studies
 from controller.domain.judgement import TooFew
 from controller.reconcile import releasing
 from controller.reconcile.context import Context
 from controller.reconcile.looking import Looks
 from fitment.core.deployment import (
     UNDERSTANDS_INPUT,
+    UNDERSTANDS_STACKS,
     Assignment,
     BenchmarkPlan,
     BundleRef,
@@ -132,7 +133,9 @@ def _assignment(
         bundle=bundle, gates=gates, benchmark=DEPLOY_PLAN, deadline_s=rollout.deadline_s,
         calibration=_understood(device, calibration or CalibrationPlan()),
         windows=deployment.windows,
-        ladder=_ladder(context, release, releasing.ladder_of(release, device, deployment)),
+        ladder=_ladder(
+            context, release, _heeded(device, releasing.ladder_of(release, device, deployment))
+        ),
         throttle_c=profile.throttle_c if profile else None, metered=rollout.metered,
         shadow=_shadow(rollout.gate),
     )  # fmt: skip
@@ -157,12 +160,25 @@ def _understood(device: fleet.Device, plan: CalibrationPlan) -> CalibrationPlan:
     return replace(plan, mode=CalibrationMode.MOMENTS)
 
 
+def _heeded(device: fleet.Device, rungs: tuple[fleet.Rung, ...]) -> tuple[fleet.Rung, ...]:
+    """Without those for other stacks where the agent would not know that they are."""
+    said = device.reported.understands if device.reported is not None else ()
+    return tuple(r for r in rungs if not r.stacks or UNDERSTANDS_STACKS in said)
+
+
 def _ladder(
     context: Context, release: fleet.Release, rungs: tuple[fleet.Rung, ...]
 ) -> tuple[Lesser, ...]:
     found = [(rung, find_bundle(context, release.model, rung.variant)) for rung in rungs]
     return tuple(
-        Lesser(bundle=ref, relieves=rung.relieves, portable=rung.portable, reason=rung.reason)
+        Lesser(
+            bundle=ref,
+            relieves=rung.relieves,
+            portable=rung.portable,
+            reason=rung.reason,
+            stacks=rung.stacks,
+            coverage_min=rung.coverage_min,
+        )
         for rung, ref in found
         if ref is not None
     )
@@ -181,7 +197,7 @@ def find_bundle(context: Context, model: str, variant: str) -> BundleRef | None:
     return None
 
 
-def _study(record: fleet.StudyRecord) -> Study:
+def _study(record: studies.StudyRecord) -> Study:
     probe = record.kind is StudyKind.PROBE
     return Study(
         id=record.id, kind=record.kind, device=record.device, bundle=record.bundle,

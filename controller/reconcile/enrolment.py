@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from controller.domain import fleet
 from controller.errors import Conflict, NotFound, TrustError, UserError
-from controller.reconcile import servicing, strangers
+from controller.reconcile import admitting, servicing, strangers
 from controller.reconcile.context import Context
 from controller.reconcile.keepsakes import check_labels
 from controller.trust import tokens
-from fitment.core.deployment import DeploymentState, Outcome
+from fitment.core.deployment import Outcome
 from fitment.wire import topics
 
 _SERIALS_KEPT = 16
@@ -197,11 +197,7 @@ def _withdraw(context: Context, name: str, why: str) -> None:
     """End what is under way on a device, and what it was asked, and its tickets."""
     now = context.clock()
     for deployment in context.store.deployments.find(device=name, outcome=None):
-        ended = replace(
-            deployment, state=DeploymentState.IDLE, outcome=Outcome.CANCELLED, ended_at=now,
-            reasons=(*deployment.reasons, why),
-        )  # fmt: skip
-        context.store.deployments.put(ended)
+        admitting.end(context, deployment, Outcome.CANCELLED, why)
     for study in context.store.studies.find(device=name, done_at=0.0):
         context.store.studies.put(replace(study, done_at=now, failed=why))
     applied = context.store.applicants.get(name)

@@ -59,6 +59,10 @@ class FitRunner(Protocol):
         """The probe bundle of a runtime; None while it is still made."""
         ...
 
+    def cancel(self, job: str) -> None:
+        """End one job that nobody wants any more; of one that is not known or done, nothing."""
+        ...
+
     def stop(self) -> None:
         """End what runs; it goes on at the last rung next time."""
         ...
@@ -123,11 +127,16 @@ class WorkerFitRunner:
         built: BuiltProbe = process.outcome(folder, BuiltProbe)
         return built
 
+    def cancel(self, job: str) -> None:
+        self._waiting.pop(job, None)
+        worker = self._running.pop(job, None)
+        if worker is not None:
+            _kill(worker)
+        self._next()
+
     def stop(self) -> None:
         for worker in self._running.values():
-            if worker.poll() is None:
-                worker.kill()
-                worker.wait()
+            _kill(worker)
         self._running.clear()
 
     def _done(self, job: str) -> bool:
@@ -142,3 +151,9 @@ class WorkerFitRunner:
                 FIT_WORKER, self._folder / job, self._waiting[job], threads=self._threads
             )
             del self._waiting[job]
+
+
+def _kill(worker: subprocess.Popen[bytes]) -> None:
+    if worker.poll() is None:
+        worker.kill()
+        worker.wait()

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from controller.domain import choice, confirm, fleet, transitions
+from controller.domain import choice, confirm, fleet, studies, transitions
 from controller.domain.fleet import JobStatus
 from controller.errors import FitError, FitmentError, NotFound, Temporary, UserError
 from controller.reconcile import cohorts, ingest, residuals
@@ -29,15 +29,17 @@ COMING_BACK_S = 90.0
 tries to connect, so nobody being there yet says nothing."""
 
 
-def start(
+def start(  # noqa: PLR0913 - what a fit is for, and what it may know
     context: Context, model_id: str, cohort: fleet.Cohort, *, effort: str = "", trigger: str = "",
-    fresh: bool = False, climbs_from: str = "", level_ms: float = 0.0,
+    fresh: bool = False, climbs_from: str = "", level_ms: float = 0.0, rungs: tuple[str, ...] = (),
 ) -> fleet.FitJob:  # fmt: skip
     """Begin a fit, or hand over the one that this cohort had already.
 
     What was fitted once is not fitted again: its variants are chosen among anew, with all that
     was measured since. ``fresh``: the cohort is not as it was, so only what a device measures from
     now on counts; ``climbs_from`` is what it runs, and ``level_ms`` its tail in the field.
+    ``rungs`` are kinds of variants to make beside the effort's; a trigger asks for those that the
+    model's newest fit had.
 
     Raises:
         NotFound: no such model version.
@@ -48,14 +50,17 @@ def start(
     if not cohorts.members(context, cohort):
         raise UserError(f"no enrolled device belongs to {cohort.key}; see: fitment device list")
     effort = effort or context.settings.effort
-    jobs = [j for j in context.store.jobs.find(model=model_id) if j.cohort == cohort]
-    same = [j for j in jobs if j.effort == effort and j.status is not JobStatus.FAILED]
+    of_model = list(context.store.jobs.find(model=model_id))
+    if trigger and not rungs and of_model:
+        rungs = of_model[-1].rungs
+    known = [j for j in of_model if j.cohort == cohort and j.status is not JobStatus.FAILED]
+    same = [j for j in known if j.effort == effort and set(rungs) <= set(j.rungs)]
     now = context.clock()
     if same and same[-1].status is not JobStatus.DONE:
         return same[-1]
     job = fleet.FitJob(
         id=context.new_id(), model=model_id, cohort=cohort, status=JobStatus.QUEUED,
-        created_at=now, effort=effort, trigger=trigger,
+        created_at=now, effort=effort, trigger=trigger, rungs=rungs,
     )  # fmt: skip
     if same:
         earlier = same[-1]
@@ -102,6 +107,29 @@ def fail(context: Context, job: fleet.FitJob, reason: str) -> None:
         ended = replace(job, status=JobStatus.FAILED, error=reason, finished_at=context.clock())
         context.store.jobs.put(ended)
         context.record("controller", "fit_failed", job.id, {"reason": reason})
+
+
+def cancel(context: Context, trigger: fleet.Trigger, reason: str) -> None:
+    """End the fit of a trigger that was closed, with what it asks of devices.
+
+    None that had ended, and none that is another's, too.
+    """
+    job = context.store.jobs.get(trigger.job)
+    if job is None or job.status in ENDED or job.trigger != trigger.id:
+        return
+    open_ = context.store.triggers.find(model=trigger.model, closed_at=0.0)
+    if any(other.job == job.id and other.id != trigger.id for other in open_):
+        return
+    with context.store.transaction():
+        for study in _studies(context, job):
+            if not study.done_at:
+                given_up = replace(study, done_at=context.clock(), failed="the fit was cancelled")
+                context.store.studies.put(given_up)
+        fail(context, job, reason)
+    context.fits.cancel(job.id)
+
+
+ENDED = frozenset({JobStatus.DONE, JobStatus.FAILED})
 
 
 def _queued(context: Context, job: fleet.FitJob) -> None:
@@ -160,6 +188,7 @@ def _running(context: Context, job: fleet.FitJob) -> None:
         job,
         variants=variants,
         scheme_reasons=progress.result["reasons"],
+        remarks=tuple(progress.result.get("remarks", ())),
         fp32_accuracy=progress.result["fp32_accuracy"],
         fp32_bytes=progress.result["fp32_bytes"],
     )
@@ -177,18 +206,41 @@ def _learn(context: Context, job: fleet.FitJob) -> None:
 def _confirm(context: Context, job: fleet.FitJob) -> None:
     trigger = context.store.triggers.get(job.trigger) if job.trigger else None
     device = cohorts.online(context, job.cohort, prefer=trigger.device if trigger else "")
-    if device is None and context.settings.confirm and _may_come_back(context):
-        _note(context, job, "waiting for a device of the cohort to come back")
+    waits = job.fresh_since > 0 or _may_come_back(context)
+    if device is None and context.settings.confirm and waits:
+        _wait(context, job)
         return
     if device is None or not context.settings.confirm or not cohorts.tells_time(device):
         _choose(context, job)
         return
+    with context.store.transaction():
+        asked = _time(context, job, device)
+        _move(context, job, JobStatus.CONFIRMING, step=TIMING, studies=asked, fraction=0.85)
+
+
+TIMING = "timing on the device"
+FRESH_MOST_S = 86_400.0
+"""For so long a fit waits that only what a device measures from now on can decide."""
+
+
+def _wait(context: Context, job: fleet.FitJob) -> None:
+    """For a device of the cohort.
+
+    Raises:
+        FitError: predictions do not do for this one, and nobody came.
+    """
+    if job.fresh_since and context.clock() - job.fresh_since > FRESH_MOST_S:
+        raise FitError(
+            "no device of the cohort timed its variants within a day, and it changed, so that"
+            " predictions and older timings say nothing; begin again when one is online"
+        )
+    _note(context, job, "waiting for a device of the cohort to come back")
+
+
+def _time(context: Context, job: fleet.FitJob, device: fleet.Device) -> tuple[str, ...]:
     wanted = confirm.candidates(job.variants, _budget(context, job), also=job.climbs_from)
     refs = [v.bundle for v in job.variants if v.bundle.variant in wanted]
-    with context.store.transaction():
-        asked = tuple(_ask(context, job, device, StudyKind.BENCHMARK, ref) for ref in refs)
-        _move(context, job, JobStatus.CONFIRMING, step="timing on the device", studies=asked,
-              fraction=0.85)  # fmt: skip
+    return tuple(_ask(context, job, device, StudyKind.BENCHMARK, ref) for ref in refs)
 
 
 def _may_come_back(context: Context) -> bool:
@@ -196,8 +248,30 @@ def _may_come_back(context: Context) -> bool:
 
 
 def _confirming(context: Context, job: fleet.FitJob) -> None:
-    if not _pending(context, job):
+    if _pending(context, job):
+        return
+    if job.fresh_since and _is_silent(context, job):
+        _time_again(context, job)
+    else:
         _choose(context, job)
+
+
+def _is_silent(context: Context, job: fleet.FitJob) -> bool:
+    """Whether no device said anything: it went away, which says nothing of the variants."""
+    return not any(
+        s.measurement is not None or s.failed.startswith(ingest.GAVE_UP)
+        for s in _studies(context, job)
+    )
+
+
+def _time_again(context: Context, job: fleet.FitJob) -> None:
+    device = cohorts.online(context, job.cohort)
+    if device is None:
+        _wait(context, job)
+        return
+    with context.store.transaction():
+        asked = _time(context, job, device)
+        context.store.jobs.put(replace(job, step=TIMING, studies=asked))
 
 
 def _choose(context: Context, job: fleet.FitJob) -> None:
@@ -247,21 +321,31 @@ def measured(context: Context, job: fleet.FitJob) -> dict[str, Measurement]:
 
 
 def unusable(context: Context, job: fleet.FitJob) -> dict[str, str]:
-    """Variants that a device could not time while it could time others.
+    """Variants that a device could not time while it could time others, or that labels refuted.
 
     One that could time none has a problem of its own, which says nothing of the variants.
     """
     asked = [s for s in _studies(context, job) if s.kind is StudyKind.BENCHMARK]
+    refuted = _refuted(context, job)
     if not any(s.measurement for s in asked):
-        return {}
-    return {
+        return refuted
+    return refuted | {
         s.bundle.variant: f"the device could not run it: {s.failed}"
         for s in asked
         if s.failed.startswith(ingest.GAVE_UP)
     }
 
 
-def _studies(context: Context, job: fleet.FitJob) -> list[fleet.StudyRecord]:
+def _refuted(context: Context, job: fleet.FitJob) -> dict[str, str]:
+    """Variants of which labels from this cohort said that their answers are worse."""
+    return {
+        t.before: f"labels from the field speak against it: {t.reason}"
+        for t in context.store.triggers.find(model=job.model)
+        if t.kind is fleet.TriggerKind.FIELD_FELL and t.cohort == job.cohort
+    }
+
+
+def _studies(context: Context, job: fleet.FitJob) -> list[studies.StudyRecord]:
     found = (context.store.studies.get(study) for study in job.studies)
     return [study for study in found if study is not None]
 
@@ -295,7 +379,7 @@ def _pending(context: Context, job: fleet.FitJob) -> bool:
 def _ask(
     context: Context, job: fleet.FitJob, device: fleet.Device, kind: StudyKind, ref: BundleRef
 ) -> str:
-    study = fleet.StudyRecord(
+    study = studies.StudyRecord(
         id=context.new_id(), kind=kind, device=device.name, cohort=job.cohort, bundle=ref,
         created_at=context.clock(),
     )  # fmt: skip
@@ -329,7 +413,12 @@ def request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
     names = cohorts.runtimes(context, job.cohort)
     tables = [cohorts.kernel_table(context, job.cohort, name) for name in names]
     targets = [
-        {"runtime": r.name, "format": r.format, "schemes": list(r.schemes)}
+        {
+            "runtime": r.name,
+            "format": r.format,
+            "schemes": list(r.schemes),
+            "rules": list(r.rules),
+        }
         for r in profile.runtimes
         if r.name in names
     ]
@@ -342,6 +431,7 @@ def request(context: Context, job: fleet.FitJob) -> dict[str, Any]:
         "kernel_tables": [plain.to_plain(t) for t in tables if t is not None],
         "budget": plain.to_plain(cohorts.budget_of(context, model, profile.name)),
         "effort": job.effort,
+        "rungs": list(job.rungs),
         "calibratable": profile.name in model.calibrate_profiles,
         "channels_multiple_of": profile.channels_multiple_of,
         "machine": cohorts.machine(context, job.cohort),

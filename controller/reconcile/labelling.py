@@ -11,6 +11,7 @@ from controller.domain import field as accuracy
 from controller.domain import fleet, gates, holding, labels, plan, rollout
 from controller.domain.field import Slice, Word
 from controller.domain.fleet import RolloutState
+from controller.domain.judgement import GateReport, GateVerdict
 from controller.domain.labels import FieldTally, LabelPage, Line, Posted
 from controller.errors import NotFound, UserError
 from controller.reconcile.context import Context
@@ -22,6 +23,8 @@ LINES_MAX = 2_000
 """In one request; more are several."""
 LATE_S = 30 * 86400.0
 """For so long after its end a rollout is held to labels that come late."""
+SKEW_S = 300.0
+"""By so much a clock may be wrong that says when an answer was given."""
 FELL = "field_accuracy_fell"
 
 
@@ -81,6 +84,11 @@ def _placed(line: Line, had: Sequence[fleet.Deployment]) -> Line:
         newest = {d.slot: d for d in fits}
         if len(newest) > 1:
             raise ValueError(f"slots {', '.join(sorted(newest))} served then: name its 'release'")
+    elif line.at < fits[0].created_at - SKEW_S:
+        raise ValueError(
+            f"'time' {line.at:.0f} is before the device was given release '{line.release}'"
+            f" ({fits[0].created_at:.0f}): when was it answered?"
+        )
     chosen = fits[-1]
     return replace(line, release=chosen.release, variant=chosen.variant)
 
@@ -142,7 +150,7 @@ def _late(context: Context, releases: Iterable[str]) -> Iterable[str]:
             if not over or not asks(made.gate) or context.clock() - _ended(context, made) > LATE_S:
                 continue
             told = context.store.audit.find(subject=made.id, action=FELL)
-            why = "" if told else _failure(context, made)
+            why = "" if told else gates.failed(failing(context, made))
             if why:
                 context.record("controller", FELL, made.id, {"reason": why})
                 said = f"labels that came late speak against it: {why}"
@@ -156,8 +164,8 @@ def _ended(context: Context, made: fleet.Rollout) -> float:
     return max((d.ended_at for d in found), default=made.created_at)
 
 
-def _failure(context: Context, made: fleet.Rollout) -> str:
-    """Why its labels would halt it; other gates had their time."""
+def failing(context: Context, made: fleet.Rollout) -> tuple[GateReport, ...]:
+    """What of its labels would halt it; other gates had their time."""
     devices = {d.name: d for d in context.store.devices.find()}
     only = replace(
         made, gate=fleet.Gate(
@@ -174,8 +182,11 @@ def _failure(context: Context, made: fleet.Rollout) -> str:
         deployments=deployments, earlier=earlier, now=context.clock(),
         words=words(context.store, made),
     )  # fmt: skip
-    mine = [r for r in rollout.reports(view, final=True) if r.gate in accuracy.GATES]
-    return gates.failed(mine)
+    return tuple(
+        r
+        for r in rollout.reports(view, final=True)
+        if r.gate in accuracy.GATES and r.verdict is GateVerdict.FAILED
+    )
 
 
 def forget(store: Store, before_s: float, limit: int) -> int:

@@ -281,6 +281,7 @@ def _level(
         same_heat=triggers.reference_at_same_heat(
             known, group.variant, since=since, now=steady.same_heat
         ),
+        known=known, since=since,
     ))  # fmt: skip
     if finding is None:
         return
@@ -301,6 +302,8 @@ class _References:
 
     whole: float | None
     same_heat: float
+    known: list[fleet.Trigger]  # of the cohort
+    since: float  # when what runs was committed first
 
 
 def _nearest(sound: list[Standing], shift: float) -> str:
@@ -324,22 +327,23 @@ def _finding(
     runs = next((v for v in job.variants if v.bundle.variant == group.variant), None)
     tail = choice.tail_ms(runs, known.get(group.variant)) if runs is not None else None
     limit = budget.latency_p95_max_ms
-    over = triggers.over_budget(steady, seen.whole, tail, limit, rules)
+    at = triggers.taken_at(seen.known, job.id, group.variant, since=seen.since)
+    over = triggers.over_budget(steady, seen.whole, tail, limit, rules, at)
     if over is not None:
         return over
     if runs is not None and limit is not None and triggers.has_room(steady, seen.whole, rules):
-        room = _affords(job, budget, known, runs, steady)
+        room = _affords(job, budget, known, runs, steady, at)
         if room is not None and tail is not None:
-            return replace(room, level_ms=tail * math.exp(steady.middle))
+            return replace(room, level_ms=tail * math.exp(steady.middle - at))
     return triggers.level(steady, seen.same_heat, rules)
 
 
 def _affords(
     job: fleet.FitJob, budget: fleet.Budget, known: Mapping[str, Measurement],
-    runs: fleet.Variant, steady: levels.Steady,
+    runs: fleet.Variant, steady: levels.Steady, at: float,
 ) -> triggers.Finding | None:  # fmt: skip
     """A more accurate variant that would be chosen, if all became faster as what runs did."""
-    now = {key: choice.scaled(taken, steady.whole or 0.0) for key, taken in known.items()}
+    now = {key: choice.scaled(taken, (steady.whole or 0.0) - at) for key, taken in known.items()}
     found = choice.choose(job.variants, budget, now, climbs_from=runs.bundle.variant)
     best = next((v for v in job.variants if v.bundle.variant == found.chosen), None)
     if best is None or not choice.is_more_accurate(best, runs):

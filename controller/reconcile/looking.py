@@ -6,7 +6,7 @@ when the store tells that it was written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from controller.domain import fleet, ledger, plan, rollout
@@ -15,6 +15,7 @@ from controller.domain.field import Word
 from controller.domain.fleet import RolloutState
 from controller.domain.ledger import Ledger
 from controller.domain.rollout import Step, View, attempts
+from controller.domain.staying import Kept
 from controller.reconcile.labelling import Words, asks
 from controller.store.base import Store
 
@@ -33,14 +34,16 @@ class Held:
     stirred: bool = True
     _ledger: Ledger | None = None  # what all of it comes to
 
-    def steps(self, now: float, words: Mapping[str, Word]) -> tuple[Step, ...]:
+    def steps(
+        self, now: float, words: Mapping[str, Word], control: Sequence[Kept] = ()
+    ) -> tuple[Step, ...]:
         """What the rollout does next."""
         made = self.rollout
         if ledger.follows(made):
             return self._sums().steps(made, now)
         view = View(
             rollout=made, targets=tuple(self.targets.values()), deployments=self.deployments,
-            now=now, earlier=self.earlier, words=words,
+            now=now, earlier=self.earlier, words=words, control=control,
         )  # fmt: skip
         return rollout.steps(view)
 
@@ -85,14 +88,14 @@ class Held:
         del self.targets[name]
         self._look(name)
 
-    def rest(self, now: float) -> None:
+    def rest(self, now: float, until: float) -> None:
         """Nothing is to be done until something is written, or one of these moments comes."""
         self.stirred = False
         made = self.rollout
         if ledger.follows(made):
-            self.next_at = self._sums().next_at(made, now)
+            self.next_at = min(until, self._sums().next_at(made, now))
             return
-        moments = [made.windows_end] if made.windows_end else []
+        moments = [until, *([made.windows_end] if made.windows_end else [])]
         for deployment in self.deployments.values():
             if deployment.outcome is None:
                 moments.append(deployment.created_at + made.deadline_s)
@@ -153,6 +156,8 @@ class Looks:
             study = self.store.studies.get(key)
             if study is not None:
                 self.asked.add(study.device)
+                for held in self.held.values() if study.control is not None else ():
+                    held.stirred |= study.id in held.rollout.control_studies
 
     def _device(self, name: str, device: fleet.Device | None) -> None:
         for held in self.held.values():

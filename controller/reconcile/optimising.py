@@ -11,6 +11,7 @@ from controller.domain.fleet import JobStatus, RolloutState
 from controller.domain.policy import Policy
 from controller.errors import Conflict, FitmentError, NotFound, Temporary, TrustError, UserError
 from controller.reconcile import (
+    arriving,
     cohorts,
     fitting,
     missing,
@@ -51,7 +52,10 @@ def look(context: Context, name: str) -> bool:
             continue
         if _unchecked(device, deployment.slot):
             waiting = True
-        else:
+            continue
+        prepared, words = arriving.expected(context, device, deployment, finding.reason)
+        if not prepared:
+            finding = replace(finding, reason=finding.reason + words)
             waiting |= _open(context, device, deployment, finding)
     for deployment in _newest(every).values():
         waiting |= _miss(context, device, deployment)
@@ -279,13 +283,13 @@ def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
     asked = rolling.RolloutPlan(
         devices=devices, waves=policy.waves(len(devices)),
         gate=fleet.Gate(latency_ratio_max=None, max_failure_share=_FAILURES if many else 0.0),
-        **_windows(context, devices[0], release.slot),
+        **windows_of(context, devices[0], release.slot),
     )  # fmt: skip
     with context.store.transaction():
-        made = rolling.create(context, release.id, asked, trigger=trigger.id)
-        if policy.asks_after(may, len(devices)) >= 0:
-            ask = replace(made, asks_after=policy.asks_after(may, len(devices)))
-            context.store.rollouts.put(ask)
+        made = rolling.create(
+            context, release.id, asked, trigger=trigger.id,
+            asks_after=policy.asks_after(may, len(devices)),
+        )  # fmt: skip
         details = {"policy": may.value, "devices": str(len(devices)), "trigger": trigger.id}
         context.record("controller", "policy_applied", made.id, details)
         context.store.triggers.put(replace(trigger, rollout=made.id, waits=""))
@@ -318,15 +322,17 @@ def _approved(
     return False
 
 
-def _windows(context: Context, device: str, slot: str) -> dict[str, Any]:
+def windows_of(context: Context, device: str, slot: str) -> dict[str, Any]:
     """What was switched in a window is switched in one again, if it serves until then."""
     found = context.store.devices.get(device)
     slots = found.reported.slots if found is not None and found.reported is not None else ()
     if any(s.slot == slot and s.golden_ok is False and s.rung == 0 for s in slots):
         return {}
+    if found is None:
+        return {}
     committed = [
         d
-        for d in context.store.deployments.find(device=device)
+        for d in plan.own(found, context.store.deployments.find(device=device))
         if d.slot == slot and d.outcome is Outcome.COMMITTED
     ]
     for ran in sorted(committed, key=lambda d: d.ended_at, reverse=True):
@@ -402,4 +408,6 @@ def _close(
     with context.store.transaction():
         context.store.triggers.put(closed)
         context.record(actor, "trigger_closed", trigger.id, {"result": result})
+        if trigger.job and not trigger.release:
+            fitting.cancel(context, trigger, f"its trigger was closed: {result}")
     return closed

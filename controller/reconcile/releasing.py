@@ -8,7 +8,7 @@ from dataclasses import replace
 from controller.domain import catching_up, fleet, lesser, plan
 from controller.domain.fleet import JobStatus
 from controller.errors import Conflict, NotFound, UserError
-from controller.reconcile import cohorts, fitting
+from controller.reconcile import arriving, cohorts, fitting
 from controller.reconcile.context import Context
 from fitment.core.bundle import ReleaseManifest
 from fitment.core.deployment import CalibrationMode, CalibrationPlan, DeviceGates, Outcome
@@ -28,7 +28,8 @@ def create(
     """A release of the choices of finished fits: of ``jobs``, or the newest of each cohort.
 
     Lesser variants stand below the choices ``with_fallback``, where a budget sets
-    ``lesser_accuracy_drop_max``, and in what a trigger asks for when a release before it had them.
+    ``lesser_accuracy_drop_max``, where a fit was asked for rungs, and in what a trigger asks for
+    when a release before it had them.
 
     Raises:
         UserError: no fit has chosen anything; the message says what each came to.
@@ -48,6 +49,7 @@ def create(
         context, model, release, chosen,
         always=with_fallback or any(r.ladders for r in before),
     )  # fmt: skip
+    release = arriving.carried(context, release, {key: j.cohort for key, j in chosen.items()})
     with context.store.transaction():
         context.store.releases.add(release)
         details = {key: reason for key, reason in release.reasons.items() if "/" in key}
@@ -86,6 +88,14 @@ def _assemble(
     )
 
 
+def _note(made: lesser.Ladder, job: fleet.FitJob, budget: fleet.Budget) -> str:
+    """Why there are no more rungs."""
+    if not job.rungs or budget.lesser_accuracy_drop_max is not None:
+        return made.reason
+    asked = "no cheaper variant: set lesser_accuracy_drop_max in the budget, what one may lose"
+    return "; ".join(filter(None, (asked, made.reason)))
+
+
 def _with_ladders(
     context: Context, model: fleet.ModelVersion, release: fleet.Release,
     chosen: dict[str, fleet.FitJob], *, always: bool,
@@ -95,7 +105,7 @@ def _with_ladders(
     notes: dict[str, str] = {}
     for key, job in chosen.items():
         budget = cohorts.budget_of(context, model, job.cohort.profile)
-        if not always and budget.lesser_accuracy_drop_max is None:
+        if not always and not job.rungs and budget.lesser_accuracy_drop_max is None:
             continue
         best = next(v for v in job.variants if v.bundle.variant == release.variants[key])
         case = lesser.Case(
@@ -105,7 +115,7 @@ def _with_ladders(
         for name in (key, job.cohort.profile):
             # A profile is the fallback of its other cohorts, with the same variant.
             if release.variants.get(name) == release.variants[key] and name not in ladders:
-                ladders[name], notes[name] = made.rungs, made.reason
+                ladders[name], notes[name] = made.rungs, _note(made, job, budget)
     return replace(release, ladders=ladders, ladder_notes=notes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from controller.domain import choice, fleet
+from controller.domain import fleet, ranking
 from controller.domain.residuals import Pair, Residual, corrected, learn
 from controller.reconcile.context import Context
 from fitment.core.measurement import Measurement, Verdict
@@ -28,7 +28,7 @@ def of_profile(context: Context, profile: str) -> tuple[Residual, ...]:
     for job in jobs:
         for device, taken in _taken(context, job):
             variant = next((v for v in job.variants if v.bundle.variant == taken.bundle), None)
-            ms = choice.measured_ms(taken)
+            ms = ranking.measured_ms(taken)
             if variant is None or not variant.predicted_parts or device in ill or ms is None:
                 continue
             if taken.verdict is Verdict.VALID:

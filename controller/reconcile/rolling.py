@@ -17,6 +17,7 @@ from controller.reconcile import (
     labelling,
     releasing,
     standing,
+    staying,
     zones,
 )
 from controller.reconcile.context import Context
@@ -49,9 +50,12 @@ class RolloutPlan:
 
 
 def create(
-    context: Context, release_id: str, asked: RolloutPlan, *, trigger: str = ""
-) -> fleet.Rollout:
+    context: Context, release_id: str, asked: RolloutPlan, *, trigger: str = "",
+    asks_after: int = -1,
+) -> fleet.Rollout:  # fmt: skip
     """Begin a rollout, or leave it waiting until its release is approved.
+
+    ``asks_after``: the wave after which an operator is asked, whatever statistics say.
 
     Raises:
         NotFound: no such release, device or group.
@@ -59,6 +63,7 @@ def create(
             excludes itself, or a maintenance window would never open.
     """
     made, release = drafted(context, release_id, asked, trigger=trigger)
+    made = replace(made, asks_after=asks_after)
     with context.store.transaction():
         context.store.rollouts.add(made)
         details = {
@@ -83,13 +88,15 @@ def drafted(
         raise NotFound(f"no release '{release_id}'; see: fitment release list")
     asking.check_waves(asked.waves)
     asking.check_gate(asked.gate)
+    asking.check_times(asked.soak_s, asked.deadline_s)
     windows = zones.read(asked.windows)
     where = grouping.selection_of(context, asked.where, asked.group)
     made = fleet.Rollout(
         id=context.new_id(), release=release_id, created_at=context.clock(), metered=asked.metered,
         state=RolloutState.RUNNING if release.approved_at else RolloutState.AWAITING_APPROVAL,
-        selector=dict(asked.selector), where=where, group=asked.group, devices=asked.devices,
-        waves=asked.waves, soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate,
+        selector=dict(asked.selector), where=where, group=asked.group,
+        devices=tuple(dict.fromkeys(asked.devices)), waves=asked.waves, soak_s=asked.soak_s,
+        deadline_s=asked.deadline_s, gate=asked.gate,
         trigger=trigger, wave_started_at=context.clock(), windows=tuple(map(str, windows)),
         control_share=asked.control_share, control_by=asked.control_by, control_s=asked.control_s,
     )  # fmt: skip
@@ -125,6 +132,12 @@ def targets(
 
 def controls(context: Context, made: fleet.Rollout, release: fleet.Release) -> tuple[str, ...]:
     """Names of the devices that are held back now, in order."""
+    return tuple(d.name for d in _kept(context, made, release))
+
+
+def _kept(
+    context: Context, made: fleet.Rollout, release: fleet.Release
+) -> tuple[fleet.Device, ...]:
     everyone = targets(context, standing.unheld(made), release) if made.control_below else ()
     return standing.held(made, everyone)
 
@@ -155,7 +168,10 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
     held = looks.due(made, release, now)
     if held is None:
         return
-    steps = held.steps(now, looks.words.about(made))
+    if made.state is RolloutState.RUNNING and staying.is_due(made):
+        made = staying.begin(context, made, release, _kept(context, made, release))
+    control = staying.answers(context, made)
+    steps = held.steps(now, looks.words.about(made), control)
     with context.store.transaction():
         for name, why in held.left.items():
             details = {"device": name, "reason": why}
@@ -164,7 +180,7 @@ def _advance_one(context: Context, made: fleet.Rollout, looks: Looks) -> None:
             EXECUTORS[type(step)](context, made, release, step)
     held.left.clear()
     if not steps:
-        held.rest(now)
+        held.rest(now, staying.due(context, made))
 
 
 def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> rollout.View:
@@ -173,6 +189,7 @@ def _view(context: Context, made: fleet.Rollout, release: fleet.Release) -> roll
         rollout=made, targets=targets(context, made, release, newest), deployments=newest,
         earlier=earlier, now=context.clock(),
         words=labelling.words(context.store, made) if labelling.asks(made.gate) else {},
+        control=staying.answers(context, made),
     )  # fmt: skip
 
 
@@ -289,7 +306,7 @@ def get(context: Context, rollout_id: str) -> fleet.Rollout:
     """
     made = context.store.rollouts.get(rollout_id)
     if made is None:
-        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout status")
+        raise NotFound(f"no rollout '{rollout_id}'; see: fitment rollout list")
     return made
 
 
@@ -380,6 +397,9 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
     ]
     if not devices:
         raise Conflict("no device of this rollout was updated; cancel it instead")
+    devices = [device for device in devices if not _moved_on(context, device, made)]
+    if not devices:
+        raise Conflict("every device of this rollout runs a later release by now; revert that one")
     back = releasing.revert_of(context, made, devices)
     releasing.approve(context, back.id, actor="operator")
     gate = fleet.Gate(max_failure_share=1.0, latency_ratio_max=None)
@@ -391,6 +411,16 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
         create(context, back.id, asked, trigger=made.trigger or f"{REVERT}{made.id}")
         made = replace(made, revert_release=back.id, pending=())
         return to(context, made, RolloutState.REVERTING, f"back to {back.id}", "operator")
+
+
+def _moved_on(context: Context, device: fleet.Device, made: fleet.Rollout) -> bool:
+    """Whether the device committed another release since: there is nothing here to take back."""
+    its = plan.own(device, context.store.deployments.find(device=device.name))
+    here = [d for d in its if d.rollout == made.id]
+    if any(d.outcome is None for d in here):
+        return False
+    now = plan.running(its)
+    return any(now[d.slot].release != made.release for d in here if d.outcome is Outcome.COMMITTED)
 
 
 def _finish_revert(context: Context, made: fleet.Rollout) -> None:

@@ -30,9 +30,9 @@ def unheld(made: fleet.Rollout) -> fleet.Rollout:
     return replace(made, control_below=0.0)
 
 
-def held(made: fleet.Rollout, everyone: Sequence[fleet.Device]) -> tuple[str, ...]:
-    """Names of those that stay behind now, in order."""
-    return tuple(d.name for d in everyone if holding.is_held(made, d))
+def held(made: fleet.Rollout, everyone: Sequence[fleet.Device]) -> tuple[fleet.Device, ...]:
+    """Those that stay behind now, in order."""
+    return tuple(d for d in everyone if holding.is_held(made, d))
 
 
 def let_go(context: Context, made: fleet.Rollout) -> fleet.Rollout:

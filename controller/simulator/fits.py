@@ -71,6 +71,9 @@ class ModelledFits:
         name = f"probe-{runtime}"
         return BuiltProbe(ref=bundle(name), archive=str(self._file(name)))
 
+    def cancel(self, job: str) -> None:
+        """Nothing is under way."""
+
     def stop(self) -> None:
         self._known.clear()
 

@@ -19,10 +19,11 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.telemetry import Held, Keep, Query, Rollup, Sample
 from controller.domain.tickets import Ticket
 from fitment.core import plain
@@ -144,7 +145,7 @@ class Store(Protocol):
     @property
     def jobs(self) -> Collection[fleet.FitJob]: ...
     @property
-    def studies(self) -> Collection[fleet.StudyRecord]: ...
+    def studies(self) -> Collection[studies.StudyRecord]: ...
     @property
     def releases(self) -> Collection[fleet.Release]: ...
     @property
@@ -155,6 +156,8 @@ class Store(Protocol):
     def triggers(self) -> Collection[fleet.Trigger]: ...
     @property
     def tickets(self) -> Collection[Ticket]: ...
+    @property
+    def stacks(self) -> Collection[StackAnnouncement]: ...
     @property
     def audit(self) -> Collection[fleet.AuditEntry]: ...
     @property
@@ -184,12 +187,13 @@ KEYS: Mapping[type, str] = {
     Operator: "name",
     fleet.ModelVersion: "id",
     fleet.FitJob: "id",
-    fleet.StudyRecord: "id",
+    studies.StudyRecord: "id",
     fleet.Release: "id",
     fleet.Rollout: "id",
     fleet.Deployment: "id",
     fleet.Trigger: "id",
     Ticket: "id",
+    StackAnnouncement: "id",
     fleet.AuditEntry: "id",
     fleet.Answer: "key",
     LabelPage: "key",
@@ -206,12 +210,13 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     Operator: ("hash",),
     fleet.ModelVersion: ("name", "digest"),
     fleet.FitJob: ("model", "status"),
-    fleet.StudyRecord: ("device", "kind", "done_at"),
+    studies.StudyRecord: ("device", "kind", "done_at"),
     fleet.Release: ("model", "slot"),
     fleet.Rollout: ("release", "state"),
     fleet.Deployment: ("rollout", "device", "release", "outcome"),
     fleet.Trigger: ("device", "model", "closed_at"),
     Ticket: ("device", "model", "closed_at"),
+    StackAnnouncement: ("name", "profile", "closed_at"),
     fleet.AuditEntry: ("action", "subject"),
     fleet.Answer: (),
     LabelPage: ("device",),

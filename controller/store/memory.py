@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.errors import Conflict
 from controller.store.base import INDEXED, KEYS, as_text, check_filters
@@ -139,12 +140,13 @@ class MemoryStore:
         self.operators = MemoryCollection(Operator)
         self.models = MemoryCollection(fleet.ModelVersion)
         self.jobs = MemoryCollection(fleet.FitJob)
-        self.studies = MemoryCollection(fleet.StudyRecord)
+        self.studies = MemoryCollection(studies.StudyRecord)
         self.releases = MemoryCollection(fleet.Release)
         self.rollouts = MemoryCollection(fleet.Rollout)
         self.deployments = MemoryCollection(fleet.Deployment)
         self.triggers = MemoryCollection(fleet.Trigger)
         self.tickets = MemoryCollection(Ticket)
+        self.stacks = MemoryCollection(StackAnnouncement)
         self.audit = MemoryCollection(fleet.AuditEntry)
         self.answers = MemoryCollection(fleet.Answer)
         self.pages = MemoryCollection(LabelPage)

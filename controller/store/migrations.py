@@ -122,6 +122,18 @@ def _keep_labels(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def _keep_stacks(connection: Connection) -> None:
+    """Announced stacks."""
+    connection.exec_driver_sql(
+        "CREATE TABLE stack (position INTEGER NOT NULL, tenant VARCHAR NOT NULL,"
+        ' "key" VARCHAR NOT NULL, document TEXT NOT NULL, name VARCHAR NOT NULL,'
+        " profile VARCHAR NOT NULL, closed_at VARCHAR NOT NULL, PRIMARY KEY (position),"
+        ' CONSTRAINT stack_key UNIQUE (tenant, "key"))'
+    )
+    for name in ("name", "profile", "closed_at"):
+        connection.exec_driver_sql(f"CREATE INDEX stack_{name} ON stack (tenant, {name})")
+
+
 STEPS: tuple[Step, ...] = (
     _keep_rollups,
     _keep_answers,
@@ -129,11 +141,26 @@ STEPS: tuple[Step, ...] = (
     _keep_tickets,
     _keep_groups,
     _keep_labels,
+    _keep_stacks,
 )
 """Step ``i`` leads from version ``i + 1`` to ``i + 2``; none is ever changed or removed."""
 
 _KEY = "schema_version"
 _MINE = (col(SettingRow.tenant) == "", col(SettingRow.key) == _KEY)
+
+
+def check_version(version: int, name: str, newest: int = 1 + len(STEPS)) -> int:
+    """Refuse what this Fitment cannot read.
+
+    Raises:
+        UserError: it was written by a newer one.
+    """
+    if version > newest:
+        raise UserError(
+            f"{name} was written by a newer Fitment (schema {version}, this one knows {newest}):"
+            " upgrade Fitment, or restore an older backup"
+        )
+    return version
 
 
 def migrate(engine: Engine, name: str, steps: Sequence[Step] = STEPS) -> int:
@@ -149,12 +176,7 @@ def migrate(engine: Engine, name: str, steps: Sequence[Step] = STEPS) -> int:
             row = {"tenant": "", "key": _KEY, "value": str(newest)}
             connection.execute(insert(SettingRow).values(**row))
         return newest
-    version = version_of(engine)
-    if version > newest:
-        raise UserError(
-            f"{name} was written by a newer Fitment (schema {version}, this one knows {newest}):"
-            " upgrade Fitment, or restore an older backup"
-        )
+    version = check_version(version_of(engine), name, newest)
     for number in range(version, newest):
         with _transaction(engine) as connection:
             steps[number - 1](connection)

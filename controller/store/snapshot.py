@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from controller.errors import UserError
-from controller.store.migrations import STEPS
+from controller.store.migrations import STEPS, check_version
 
 NEWEST = 1 + len(STEPS)
 """Schema that this Fitment knows."""
@@ -67,12 +67,7 @@ def check_schema(schema: int) -> int:
     Raises:
         UserError: this Fitment cannot read it.
     """
-    if schema > NEWEST:
-        raise UserError(
-            f"it was written by a newer Fitment (schema {schema}, this one knows {NEWEST}):"
-            " upgrade Fitment, or restore an older backup"
-        )
-    return schema
+    return check_version(schema, "it")
 
 
 def _schema(reader: sqlite3.Connection) -> int:

@@ -18,11 +18,12 @@ from sqlalchemy import Connection, Engine, bindparam, event, func, literal_colum
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.lease import Lease
 from controller.domain.roles import Operator
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.errors import Conflict, LeaseLost, UserError
 from controller.store import lease
@@ -188,12 +189,13 @@ class SqlStore:
         self.operators = SqlCollection(session, tenant, Operator)
         self.models = SqlCollection(session, tenant, fleet.ModelVersion)
         self.jobs = SqlCollection(session, tenant, fleet.FitJob)
-        self.studies = SqlCollection(session, tenant, fleet.StudyRecord)
+        self.studies = SqlCollection(session, tenant, studies.StudyRecord)
         self.releases = SqlCollection(session, tenant, fleet.Release)
         self.rollouts = SqlCollection(session, tenant, fleet.Rollout)
         self.deployments = SqlCollection(session, tenant, fleet.Deployment)
         self.triggers = SqlCollection(session, tenant, fleet.Trigger)
         self.tickets = SqlCollection(session, tenant, Ticket)
+        self.stacks = SqlCollection(session, tenant, StackAnnouncement)
         self.audit = SqlCollection(session, tenant, fleet.AuditEntry)
         self.answers = SqlCollection(session, tenant, fleet.Answer)
         self.pages = SqlCollection(session, tenant, LabelPage, known=PAGES_KNOWN)

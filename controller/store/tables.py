@@ -22,10 +22,11 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.tickets import Ticket
 
 
@@ -90,7 +91,7 @@ class JobRow(Row, table=True):
 
 
 class StudyRow(Row, table=True):
-    """`fleet.StudyRecord`."""
+    """`studies.StudyRecord`."""
 
     __tablename__ = "study"
     __table_args__ = _keyed("study", "device", "kind", "done_at")
@@ -145,6 +146,16 @@ class TicketRow(Row, table=True):
     __table_args__ = _keyed("ticket", "device", "model", "closed_at")
     device: str
     model: str
+    closed_at: str
+
+
+class StackRow(Row, table=True):
+    """`stacks.StackAnnouncement`."""
+
+    __tablename__ = "stack"
+    __table_args__ = _keyed("stack", "name", "profile", "closed_at")
+    name: str
+    profile: str
     closed_at: str
 
 
@@ -210,12 +221,13 @@ ROWS: Mapping[type, type[Row]] = {
     Operator: OperatorRow,
     fleet.ModelVersion: ModelRow,
     fleet.FitJob: JobRow,
-    fleet.StudyRecord: StudyRow,
+    studies.StudyRecord: StudyRow,
     fleet.Release: ReleaseRow,
     fleet.Rollout: RolloutRow,
     fleet.Deployment: DeploymentRow,
     fleet.Trigger: TriggerRow,
     Ticket: TicketRow,
+    StackAnnouncement: StackRow,
     fleet.AuditEntry: AuditRow,
     fleet.Answer: AnswerRow,
     LabelPage: PageRow,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage, Line
 from controller.domain.roles import Operator, Role
+from controller.domain.stacks import StackAnnouncement, StackPart, StackState
 from controller.domain.tickets import Ticket
 from fitment.core.deployment import BundleRef, DeploymentState, StudyKind
 from fitment.core.fingerprint import Facet, Fingerprint
@@ -21,7 +22,7 @@ DEPLOYMENT = fleet.Deployment(
     id="k", rollout="r", release="r", device="d", slot="s", variant="v", wave=0, created_at=1.0,
     state=DeploymentState.FETCHING, cohort=COHORT, fingerprint=SEEN,
 )  # fmt: skip
-STUDY = fleet.StudyRecord(
+STUDY = studies.StudyRecord(
     id="k", kind=StudyKind.PROBE, device="d", cohort=COHORT, bundle=BUNDLE, created_at=1.0
 )
 RECORDS = {
@@ -50,6 +51,10 @@ RECORDS = {
     ),
     "tickets": Ticket(
         id="k", device="d", model="m", slot="s", variant="v", cohort=COHORT, opened_at=1.0
+    ),
+    "stacks": StackAnnouncement(
+        id="k", name="n", profile="p", created_at=1.0, device="d", state=StackState.FITTING,
+        parts={"s": StackPart(model="m", job="j", coverage=0.5)}, arrived={"d/s": 2.0},
     ),
     "audit": fleet.AuditEntry(
         id="k", at=1.0, actor="controller", action="a", subject="s", details={"n": "1"}

@@ -27,7 +27,7 @@ def console(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Co
         pytest.skip("no Chromium to look with: apt-get install chromium")
     data_dir = tmp_path_factory.mktemp("seen") / "data"
     history = fill(data_dir)
-    running = start(data_dir, root, "--link", "grpc")
+    running = start(data_dir, root, "--link", "grpc", "--enrolment-by-approval")
     yield Console(running, history)
     assert running.stop() == 0
     log = (data_dir / "log").read_text()
@@ -85,6 +85,7 @@ def test_every_page_fits_in_light_and_dark_and_asks_nobody_else(
         f"/models/{made.model}",
         f"/rollouts/{made.done}",
         "/devices/stand-in",
+        "/devices/edge-1",
         "/devices/no",
         f"/preview?release={made.release}",
     )
@@ -201,6 +202,42 @@ def test_a_rollout_is_paused_followed_resumed_and_cancelled(
     assert actors == {"operator:local"}
     assert state.inner_text() == "cancelled"
     page.get_by_role("button", name="Cancel", exact=True).wait_for(state="detached")
+    assert heard == []
+    page.context.close()
+
+
+def test_a_note_is_kept_and_devices_are_let_in_and_refused_by_keyboard(
+    browser: sync_api.Browser, console: Console, heard: list[str]
+) -> None:
+    page = opened(browser, console, heard, size=PHONE, scheme="dark")
+    page.goto(f"{console.url}/devices/edge-1")
+    page.get_by_label("Write a note about this device").fill("new <fan> fitted")
+    page.get_by_role("button", name="Keep the note").press("Enter")
+    page.locator("td[data-label=note]", has_text="new <fan> fitted").wait_for()
+    assert page.get_by_label("Write a note about this device").input_value() == ""
+    page.goto(f"{console.url}/pending")
+    page.get_by_role("heading", name="door-7", exact=True).wait_for()
+    with console.running.client() as rest:
+        codes = {a.name: a.code for a in rest.applicants()}
+        card = page.get_by_role("article", name="door-7")
+        card.get_by_role("button", name="Approve").press("Enter")
+        field = page.get_by_label("Code on the device")
+        field.fill(codes["door-8"])
+        field.press("Enter")
+        page.get_by_text("does not wait with the code").wait_for()
+        assert all(a.waits for a in rest.applicants()), "another device's code lets nobody in"
+        field.fill(codes["door-7"])
+        page.get_by_role("button", name="Let it in").press("Enter")
+        page.get_by_role("heading", name="door-7", exact=True).wait_for(state="detached")
+        other = page.get_by_role("article", name="door-8")
+        other.get_by_role("button", name="Refuse").press("Enter")
+        page.get_by_role("button", name="Refuse it").press("Enter")
+        page.get_by_role("heading", name="door-8", exact=True).wait_for(state="detached")
+        answers = {a.name: bool(a.approved_at) for a in rest.applicants()}
+        actors = {e.actor for e in rest.audit(50) if e.action in ("noted", "approved", "rejected")}
+    assert answers == {"door-7": True, "door-8": False}
+    assert "operator:local" in actors
+    page.locator("td", has_text="approved; it comes in when it next asks").wait_for()
     assert heard == []
     page.context.close()
 

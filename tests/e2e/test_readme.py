@@ -16,7 +16,8 @@ import pytest
 
 from tests.integration.gateway_peers import wait_for
 
-pytestmark = pytest.mark.e2e
+# A walk is one user's: its steps stay together where tests run side by side.
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("readme")]
 
 STAYS = ("fitment serve", "fitment-agent run")
 """What a user leaves running in its shell."""

@@ -11,14 +11,17 @@ from controller.artifacts.blobs import FolderBlobs
 from controller.build import DATABASE_NAME, open_trust
 from controller.config import Settings
 from controller.domain import fleet
+from controller.reconcile import keepsakes
 from controller.reconcile.context import Context, ReconcileSettings
 from controller.reconcile.controller import Controller
 from controller.reconcile.rolling import RolloutPlan
 from controller.store import open_store
 from controller.testing import ScriptedFits, TwinDevice, fingerprint, variant
+from fitment.core.deployment import AllowanceReport
 from fitment.core.link import Downlink
 from fitment.core.telemetry import Column, TelemetryBatch
 from profiles import all_profiles
+from tests.unit.controller.reconcile.test_enrolment import new_key, request
 
 TIMES_MS = {"fp32": 1.0, "int8": 0.3}
 
@@ -49,11 +52,13 @@ def fill(data_dir: Path) -> History:
         trust=open_trust(Settings(data_dir=data_dir))[0],
         blobs=FolderBlobs(data_dir.resolve() / "blobs"), profiles=all_profiles(),
         fits=ScriptedFits(data_dir / "scripted", variants), publish=publish, clock=time.time,
-        settings=ReconcileSettings(auto_approve=True),
+        settings=ReconcileSettings(auto_approve=True, enrolment_by_approval=True),
     )  # fmt: skip
     controller = Controller(context)
     for name, emulated in (("edge-1", False), ("stand-in", True)):
         twins[name] = _join(controller, name, emulated=emulated)
+    for name in ("door-7", "door-8"):
+        controller.apply(name, request(new_key()))
     made = _live(controller, twins)
     controller.close()
     return made
@@ -62,8 +67,12 @@ def fill(data_dir: Path) -> History:
 def _join(controller: Controller, name: str, *, emulated: bool) -> TwinDevice:
     record = fleet.Device(name=name, enrolled_at=time.time(), serial="1", serials=("1",))
     controller.store.devices.put(record)
+    used = AllowanceReport(
+        transferred_bytes=1_500_000, transfer_bytes_per_month=10_000_000, metered=True,
+        metered_why="its modem",
+    )  # fmt: skip
     twin = TwinDevice(
-        name=name, controller=controller, times_ms=TIMES_MS,
+        name=name, controller=controller, times_ms=TIMES_MS, allowance=used,
         seen=fingerprint(emulated=emulated),
     )  # fmt: skip
     twin.connect()
@@ -88,6 +97,11 @@ def _live(controller: Controller, twins: dict[str, TwinDevice]) -> History:
         columns={"temperature_c": Column(values=(40.0, 42.5, 41.0))},
     )  # fmt: skip
     controller.store.telemetry.ingest("edge-1", batch)
+    keepsakes.note(controller.context, "edge-1", "blew the fan clean")
+    controller.post_labels("edge-1", [
+        {"id": str(n), "time": time.time(), "correct": n > 0, "slice": "night" if n < 4 else ""}
+        for n in range(10)
+    ])  # fmt: skip
     for twin in twins.values():
         twin.disconnect()
     again = controller.create_release(model.id)

@@ -55,9 +55,8 @@ def scripted(answer: Callable[[socket.socket, str], Any]) -> Iterator[str]:
             with caller:
                 if ended.is_set():
                     return
-                asked = caller.recv(65536).decode()
                 try:
-                    answer(caller, asked)
+                    answer(caller, caller.recv(65536).decode())
                 except OSError:
                     continue  # the caller hung up, as it should
 

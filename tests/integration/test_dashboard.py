@@ -22,7 +22,7 @@ from tests.integration.test_serve import Running, start
 pytest.importorskip("nicegui", reason="no dashboard: pip install 'fitment[dashboard]'")
 
 BROWSER = {"accept": "text/html,application/xhtml+xml"}
-PAGES = ("/", "/models", "/rollouts", "/triggers", "/tickets", "/audit")
+PAGES = ("/", "/models", "/rollouts", "/triggers", "/tickets", "/pending", "/audit")
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Console:
 def console(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Console]:
     data_dir = tmp_path_factory.mktemp("console") / "data"
     history = fill(data_dir)
-    running = start(data_dir, root, "--link", "grpc")
+    running = start(data_dir, root, "--link", "grpc", "--enrolment-by-approval")
     yield Console(running, history)
     assert running.stop() == 0
     log = (data_dir / "log").read_text()
@@ -145,6 +145,11 @@ def test_every_page_tells_its_part(console: Console) -> None:
             "m: int8 committed",
             "matched a profile",
             "measured int8",
+            "1.5 MB of 10.0 MB transferred this month",
+            "its link is metered (its modem)",
+            "blew the fan clean",
+            "90.0%",
+            "night",
         ),
         f"/preview?release={made.release}": (
             "up to wave 1 (10%)",
@@ -162,6 +167,7 @@ def test_every_page_tells_its_part(console: Console) -> None:
         f"/rollouts/{made.waiting}": ("No device was admitted yet", "fitment-agent run"),
         "/triggers": ("fitment status",),
         "/tickets": ("No device does worse than its kind",),
+        "/pending": ("door-7", "door-8", "Compare the code"),
         "/audit": ("rollout completed", "release approved"),
         "/devices/nobody": ("no device", "fitment device list"),
         "/rollouts/none": ("no rollout",),
@@ -216,6 +222,11 @@ def test_a_viewer_sees_no_buttons_and_an_operator_does(console: Console) -> None
                 shown = client.get(page).text
                 assert f"a-{role.value} ({role.value})" in shown
                 assert ("Pause it" in shown) == (role is not Role.VIEWER)
+                asked = client.get("/pending").text
+                assert "door-7" in asked
+                assert ("Let it in" in asked) == (role is not Role.VIEWER)
+                written = client.get("/devices/edge-1").text
+                assert ("Keep the note" in written) == (role is not Role.VIEWER)
                 admin.revoke_operator(f"a-{role.value}")
                 assert client.get(page).status_code == 303
                 assert client.post("/login", data={"token": text}).status_code == 401

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from agent.workers.child import JobError
 from controller.artifacts import mirrors
 from fitment.core import digest
 from fitment.core.deployment import BundleRef
+from tests.integration.chaos_proxy import ChaosProxy, Fault, Kind
 from tests.integration.file_server import files, scripted
 from tests.integration.trust_server import CHUNK_BYTES, Controller
 
@@ -142,6 +143,32 @@ def test_wrong_bytes_are_thrown_away_and_nobody_is_asked_twice(
     assert result.wire_bytes == 2 * job.archive_bytes
 
 
+def test_mirrors_that_lied_are_not_asked_again_when_the_gateway_breaks_off(
+    job: FetchJob, controller: Controller
+) -> None:
+    asked, rounds = [], 0
+
+    def wrong(caller: socket.socket, text: str) -> None:
+        asked.append(text)
+        caller.sendall(_head("200 OK") + b"x" * job.archive_bytes)
+
+    def breaks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+        yield from (next(chunks) for _ in range(4))
+        raise RuntimeError("the gateway goes away")
+
+    job = replace(job, lied=str(Path(job.target).with_suffix(".lied")))
+    with scripted(wrong) as url:
+        controller.faults.mirrors = mirrors.parse(url + BLOBS)
+        controller.faults.chunks = breaks
+        while not (Path(job.target).exists() and whole(job)):
+            rounds += 1
+            assert rounds < 5, "it goes round for ever"
+            with suppress(JobError):
+                fetch.handle(job)
+    assert len(asked) == 1
+    assert controller.book.offsets == [n * 4 * CHUNK_BYTES for n in range(rounds)]
+
+
 def _head(status: str, *lines: str) -> bytes:
     return "\r\n".join((f"HTTP/1.1 {status}", *lines, "Connection: close", "", "")).encode()
 
@@ -233,6 +260,33 @@ def test_a_mirror_that_says_nothing_is_given_up(job: FetchJob, controller: Contr
         result = fetch.handle(replace(job, stall_window_s=0.3))
     assert whole(job)
     assert "bytes a second" in result.note or "stopped" in result.note
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_network_before_a_mirror_does_what_bad_networks_do(
+    job: FetchJob, controller: Controller, secure: str, scheme: str, kind: Kind
+) -> None:
+    """Over TLS what was altered is noticed at once; without, only the digest tells."""
+    rate = 20 * CHUNK_BYTES if kind is Kind.SLOW else 0.0
+    fault = Fault(kind=kind, at=4 * CHUNK_BYTES, rate=rate)
+    with files(controller.folder / "blobs") as plain:
+        port = int((secure if scheme == "https" else plain).rpartition(":")[2])
+        with ChaosProxy(port, fault) as proxy:
+            controller.faults.mirrors = mirrors.parse(f"{scheme}://{proxy.address}{BLOBS}")
+            result = fetch.handle(replace(job, stall_window_s=0.5))
+    assert whole(job)
+    lied = scheme == "http" and kind in (Kind.CORRUPT, Kind.DUPLICATE)
+    if kind is Kind.SLOW:
+        assert (result.note, controller.book.offsets) == ("", [])
+    elif lied:
+        assert "other bytes than were signed" in result.note
+        assert controller.book.offsets == [0]
+    else:  # what came stays, and the gateway goes on from there
+        (offset,) = controller.book.offsets
+        assert 0 <= offset <= fault.at
+        assert result.wire_bytes == job.archive_bytes
+        assert result.note
 
 
 def test_nobody_there(job: FetchJob, controller: Controller) -> None:

@@ -56,14 +56,24 @@ def variant(report: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+def ruined(report: dict[str, Any]) -> dict[str, Any]:
+    """A pruned variant within the budget; which one is the fastest is up to the machine."""
+    kept = [v for v in report["variants"] if v["chosen"] or v["reason"] == "keeps to the budget"]
+    return next(v for v in kept if "pruned" in v["name"] and rare(v) == 0.0)
+
+
+def rare(of: dict[str, Any]) -> float:
+    value: float = next(s for s in of["slices"] if s["name"] == "class noise")["guard_value"]
+    return value
+
+
 def test_top_1_alone_lets_a_rare_class_be_ruined(careless: dict[str, Any]) -> None:
-    assert "pruned" in careless["chosen"]
-    chosen = variant(careless, careless["chosen"])
-    assert chosen["guard_accuracy_drop"] < 0.05
-    rare = next(s for s in chosen["slices"] if s["name"] == "class noise")
-    assert (rare["guard_fp32"], rare["guard_value"]) == (1.0, 0.0)
-    assert rare["guard_count"] > 30
-    assert chosen["flips"] > 0.01
+    taken = ruined(careless)
+    assert taken["guard_accuracy_drop"] < 0.05
+    slice_ = next(s for s in taken["slices"] if s["name"] == "class noise")
+    assert slice_["guard_fp32"] == 1.0
+    assert slice_["guard_count"] > 30
+    assert taken["flips"] > 0.01
 
 
 def test_a_limit_for_every_slice_refuses_it_and_names_it(
@@ -71,7 +81,8 @@ def test_a_limit_for_every_slice_refuses_it_and_names_it(
 ) -> None:
     careful = _fit(base, {"slice_drop_max": 0.05}, must_pass=False)
     assert "pruned" not in careful["chosen"]
-    refused = variant(careful, careless["chosen"])
+    assert rare(variant(careful, careful["chosen"])) > 0.9
+    refused = variant(careful, ruined(careless)["name"])
     assert "drop of class noise" in refused["reason"]
     names = {s["name"] for s in refused["slices"]}
     assert names == {"class rows", "class columns", "class noise", "not rows"}
@@ -79,7 +90,7 @@ def test_a_limit_for_every_slice_refuses_it_and_names_it(
 
 def test_flips_have_a_limit_too(base: Path, careless: dict[str, Any]) -> None:
     content = _fit(base, {"flips_max": 0.01, "accuracy_drop_max": 0.1}, must_pass=False)
-    assert "share of flips" in variant(content, careless["chosen"])["reason"]
+    assert "share of flips" in variant(content, ruined(careless)["name"])["reason"]
 
 
 def test_what_must_pass_must(base: Path) -> None:

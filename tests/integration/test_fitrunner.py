@@ -73,6 +73,17 @@ def test_one_fit_at_a_time(runner: WorkerFitRunner, tmp_path: Path) -> None:
     assert finished(runner, "two").done
 
 
+def test_what_is_cancelled_makes_way(runner: WorkerFitRunner, tmp_path: Path) -> None:
+    for job in ("one", "two", "three"):
+        runner.start(job, {"wait": str(tmp_path / "never") if job == "one" else ""})
+    runner.cancel("two")
+    runner.cancel("one")
+    runner.cancel("none")
+    assert not runner.known("one")
+    assert not runner.known("two")
+    assert finished(runner, "three").error == ""
+
+
 def test_an_error_is_said_in_the_workers_words(runner: WorkerFitRunner) -> None:
     runner.start("one", {"error": "no such split"})
     assert finished(runner, "one").error == "no such split"

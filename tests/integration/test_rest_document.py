@@ -18,6 +18,7 @@ from controller.client import Client
 from controller.domain import fleet
 from controller.domain.belonging import Applicant, Note
 from controller.domain.roles import Role
+from controller.domain.stacks import StackAnnouncement
 from controller.domain.tickets import Ticket
 from controller.gateway.http import (
     applicants,
@@ -30,6 +31,7 @@ from controller.gateway.http import (
     operators,
     releases,
     rollouts,
+    stacks,
     system,
     telemetry,
     tickets,
@@ -55,6 +57,7 @@ ROOMS = (
     operators,
     releases,
     rollouts,
+    stacks,
     system,
     telemetry,
     tickets,
@@ -106,6 +109,8 @@ def _fill(stage: Stage) -> None:
         id="t", device="device-a", model="model-1", slot="m", variant="v", cohort=job.cohort,
         opened_at=1.0,
     )  # fmt: skip
+    stack = StackAnnouncement(id="s", name="os-8", profile="generic-x86_64", created_at=1.0)
+    stage.engine.call(lambda: controller.store.stacks.add(stack)).result(5)
     waiting = Applicant(name="new", key_hash="sha256:k", code="A-B", asked_at=NOW, seen_at=NOW)
     stage.engine.call(lambda: controller.store.triggers.add(trigger)).result(5)
     stage.engine.call(lambda: controller.store.tickets.add(ticket)).result(5)
@@ -131,6 +136,7 @@ def names(stage: Stage) -> Mapping[str, str]:
             "devices": "device-a", "operators": "ann", "models": "m", "fits": client.fits()[0].id,
             "releases": client.releases()[0].id, "rollouts": client.rollouts()[0].id,
             "variants": "int8", "tickets": "t", "groups": "lab", "applicants": "new",
+            "stacks": "os-8",
         }  # fmt: skip
 
 

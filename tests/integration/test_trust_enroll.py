@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 
+from agent import durable
 from agent.jobs import EnrollJob, RenewJob, SubmitJob
 from agent.workers import enroll, renew, submit
 from agent.workers.child import JobError
+from agent.workers.keys import check_issued, load_key
 from controller.trust import Trust
 from fitment.core.deployment import CalibrationMode, CalibrationReport
 from fitment.core.kernels import KernelTable
@@ -190,6 +194,42 @@ def test_a_certificate_is_renewed_for_the_same_key(controller: Controller, keys:
     record = json.loads((keys / "enrolment.json").read_bytes())
     assert record["expires_unix"] == renewed.expires_unix
     renew.handle(renew_job(controller, keys))  # the new one works
+
+
+def test_the_power_goes_around_every_step_of_a_renewal(
+    controller: Controller, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk holds then: the old certificate or the new one, and it renews."""
+    enroll.handle(job(controller, keys))
+    shots: list[Path] = []
+
+    def keep() -> None:
+        shots.append(tmp_path / f"shot-{len(shots)}")
+        shutil.copytree(keys, shots[-1])
+
+    def step(_name: str, _path: Path, act: Callable[[], Any]) -> Any:
+        keep()
+        found = act()
+        keep()
+        return found
+
+    before = serial(keys)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "step", step)
+        renew.handle(renew_job(controller, keys))
+    after = serial(keys)
+    assert len(shots) >= 24  # three files, four steps each
+    seen = set()
+    for shot in shots:
+        seen.add(serial(shot))
+        certificate, authority = ((shot / name).read_bytes() for name in ("device.crt", "ca.crt"))
+        check_issued(certificate, authority, load_key(shot))
+        assert json.loads((shot / "enrolment.json").read_bytes())["device"] == "cam-1"
+    assert seen == {before, after}
+    for shot in shots[::6]:
+        renew.handle(renew_job(controller, shot))
+        assert serial(shot) not in seen
+        assert not list(shot.glob(".*.new"))
 
 
 def test_a_device_from_the_shelf_recovers_by_its_key(controller: Controller, keys: Path) -> None:

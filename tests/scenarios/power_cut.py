@@ -1,17 +1,22 @@
 """``python -m tests.scenarios.power_cut FOLDER``: lets the power go around every step of the disk.
 
 Each scenario runs once undisturbed, and every step that passes `agent.durable.step` is written
-down, of the supervisor and of its workers. Then it runs anew for each of them: all processes of
-the device are killed by SIGKILL right before the step, right after it, or after half of the
-content was written; or the worker alone is. A new process goes on with what is on the disk.
-``report.json`` in FOLDER says how each run ended.
+down, of the supervisor and of its workers. For each of them the power goes right before the step,
+right after it, or after half of the content was written; or the worker alone is killed. Then a new
+process goes on with what is on the disk. Where it is the first cut at its place in the code, or
+the worker's alone, all processes of the device are killed by SIGKILL in a run of its own; the
+others begin with what the disk held at that moment of one run (`power_fuse.Camera`), in which the
+code before it need not run again. ``report.json`` in FOLDER says how each ended.
+
+After FOLDER may stand a scenario (``all`` of them), and which of its cuts: ``every`` that differs,
+without passing over the second of a loop; ``killed``, the same with SIGKILL each; ``twice``, before
+and after each step, killed; or ``NUMBER-HOW``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import re
 import shutil
@@ -20,11 +25,11 @@ import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from agent import durable
 from agent.domain.allowance import Allowance
@@ -35,32 +40,26 @@ from agent.slots import Slots
 from agent.workers.serving import follow
 
 from .agent_world import SLOT
-from .power_device import CHUNK_BYTES, Centre, Device, complete, die, stand_in, warm
+from .power_device import CHUNK_BYTES, Centre, Device, complete, stand_in, warm
+from .power_fuse import (
+    ALONE,
+    BEFORE,
+    Camera,
+    Fuse,
+    Point,
+    Step,
+    once_a_state,
+    points,
+    window,
+)
 from .power_scenarios import Scenario, scenarios
 
-T = TypeVar("T")
-
-BEFORE, AFTER, TORN, ALONE = "before", "after", "torn", "worker-alone"
-TWICE = "twice"
-COUNTS = ("agent/ledger.py", "agent/workers/purse.py")
-COUNTED = ("update",)
-"""Scenarios in which the power goes around the ledger: it knows nothing of what is deployed."""
+ALL, EVERY, KILLED, TWICE = "all", "every", "killed", "twice"
 RUNNERS = 2
 PID = re.compile(r"(?<=jobs/)(\.?)\d+-")
 HOT = Readings(temperature_c=84.0, throttle_c=85.0)
 SETTLED_STEPS = 400
 """Looks of the supervisor within which a deployment is forgotten and what stays serves."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of the undisturbed run."""
-
-    number: int
-    name: str
-    place: str
-    worker: bool
-    caller: str  # file and function that asked the seam for it
 
 
 @dataclass(kw_only=True)
@@ -70,56 +69,9 @@ class Verdict:
     steps: list[str] = field(default_factory=list)
     callers: list[str] = field(default_factory=list)
     runs: int = 0
+    killed: int = 0  # of these, by SIGKILL
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
-
-
-class Fuse:
-    """Counts steps over all processes of one device, and blows at one of them."""
-
-    def __init__(self, step: Step | None = None, how: str = "", log: Path | None = None) -> None:
-        self._cut, self._how, self._log = step, how, log
-        self._shared = mmap.mmap(-1, 8)  # the same memory in every fork
-        self._supervisor = os.getpid()
-
-    def begin(self) -> None:
-        """Called in the supervisor's process."""
-        self._supervisor = os.getpid()
-
-    def step(self, name: str, path: Path, act: Callable[[], T]) -> T:
-        """Takes the place of `agent.durable.step`."""
-        number = int.from_bytes(self._shared[:8], "little") + 1
-        self._shared[:8] = number.to_bytes(8, "little")
-        if self._log is not None:
-            row = [number, name, str(path), os.getpid() != self._supervisor, _caller()]
-            with self._log.open("a") as log:
-                log.write(json.dumps(row) + "\n")
-        if self._cut is None or number != self._cut.number:
-            return act()
-        assert name == self._cut.name, f"this run is another one: {name} {path}"
-        if self._how == BEFORE:
-            self._blow()
-        result = act()
-        if self._how == TORN:
-            os.truncate(path, path.stat().st_size // 2)
-        self._blow()
-        return result
-
-    def _blow(self) -> None:
-        if self._how == ALONE:
-            die()
-        die(*{self._supervisor} - {os.getpid()})
-
-
-def _caller() -> str:
-    """``agent/slots.py:switch``: the first function below the seam's own."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename == durable.__file__:
-        frame = frame.f_back
-    path = Path(frame.f_code.co_filename)
-    root = Path(__file__).parents[2]
-    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    return f"{name}:{frame.f_code.co_name}"
 
 
 def live(
@@ -169,32 +121,37 @@ def fork(act: Callable[[], None], errors: Path) -> int:
 def try_point(
     scenario: Scenario, template: Path, case: Path, centre: Centre, step: Step, how: str
 ) -> None:
-    """One run with one cut.
+    """One run with one cut; or, where its disk was kept already, what comes after the cut.
 
     Raises:
         AssertionError: something does not hold.
     """
-    shutil.copytree(template, case / "device", symlinks=True)
-    slots = Slots(case / "device" / "slots")
     generation = 2 if scenario.before else 0
-    cut = Fuse(step, how)
+    if not (case / "device").exists():
+        shutil.copytree(template, case / "device", symlinks=True)
+        cut = Fuse(step, how)
 
-    def first() -> None:
-        cut.begin()
-        live(scenario, case, centre, cut, generation=generation)
+        def first() -> None:
+            cut.begin()
+            live(scenario, case, centre, cut, generation=generation)
 
-    code = fork(first, case / "errors")
-    assert code == (0 if how == ALONE else -signal.SIGKILL), said(case, code)
-    found = complete(slots.link(SLOT)) if slots.active(SLOT) else ""
-    assert found in (scenario.before, scenario.serves, scenario.order.bundle.variant), found
-    assert found or not scenario.before, "nothing serves"
-    serving = follow.resolve(str(slots.link(SLOT))).folder if found else ""
-    assert not found or complete(Path(serving)), "what a worker would load is damaged"
+        code = fork(first, case / "errors")
+        assert code == (0 if how == ALONE else -signal.SIGKILL), said(case, code)
+    look_at_the_disk(scenario, Slots(case / "device" / "slots"))
     if how != ALONE:  # there the supervisor went on
         again = partial(live, scenario, case, centre, None, generation=generation)
         code = fork(again, case / "errors")
         assert code == 0, said(case, code)
     look(scenario, case)
+
+
+def look_at_the_disk(scenario: Scenario, slots: Slots) -> None:
+    """What serves while nobody runs: the old or the new."""
+    found = complete(slots.link(SLOT)) if slots.active(SLOT) else ""
+    assert found in (scenario.before, scenario.serves, scenario.order.bundle.variant), found
+    assert found or not scenario.before, "nothing serves"
+    serving = follow.resolve(str(slots.link(SLOT))).folder if found else ""
+    assert not found or complete(Path(serving)), "what a worker would load is damaged"
 
 
 def look(scenario: Scenario, case: Path) -> None:
@@ -274,34 +231,6 @@ def said(case: Path, code: int) -> str:
     return f"ended with {code}: {errors.read_text() if errors.exists() else ''}"
 
 
-def points(steps: list[Step], *, twice: bool) -> Iterator[tuple[Step, str]]:
-    """Every step with every way for it to be cut.
-
-    Nothing changes on the disk between two steps, so right after one and right before the next
-    are one state of it; they differ where the controller is told something in between, which is
-    after a commit. ``twice`` runs both all the same.
-    """
-    for step in steps:
-        yield step, BEFORE
-        if twice or step.name == "commit" or step is steps[-1]:
-            yield step, AFTER
-        if step.name in ("sync", "scratch"):
-            yield step, TORN
-        if step.worker:
-            yield step, ALONE
-
-
-def window(scenario: Scenario, steps: list[Step]) -> list[Step]:
-    """The steps that are this scenario's own."""
-    names = [f"{step.name} {step.place}" for step in steps]
-
-    def index(part: str, default: int) -> int:
-        return next(i for i, name in enumerate(names) if part in name) if part else default
-
-    own = steps[index(scenario.since, 0) : index(scenario.until, len(steps))]
-    return [step for step in own if scenario.name in COUNTED or not step.caller.startswith(COUNTS)]
-
-
 def record(scenario: Scenario, template: Path, case: Path, centre: Centre) -> list[Step]:
     """The undisturbed run, which must hold too."""
     shutil.copytree(template, case / "device", symlinks=True)
@@ -314,21 +243,34 @@ def record(scenario: Scenario, template: Path, case: Path, centre: Centre) -> li
     assert code == 0, said(case, code)
     look(scenario, case)
     return [
-        Step(number=number, name=name, worker=worker, caller=caller,
+        Step(number=number, name=name, worker=worker, caller=caller, asker=asker,
              place=PID.sub(r"\1PID-", os.path.relpath(path, case / "device")))
-        for number, name, path, worker, caller in read_lines(log)
+        for number, name, path, worker, caller, asker in read_lines(log)
     ]  # fmt: skip
+
+
+def film(
+    scenario: Scenario, template: Path, folder: Path, centre: Centre, wanted: list[Point]
+) -> None:
+    """The undisturbed run once more; what is on the disk at ``wanted`` is kept in ``folder``."""
+    case = folder / "film"
+    shutil.copytree(template, case / "device", symlinks=True)
+    camera, generation = Camera(wanted, case, folder), 2 if scenario.before else 0
+    code = fork(
+        partial(live, scenario, case, centre, camera, generation=generation), case / "errors"
+    )
+    assert code == 0, said(case, code)
 
 
 def share(
     scenario: Scenario, template: Path, folder: Path, centre: Centre,
-    work: list[tuple[Step, str]], answer: Path,
+    work: list[Point], answer: Path,
 ) -> None:  # fmt: skip
     """Some of the points, one after the other."""
     failures = []
     for step, how in work:
         case = folder / f"{step.number}-{how}"
-        case.mkdir(parents=True)
+        case.mkdir(parents=True, exist_ok=True)
         label = f"{scenario.name} {step.number} {how} {step.name} {step.place}"
         try:
             try_point(scenario, template, case, centre, step, how)
@@ -340,14 +282,33 @@ def share(
     answer.write_text(json.dumps(failures))
 
 
-def explore(scenario: Scenario, template: Path, folder: Path, centre: Centre, only: str) -> Verdict:
-    """All points of one scenario."""
+def chosen(scenario: Scenario, steps: list[Step], only: str) -> list[Point]:
+    """The points that are asked for."""
+    if only == TWICE:
+        return list(points(steps, twice=True))
+    every = list(points(window(scenario, steps), twice=False))
+    if not only:
+        return once_a_state(every, steps)
+    return [(s, how) for s, how in every if only in (EVERY, KILLED, f"{s.number}-{how}")]
+
+
+def explore(
+    scenario: Scenario, template: Path, folder: Path, centre: Centre, only: str,
+    met: set[tuple[str, str, str]],
+) -> Verdict:  # fmt: skip
+    """All points of one scenario. ``met``: places in the code at which somebody was killed."""
     started = time.monotonic()
     folder.mkdir()
     (folder / "record").mkdir()
     steps = record(scenario, template, folder / "record", centre)
-    every = points(steps if only == TWICE else window(scenario, steps), twice=only == TWICE)
-    work = [(s, how) for s, how in every if only in ("", TWICE, f"{s.number}-{how}")]
+    work, filmed = chosen(scenario, steps, only), []
+    for step, how in work:
+        place = (step.asker, step.name, how)
+        if how != ALONE and place in met and only in ("", EVERY):
+            filmed.append((step, how))
+        met.add(place)
+    if filmed:
+        film(scenario, template, folder, centre, filmed)
     pids = []
     for index in range(RUNNERS):
         pid = os.fork()
@@ -366,7 +327,8 @@ def explore(scenario: Scenario, template: Path, folder: Path, centre: Centre, on
         failures += json.loads(answer.read_text()) if answer.exists() else lost
     return Verdict(
         steps=[f"{'worker' if s.worker else 'supervisor'} {s.name} {s.place}" for s in steps],
-        callers=sorted({s.caller for s in steps}), runs=len(work),
+        callers=sorted({c for s in steps for c in (s.caller, s.asker)}),
+        runs=len(work), killed=len(work) - len(filmed),
         seconds=time.monotonic() - started, failures=failures,
     )  # fmt: skip
 
@@ -400,9 +362,9 @@ def main(folder: Path, only: str = "", point: str = "") -> None:
     record(made[0], bare, installed, centre)
     updated.mkdir()
     earlier = record(made[1], installed / "device", updated, centre)
-    report = {}
+    report, met = {}, set[tuple[str, str, str]]()
     for scenario in made:
-        if only in ("", scenario.name):
+        if only in ("", ALL, scenario.name):
             template = installed / "device" if scenario.before else bare
             if scenario.on:
                 place = folder / f"{scenario.name}-on"
@@ -412,7 +374,7 @@ def main(folder: Path, only: str = "", point: str = "") -> None:
             if scenario.begins:
                 place = folder / f"{scenario.name}-begins"
                 template = cut_before(scenario, template, place, centre, earlier)
-            found = explore(scenario, template, folder / scenario.name, centre, point)
+            found = explore(scenario, template, folder / scenario.name, centre, point, met)
             report[scenario.name] = vars(found)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
 

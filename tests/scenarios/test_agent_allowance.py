@@ -147,6 +147,20 @@ def test_one_that_waits_lets_one_pass_that_may(world: World) -> None:
     assert world.finish("d-1", limit_s=120).outcome is Outcome.COMMITTED
 
 
+def test_its_deadline_goes_on_while_others_pass(world: World) -> None:
+    world.metering = PHONE
+    first = assignment("d-1", deadline_s=300.0)
+    world.wish(first)
+    wait(world)
+    world.run(200)
+    world.wish(first, assignment("d-2", name="v2", slot="faces", metered=True))
+    assert world.finish("d-2").outcome is Outcome.COMMITTED
+    world.wish(first)
+    wait(world)
+    assert world.journal.put_backs()["d-1"] >= 200
+    assert world.finish("d-1", limit_s=150).outcome is Outcome.TIMED_OUT
+
+
 def test_what_only_the_worker_learns_is_waited_for_as_well(world: World) -> None:
     """A delta, or a second try after wrong bytes, may need more than is left."""
     refused = WorkerFailure(code="allowance", message="this needs too much")

@@ -63,6 +63,7 @@ class World:
         return replace(
             made, reported=reported, online=self.chance.random() < 0.9, last_seen=self.now,
             labels={"site": self.chance.choice("abcdefgh")},
+            renamed_at=self.now if self.chance.random() < 0.1 else 0.0,  # another has the name
         )  # fmt: skip
 
     def _put(self, made: Device) -> None:

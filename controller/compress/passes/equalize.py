@@ -40,6 +40,7 @@ class Equalize(Pass):
                 "clips_to_relu": len(made.unclipped),
                 "largest_factor": made.largest_factor,
             },
+            notes=tuple(f"left alone: {line}" for line in made.left_alone),
         )
 
     def check(self, before: Candidate, after: Applied, context: Context) -> Numbers:

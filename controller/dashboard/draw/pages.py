@@ -5,8 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from controller.dashboard.draw.beside import form
-from controller.dashboard.draw.charts import pareto, sparkline
-from controller.dashboard.draw.life import timeline
+from controller.dashboard.draw.charts import pareto
 from controller.dashboard.draw.markup import (
     Html,
     Part,
@@ -28,7 +27,6 @@ from controller.dashboard.draw.markup import (
 from controller.dashboard.views import journal
 from controller.dashboard.views.beside import Asked
 from controller.dashboard.views.overview import Count, DeviceRow, Matrix, Overview
-from controller.dashboard.views.twin import HistoryRow, SlotRow, Twin
 from controller.dashboard.views.waves import Waves
 from controller.dashboard.views.workbench import Candidate, Fit, ReleaseRow, Workbench
 from controller.domain import fleet
@@ -130,76 +128,6 @@ def _cell(number: int) -> Html:
     return tag("strong", str(number)) if number else tag("span", "·", class_="nil", title="none")
 
 
-def device(view: Twin) -> Html:
-    """A device's page."""
-    head = facts((
-        ("profile", value(view.profile)), ("cohort", value(view.cohort)), ("labels", view.labels),
-        ("agent", value(view.agent)), ("last seen", moment(view.last_seen)),
-        ("enrolled", moment(view.enrolled_at)),
-    ))  # fmt: skip
-    silent = empty("It has not reported yet. On the device:", "fitment-agent run")
-    twins = [
-        tag("details", tag("summary", f"{name} ({len(pairs)})"), facts(pairs),
-            open=name in {"hardware", "stack"} and "open")
-        for name, pairs in view.facets
-    ]  # fmt: skip
-    charts = [sparkline(s) for s in view.series]
-    older = empty(f"{view.older} older ones are left out.") if view.older else Html("")
-    history = join(_history(view), older)
-    return join(
-        heading(view.name, " ", badge(view.state), " ", emulated(view.emulated)),
-        head,
-        section("Service tickets", tickets(view.tickets)) if view.tickets else Html(""),
-        section("Slots", _slots(view)),
-        section("Notes", reasons(view.notes) or empty("The device has nothing to note.")),
-        section("Telemetry", tag("div", charts, class_="sparks") if view.samples else empty(
-            "It has sent no sample yet; agents sample every few seconds while they run.")),
-        section("History", history if view.history else empty(
-            "Nothing was deployed to it yet. Start a rollout:", "fitment rollout create RELEASE")),
-        section("Timeline", timeline(view), note="what is on record of it, newest first"),
-        section("Twin", tag("div", twins, class_="twin") if twins else silent,
-                note="what the device says of itself"),
-    )  # fmt: skip
-
-
-def _slots(view: Twin) -> Html:
-    if not view.slots:
-        return empty("It holds no model yet. Fit and roll out one:", "fitment fit MODEL")
-    rows = [
-        (s.slot, s.name, badge(s.state), _ladder(s), badge(s.golden), value(s.coverage),
-         value(s.calibration), s.counter)
-        for s in view.slots
-    ]  # fmt: skip
-    columns = (
-        "slot", "variant", "state", "rung", "golden answers", "integer ops", "calibration",
-        "counter",
-    )  # fmt: skip
-    return table("Slots", columns, rows)
-
-
-def _ladder(row: SlotRow) -> Html:
-    """The rung that serves, since when, and what stands ready below it."""
-    since = join(" since ", moment(row.rung_since)) if row.rung_since else Html("")
-    return join(value(row.rung), since, reasons(row.ladder))
-
-
-def _history(view: Twin) -> Html:
-    rows = [_history_row(h) for h in view.history]
-    columns = (
-        "when", "variant", "outcome", "median", "p95", "against before", "agreement", "energy",
-        "peak memory", "calibration",
-    )  # fmt: skip
-    return table("Deployments, newest first", columns, rows)
-
-
-def _history_row(h: HistoryRow) -> tuple[Part, ...]:
-    name = join(tag("div", f"{h.slot}: {h.variant}"), link("rollout", "rollouts", h.rollout))
-    return (
-        moment(h.at), name, join(badge(h.state), reasons(h.reasons)), value(h.p50), value(h.p95),
-        value(h.ratio), value(h.agreement), value(h.energy), value(h.memory), value(h.calibration),
-    )  # fmt: skip
-
-
 def models(found: tuple[fleet.ModelVersion, ...]) -> Html:
     """All models."""
     if not found:
@@ -258,6 +186,7 @@ def _fit(view: Fit) -> Html:
         parts.append(
             tag("p", tag("strong", taken[0] if taken else "None chosen"), ": ", view.reason)
         )
+    parts += [tag("p", note, class_="note") for note in view.remarks]
     if view.candidates:
         parts += [pareto(view.bubbles, view.unplaced), _candidates(view)]
     if view.schemes:

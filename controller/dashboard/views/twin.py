@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from controller.dashboard.views import words
 from controller.dashboard.views.journal import TicketRow, ticket_rows
 from controller.dashboard.views.words import State, Value, none
-from controller.domain import fleet
+from controller.domain import field, fleet
+from controller.domain.belonging import Note
 from controller.domain.history import Event
+from controller.domain.labels import FieldTally
 from controller.domain.tickets import Ticket
 from fitment.core import digest
-from fitment.core.deployment import CalibrationReport, RungReport, SlotReport
+from fitment.core.deployment import AllowanceReport, CalibrationReport, RungReport, SlotReport
 from fitment.core.fingerprint import Facet
 
 HISTORY_MOST = 50
 TIMELINE_MOST = 100
+NOTES_MOST = 50
 SAMPLES_MOST = 120
 
 COLUMNS: Mapping[str, str] = {
@@ -41,6 +44,8 @@ class DeviceRecords:
     samples: int = 0
     events: Sequence[Event] = ()  # all that is on record, oldest first
     tickets: Sequence[Ticket] = ()
+    notes: Sequence[Note] = ()  # that operators wrote, oldest first
+    tallies: Sequence[FieldTally] = ()  # of labels from the field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +126,23 @@ class Twin:
     samples: int
     timeline: tuple[EventRow, ...]  # newest first
     tickets: tuple[TicketRow, ...] = ()
+    allowance: tuple[str, ...] = ()  # what it has used of what it may transfer and write
+    held: tuple[str, ...] = ()  # orders that wait for that
+    written: tuple[Note, ...] = ()  # newest first
+    accuracy: tuple[AccuracyRow, ...] = ()  # by labels, newest release first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyRow:
+    """What labels from the field say of one release on the device."""
+
+    release: str
+    variant: str
+    slice: str  # empty: all answers
+    labels: int
+    right: Value  # with its interval
+    must_wrong: int  # answers that must never be wrong, and were
+    corrections: int
 
 
 def twin(records: DeviceRecords) -> Twin:
@@ -151,7 +173,55 @@ def twin(records: DeviceRecords) -> Twin:
         samples=records.samples,
         timeline=tuple(event_row(e) for e in [*records.events][: -TIMELINE_MOST - 1 : -1]),
         tickets=ticket_rows(records.tickets),
+        allowance=_allowance(reported.allowance) if reported else (),
+        held=tuple(_held(d, names) for d in newest_first if d.held and d.outcome is None),
+        written=tuple(records.notes[: -NOTES_MOST - 1 : -1]),
+        accuracy=_accuracy(records.tallies, names),
     )
+
+
+def _allowance(used: AllowanceReport | None) -> tuple[str, ...]:
+    if used is None:
+        return ()
+    link = {True: "metered", False: "not metered", None: "taken as not metered"}[used.metered]
+    return (
+        f"{_used(used.transferred_bytes, used.transfer_bytes_per_month)} transferred this month",
+        f"{_used(used.written_bytes, used.write_bytes_per_day)} written today",
+        f"its link is {link}" + (f" ({used.metered_why})" if used.metered_why else ""),
+    )
+
+
+def _used(count: int, cap: int) -> str:
+    return f"{count / 1e6:.1f} MB" + (f" of {cap / 1e6:.1f} MB" if cap else "")
+
+
+def _held(deployment: fleet.Deployment, names: Mapping[str, str]) -> str:
+    name = variant_name(deployment.variant, names)
+    return f"{deployment.slot}: {name} waits, {deployment.held}"
+
+
+def _accuracy(tallies: Sequence[FieldTally], names: Mapping[str, str]) -> tuple[AccuracyRow, ...]:
+    """A line a release and slice; all answers of a release first."""
+    by_release: dict[tuple[str, str], list[FieldTally]] = {}
+    for tally in sorted(tallies, key=lambda t: t.start_s, reverse=True):
+        by_release.setdefault((tally.release, tally.variant), []).append(tally)
+    return tuple(
+        _accuracy_row(release, variant_name(variant, names), part)
+        for (release, variant), mine in by_release.items()
+        for part in field.slices("", field.summed(mine))
+    )
+
+
+def _accuracy_row(release: str, variant: str, part: field.Slice) -> AccuracyRow:
+    counted = part.counted
+    right = none("corrections alone say no share")
+    if counted.accuracy is not None:
+        bounds = f"{part.low:.1%} to {part.high:.1%}"
+        right = Value(text=f"{counted.accuracy:.1%}", note=bounds)
+    return AccuracyRow(
+        release=release, variant=variant, slice=part.slice, labels=counted.count, right=right,
+        must_wrong=counted.must_wrong, corrections=counted.corrections,
+    )  # fmt: skip
 
 
 def event_row(event: Event) -> EventRow:

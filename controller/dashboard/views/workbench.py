@@ -72,6 +72,7 @@ class Fit:
     trigger: str
     reason: str
     schemes: tuple[str, ...]
+    remarks: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     bubbles: tuple[Bubble, ...]
     unplaced: int  # candidates without accuracy or latency
@@ -158,6 +159,7 @@ def fit(job: fleet.FitJob, *, emulated: bool) -> Fit:
         trigger=job.trigger,
         reason=choice.reason if choice else "",
         schemes=tuple(f"{runtime}: {why}" for runtime, why in job.scheme_reasons.items()),
+        remarks=job.remarks,
         candidates=tuple(candidate(v, job) for v in ranked),
         bubbles=bubbles,
         unplaced=len(ranked) - len(bubbles),

@@ -22,6 +22,10 @@ ACCESS: Mapping[tuple[str, str], Role] = {
     ("GET", "/v1/tickets"): _VIEWER,
     ("GET", "/v1/tickets/{key}"): _VIEWER,
     ("POST", "/v1/tickets/{key}/{act}"): _OPERATOR,
+    ("GET", "/v1/stacks"): _VIEWER,
+    ("GET", "/v1/stacks/{key}"): _VIEWER,
+    ("POST", "/v1/stacks"): _OPERATOR,
+    ("POST", "/v1/stacks/{key}/withdraw"): _OPERATOR,
     ("GET", "/v1/policies"): _VIEWER,
     ("POST", "/v1/policies"): _ADMIN,  # what it allows signs with the offline key
     ("GET", "/v1/audit"): _VIEWER,

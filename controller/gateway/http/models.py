@@ -33,6 +33,7 @@ class FitRequest:
     model: str  # id, or name: its newest version
     device: str = ""  # empty: every cohort of the fleet
     effort: str = ""  # "quick", "thorough"; empty: the controller's own
+    rungs: tuple[str, ...] = ()  # kinds asked for beside the effort's, of `fleet.EXTRA_RUNGS`
 
 
 def router(api: Api) -> APIRouter:
@@ -90,8 +91,13 @@ def router(api: Api) -> APIRouter:
 def _start(api: Api, asked: FitRequest) -> tuple[fleet.FitJob, ...]:
     if asked.effort not in EFFORTS:
         raise UserError(f"'effort' is 'quick' or 'thorough', not '{asked.effort}'")
+    unknown = sorted(set(asked.rungs) - set(fleet.EXTRA_RUNGS))
+    if unknown:
+        raise UserError(f"there are no rungs '{unknown[0]}', only: {', '.join(fleet.EXTRA_RUNGS)}")
     model = api.controller.find_model(asked.model)
-    return api.controller.start_fits(model.id, device=asked.device, effort=asked.effort)
+    return api.controller.start_fits(
+        model.id, device=asked.device, effort=asked.effort, rungs=asked.rungs
+    )
 
 
 def _approve(api: Api, key: str) -> tuple[fleet.Release, ...]:

@@ -140,6 +140,10 @@ UNDERSTANDS_INPUT = "calibrate-input"
 """What an agent says that knows `CalibrationMode.INPUT`; an older one is asked for moments."""
 
 
+UNDERSTANDS_STACKS = "stack-rungs"
+"""What an agent says that heeds `Lesser.stacks`; an older one would serve such a rung anywhere."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesser:
     """One rung below the chosen variant: what serves when that one may not, or cannot."""
@@ -148,6 +152,8 @@ class Lesser:
     relieves: tuple[Pressure, ...] = ()  # of these it takes less than the chosen one
     portable: bool = False  # plain floating point: for the day the chosen one no longer runs
     reason: str = ""  # why it is on the ladder
+    stacks: tuple[str, ...] = ()  # hashes: it is for these alone, and first there; empty: any
+    coverage_min: float | None = None  # of heavy operators in integers, where it serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,9 +223,10 @@ class RungReport:
     variant: str
     name: str = ""
     portable: bool = False
-    ready: bool = False  # it is there and has answered the goldens, on this stack
+    ready: bool = False  # it is there and has answered the goldens, where it is for this stack
     reason: str = ""  # why it is on the ladder, or why it is not ready
     p50_ms: float | None = None  # measured on this device
+    stacks: tuple[str, ...] = ()  # hashes: the only ones on which it serves; empty: any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,6 +116,7 @@ class RungReport(google.protobuf.message.Message):
     READY_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     P50_MS_FIELD_NUMBER: builtins.int
+    STACKS_FIELD_NUMBER: builtins.int
     rung: builtins.int
     variant: builtins.str
     name: builtins.str
@@ -123,6 +124,10 @@ class RungReport(google.protobuf.message.Message):
     ready: builtins.bool
     reason: builtins.str
     p50_ms: builtins.float
+    @property
+    def stacks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """the only ones on which it serves; empty: any"""
+
     def __init__(
         self,
         *,
@@ -133,9 +138,10 @@ class RungReport(google.protobuf.message.Message):
         ready: builtins.bool = ...,
         reason: builtins.str = ...,
         p50_ms: builtins.float | None = ...,
+        stacks: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_p50_ms", b"_p50_ms", "p50_ms", b"p50_ms"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_p50_ms", b"_p50_ms", "name", b"name", "p50_ms", b"p50_ms", "portable", b"portable", "ready", b"ready", "reason", b"reason", "rung", b"rung", "variant", b"variant"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_p50_ms", b"_p50_ms", "name", b"name", "p50_ms", b"p50_ms", "portable", b"portable", "ready", b"ready", "reason", b"reason", "rung", b"rung", "stacks", b"stacks", "variant", b"variant"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_p50_ms", b"_p50_ms"]) -> typing.Literal["p50_ms"] | None: ...
 
 global___RungReport = RungReport

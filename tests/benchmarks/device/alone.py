@@ -19,9 +19,9 @@ MIB = 2.0**20
 
 
 class Alone:
-    """A fleet of one over MQTT, in a folder of its own; a context manager."""
+    """A fleet of one over MQTT, in a folder of its own; ``agent`` is the module to run."""
 
-    def __init__(self, folder: Path, *, interval_s: float) -> None:
+    def __init__(self, folder: Path, *, interval_s: float, agent: str = "agent") -> None:
         self.folder, self.data, self.edge = folder, folder / "fleet", folder / DEVICE
         more = {"FITMENT_LINK": "mqtt", "FITMENT_AUTO_APPROVE": "true"}
         self.env = environment(self.data) | more
@@ -31,7 +31,7 @@ class Alone:
             self.env[f"FITMENT_{name.upper()}_PORT"] = where[name].rpartition(":")[2]
         self._enroll(where["enroll"])
         self._agent = start(
-            ["agent", "run", "--data-dir", str(self.edge)], folder / "agent.log", self.env
+            [agent, "run", "--data-dir", str(self.edge)], folder / "agent.log", self.env
         )
         wait_for("a profile", lambda: self.device()["profile"])
 

@@ -18,7 +18,8 @@ from tests.e2e.test_revert import STRICT, roll_out, workload
 
 BATCHES = 10_000
 BUSY_INTERVAL_S, IDLE_INTERVAL_S = 0.1, 10.0
-LOOK_S = 10.0
+LOOK_S = 4.0
+HASTY = "tests.benchmarks.device.hasty"
 SETTLE_S, IDLE_S = 30.0, 300.0
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,7 +28,7 @@ def measure(say: Callable[[str], None], *, batches: int = BATCHES) -> dict[str, 
     """One device from its enrolment on; about 25 minutes for 10,000 batches."""
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)
-        with Alone(folder, interval_s=BUSY_INTERVAL_S) as device:
+        with Alone(folder, interval_s=BUSY_INTERVAL_S, agent=HASTY) as device:
             say("soak: a deployment")
             roll_out(device.env, workload(ROOT, folder / "model", "1.0.0", STRICT))
             committed = device.memory()

@@ -86,6 +86,7 @@ def test_an_unknown_profile_lists_those_there_are() -> None:
         ('title = "X"', "title = 3", "'title' is 3: write a text"),
         ('title = "X"', 'titel = "X"\ntitle = "X"', "unknown key 'titel': did you mean 'title'"),
         ("schemes =", "scheme =", r"number 1: unknown key 'scheme': did you mean 'schemes'"),
+        ("schemes =", 'rules = ["per_layer"]\nschemes =', "'rules' names 'per_layer': choose from"),
         ('"u8s8", "fp32"', '"u8s8"', "schemes lack 'fp32'"),
         ('"u8s8", "fp32"', '"int8", "fp32"', "'schemes' names 'int8': choose from fp32"),
         ('"u8s8", "fp32"', '"fp32", "fp32"', "names something twice"),

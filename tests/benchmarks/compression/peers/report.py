@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from controller.domain.choice import TIE, choose
+from controller.domain.choice import choose
 from controller.domain.fleet import Budget, Variant
+from controller.domain.ranking import TIE
 from fitment.core import plain
 from fitment.core.measurement import Energy, Latency, Measurement, ReadingStatus, Verdict
 from tests.benchmarks.compression import score

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import struct
 import threading
@@ -14,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from agent import durable
 from agent.applications import Applications
 from agent.client import AwayError, ClientError, Lease, register
 from agent.domain.leases import LEASE_S
 from agent.domain.record import SlotFacts
 from agent.journal import Journal, open_journal
+from agent.peers import FRAMES_AT_ONCE
 from agent.slots import Slots
 from fitment.core import digest
 from fitment.core.bundle import BundleManifest, IoSpec, TensorSpec
@@ -119,6 +122,65 @@ def test_a_lease_from_its_beginning_to_its_end(agent: Agent) -> None:
     assert json.loads(agent.journal.setting("applications")) == []
 
 
+def test_the_power_goes_around_a_registration(
+    agent: Agent, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that an application was told of is one that the next process knows of."""
+    agent.commit("a")
+    shots = tmp_path_factory.mktemp("shots")
+
+    def keep(name: str) -> None:
+        sockets = shutil.ignore_patterns("run")
+        shutil.copytree(agent.folder, shots / name, symlinks=True, ignore=sockets)
+
+    def step(name: str, _path: Path, act: Callable[[], Any]) -> Any:
+        assert name == "commit"
+        keep("before")
+        found = act()
+        keep("after")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "step", step)
+        told = agent.register(expects={"labels": ["left", "right"]})
+    told.release()
+    for shot, known in (("before", []), ("after", ["cam"])):
+        later = Agent(shots / shot)
+        later.tick()
+        assert later.names() == known
+        held = later.apps.holder(later.slots.folder("shoes", "a"))
+        assert held == (known[0] if known else "")  # until it comes back, its bundle stays
+        lease = later.register()
+        assert Path(lease.folder) == later.slots.folder("shoes", "a")
+        lease.release()
+        later.apps.close()
+        later.journal.close()
+
+
+def test_one_that_floods_the_socket_waits_for_its_turn(agent: Agent) -> None:
+    """A release and a registration are a write each: of a thousand, few go before the loop."""
+    agent.commit("a")
+    ask = json.dumps({"op": "register", "application": "cam", "slot": "shoes"}).encode()
+    leave = json.dumps({"op": "release"}).encode()
+    pair = b"".join(struct.pack(">I", len(one)) + one for one in (ask, leave))
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.connect(str(agent.apps.path))
+        raw.sendall(500 * pair)
+        for answers in range(FRAMES_AT_ONCE, 1001, FRAMES_AT_ONCE):
+            agent.tick()
+            for _ in range(FRAMES_AT_ONCE):
+                (length,) = struct.unpack(">I", _exactly(raw, 4))
+                assert json.loads(_exactly(raw, length))["ok"], answers
+            with pytest.raises(BlockingIOError):
+                raw.recv(1, socket.MSG_DONTWAIT)
+
+
+def _exactly(raw: socket.socket, count: int) -> bytes:
+    data = raw.recv(count, socket.MSG_WAITALL)
+    assert len(data) == count
+    return data
+
+
 def test_silence_ends_a_lease(agent: Agent) -> None:
     agent.commit("a")
     lease = agent.register()
@@ -170,6 +232,28 @@ def test_who_ends_with_what_is_on_trial_is_missed(agent: Agent, ends: str) -> No
     agent.tick()
     assert agent.apps.gone("shoes") == ()
     raw.release()
+
+
+def test_a_restart_of_the_agent_clears_no_variant(agent: Agent) -> None:
+    agent.commit("a")
+    lease = agent.register()
+    agent.commit("b")
+    order = assignment("d-1", slot="shoes")
+    agent.journal.save_slot(SlotFacts(slot="shoes", variant="old", last_good="a"))
+    agent.journal.save(record(State.TRIAL, assignment=order, folder="b"))
+    assert agent.do(lease.renew)
+    lease._close()
+    agent.tick()
+    for _ in range(2):
+        agent.again()
+        agent.tick()
+        assert [one.registered.application for one in agent.apps.gone("shoes")] == ["cam"]
+    agent.journal.save(record(State.REPORTING, assignment=order, folder="b"))
+    agent.tick()
+    assert agent.apps.gone("shoes") == ()
+    agent.again()
+    agent.tick()
+    assert agent.apps.gone("shoes") == ()
 
 
 def test_until_it_is_back_an_application_holds_all_of_its_slot(agent: Agent) -> None:

@@ -39,6 +39,12 @@ def test_a_declared_file_belongs_to_the_digest(write: Writer, tmp_path: Path) ->
     assert snapshot.snapshot(folder, tmp_path / "into").digest != first.digest
 
 
+def test_names_may_be_given_in_one_line(write: Writer) -> None:
+    extra = '(name, other), (version, files) = ("deer", len("x")), ("7", ["a.bin"])'
+    described = snapshot.describe(write(extra=extra) / "workload.py")
+    assert (described.name, described.version, described.files) == ("deer", "7", ("a.bin",))
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
@@ -47,6 +53,7 @@ def test_a_declared_file_belongs_to_the_digest(write: Writer, tmp_path: Path) ->
         ('files = ["/etc/passwd"]', "lies outside the workload's folder"),
         ("files = sorted(['a'])", "plain list of strings"),
         ("files = [1]", "relative paths as strings"),
+        ("a, files = str(), list()", "plain list of strings"),
         ("version = 3", "`version` is a plain string"),
         ('name = "../x"', "`name` is a plain string"),
         ("name = ", "not a Python file"),

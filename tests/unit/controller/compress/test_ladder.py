@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from controller.compress.search import ladder
@@ -74,6 +76,48 @@ def test_variants_of_one_network_share_the_dear_part() -> None:
     assert len(heads) == len(ladder.QUICK_CUTS)
 
 
+def test_slimmable_widths_are_rungs_where_they_are_asked_for() -> None:
+    plan = Plan(targets=(ONNX,), machine="x86_64", extras=("slimmable",), recover={"epochs": 1.0})
+    found = [rung for rung in ladder.build(plan).rungs if rung.slim]
+    assert [rung.name for rung in found] == [
+        "fp32-slim100", "int8-u8s8-slim100", "int8-u8s8-w4-slim100",
+        "fp32-slim50", "int8-u8s8-slim50", "int8-u8s8-w4-slim50",
+        "fp32-slim25", "int8-u8s8-slim25", "int8-u8s8-w4-slim25",
+    ]  # fmt: skip
+    assert len({rung.recipe.steps[0] for rung in found}) == 1  # one training for all
+    assert "epochs=1" in found[0].recipe.text[0]
+    assert not any(rung.slim for rung in ladder.build(replace(plan, extras=())).rungs)
+    assert not any(rung.slim for rung in ladder.build(replace(plan, torch_source=False)).rungs)
+
+
+@pytest.mark.parametrize(
+    ("rules", "texts"),
+    [
+        (("per_tensor",), ("equalize", "per_channel=False", "centred=False")),
+        (("per_tensor", "power_of_two"), ("equalize", "per_channel=False", "power_of_two=True")),
+        (("centred",), ("per_channel=True", "centred=True", "power_of_two=False")),
+    ],
+)
+@pytest.mark.parametrize("effort", ladder.EFFORTS)
+def test_no_rung_breaks_the_rules_of_the_target(
+    effort: str, rules: tuple[str, ...], texts: tuple[str, ...]
+) -> None:
+    plan = Plan(targets=(replace(LITERT, rules=rules),), effort=effort, extras=("slimmable",))
+    names = [rung.name for rung in ladder.build(plan).rungs]
+    assert {"int8-s8s8", "int8-s8s8-pruned50-kd", "int8-s8s8-slim25"} <= set(names)
+    for rung in ladder.build(plan).rungs:
+        if rung.scheme != "fp32" and not rung.name.endswith("-tensor"):
+            recipe = " ".join(rung.recipe.text)
+            assert all(text in recipe for text in texts), recipe
+            assert "reconstruct" not in recipe  # it chooses scales by itself
+
+
+def test_thorough_tries_one_scale_for_all_channels() -> None:
+    found = ladder.build(Plan(targets=(ONNX,), effort="thorough", machine="x86_64")).rungs
+    (rung,) = (rung for rung in found if rung.name == "int8-u8s8-tensor")
+    assert "per_channel=False" in " ".join(rung.recipe.text)
+
+
 @pytest.mark.parametrize(
     ("times", "machine", "first"),
     [
@@ -119,6 +163,7 @@ def test_hints_of_the_workload_reach_distillation() -> None:
     [
         (Plan(targets=(ONNX,), effort="heroic"), "effort 'heroic' is not one of"),
         (Plan(targets=()), "allows no runtime"),
+        (Plan(targets=(ONNX,), extras=("winged",)), "no rungs 'winged', only: slimmable"),
     ],
 )
 def test_impossible_plans_are_refused(plan: Plan, words: str) -> None:

@@ -117,3 +117,10 @@ def test_a_detectors_point_is_told_with_its_intervals() -> None:
     assert "1.36 % false alarms (0.78 % to 2.37 %), 85.50 % found (81.75 % to 88.59 %)" in made
     assert "With fp32's threshold: 5.00 % and 90.00 %" in made
     assert "Detects" not in page(report(row("int8", 0.2, 0.9, operating=None)))
+
+
+def test_what_passes_left_alone_is_listed_and_folded_away() -> None:
+    left = {"int8-u8s8": ["quantize_static: left float: 2 Softmax", "equalize: a < b"]}
+    made = page(report(row("int8-u8s8", 1.0, 0.9), left_alone=left))
+    assert "<details><summary>Left alone in int8-u8s8: 2</summary>" in made
+    assert "<li>quantize_static: left float: 2 Softmax</li><li>equalize: a &lt; b</li>" in made

@@ -7,6 +7,7 @@ from dataclasses import replace
 from controller.cli import devices
 from controller.dashboard.draw import beside as draw_beside
 from controller.dashboard.draw import pages as draw
+from controller.dashboard.draw import twin as draw_twin
 from controller.dashboard.views import beside, journal, overview, twin, waves, workbench
 from controller.dashboard.views.words import Tone, Value
 from controller.domain import comparison, field, fleet
@@ -148,7 +149,7 @@ def test_progress_counts_the_newest_deployment_of_each_device() -> None:
 def test_a_device_that_never_reported_has_reasons_everywhere() -> None:
     view = twin.twin(twin.DeviceRecords(device=fleet.Device(name="new", enrolled_at=1.0)))
     assert view.profile.note == "it has not reported yet"
-    shown = draw.device(view)
+    shown = draw_twin.head(view) + draw_twin.notes(view) + draw_twin.device(view)
     assert "fitment-agent run" in shown
     assert "fitment rollout create" in shown
     assert ">0<" not in shown
@@ -180,7 +181,7 @@ def test_a_device_with_its_history() -> None:
     assert view.series[0].points == ((2.0, 41.0),)
     assert view.series[1].newest.note == "no sensor says it"
     assert view.notes == ("a note",)
-    assert draw.device(view).count('class="badge emulated"') == 1
+    assert draw_twin.head(view).count('class="badge emulated"') == 1
 
 
 def test_a_slots_ladder_says_which_rung_serves_since_when_and_why() -> None:
@@ -202,7 +203,7 @@ def test_a_slots_ladder_says_which_rung_serves_since_when_and_why() -> None:
     )
     known = device("a")
     assert known.reported is not None
-    shown = draw.device(
+    shown = draw_twin.device(
         twin.twin(
             twin.DeviceRecords(
                 device=replace(known, reported=replace(known.reported, slots=(slot,)))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.domain import choice, confirm
+from controller.domain import choice, confirm, ranking
 from controller.domain.evidence import SliceEvidence
 from controller.domain.fleet import Budget, Variant
 from fitment.core.deployment import BundleRef
@@ -235,12 +235,12 @@ def test_a_level_that_wavers_makes_no_cohort_go_up_and_down(level: float, seed: 
 def test_how_variants_compare_is_the_devices_word_and_how_slow_they_are_the_fields() -> None:
     known = {"exact": measured("exact", 3.0), "lean": measured("lean", 1.0)}
     seen = choice.at_level(known, variant("lean", 1.0), 1.5)
-    assert choice.measured_ms(seen["exact"]) == pytest.approx(4.5)
+    assert ranking.measured_ms(seen["exact"]) == pytest.approx(4.5)
     assert choice.at_level(known, variant("other", 1.0), 1.5) == known
     assert choice.at_level(known, variant("lean", 1.0), 0.0) == known
 
 
 def test_of_several_devices_the_one_in_the_middle_speaks() -> None:
     taken = [measured("v", ms) for ms in (9.0, 1.0, 1.1)]
-    assert choice.measured_ms(choice.middle(taken)) == 1.1
-    assert choice.measured_ms(choice.middle(taken[:2])) == 1.0
+    assert ranking.measured_ms(choice.middle(taken)) == 1.1
+    assert ranking.measured_ms(choice.middle(taken[:2])) == 1.0

@@ -75,7 +75,7 @@ def test_a_shift_is_told_in_whole_and_at_the_same_heat() -> None:
         ([hour(0.0, 1.0, count=3)], recent(2.0), None),  # the baseline is being learnt
         ([hour(0.0, 1.0, 60, 1, 40)], recent(2.0), None),  # another rung's
         ([hour(0.0, 1.0, count=40)], recent(2.0, rung=1), [False, False, False]),
-        ([hour(0.0, 1.0, count=40)], recent(2.0)[:8], [True, False, False]),
+        ([hour(0.0, 1.0, count=40)], recent(2.0)[:6], [True, False, False]),
         ([hour(0.0, 1.0, count=40)], recent(2.0), [True, True, True]),
     ],
 )

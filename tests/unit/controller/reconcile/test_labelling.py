@@ -188,3 +188,47 @@ def test_few_pages_are_kept_in_memory(world: Any) -> None:
         world.store.pages.put(labels.page_of("a", 3600.0 * hour))
     assert len(world.store.pages._known) <= PAGES_KNOWN
     assert len(world.store.pages.find()) == PAGES_KNOWN + 4
+
+
+def test_a_time_before_a_device_had_the_release_is_refused(world: Any) -> None:
+    """It would take all that came between from what the release is compared with."""
+    made = served(world)
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    (_, new) = world.store.deployments.find(device="a")
+    line = {"time": new.created_at - 3000.0, "release": new.release, "correct": True}
+    before = field.parted(made, world.store.tallies.find(device="a"))
+    with pytest.raises(UserError, match="is before the device was given release"):
+        world.controller.post_labels("a", [line])
+    assert field.parted(made, world.store.tallies.find(device="a")) == before
+    assert world.controller.post_labels("a", [{**line, "time": new.created_at}]).taken == 1
+
+
+def test_labels_that_come_late_have_the_cohort_fitted_again_without_the_variant(
+    world: Any,
+) -> None:
+    made = served(world)
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    assert {world.runs(name) for name in "ab"} == {"fp32"}
+    world.clock.advance(86400.0)
+    world.controller.post_labels("b", answers(world, 100, wrong=90, must_pass=True))
+    (trigger,) = world.store.triggers.find()
+    assert trigger.kind is fleet.TriggerKind.FIELD_FELL
+    assert set(trigger.joined) == {"a", "b"}
+    assert trigger.reason.startswith("labels from the field:")
+    world.until(lambda: world.store.triggers.get(trigger.id).closed_at > 0)
+    assert {world.runs(name) for name in "ab"} == {"int8"}
+    chosen = world.job(world.store.triggers.get(trigger.id).job).choice
+    assert "labels from the field speak against it" in " ".join(chosen.rejected.values())
+    world.settle()
+    assert len(world.store.triggers.find()) == 1, "it is asked once"
+
+
+def test_labels_against_another_version_are_for_an_operator(world: Any) -> None:
+    made = served(world)
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    (old, _) = world.store.releases.find()
+    world.store.releases.put(replace(old, model="the one before"))
+    world.clock.advance(86400.0)
+    fell = world.controller.post_labels("b", answers(world, 100, wrong=90, must_pass=True)).fell
+    assert fell == (made.id,)
+    assert world.store.triggers.find() == ()

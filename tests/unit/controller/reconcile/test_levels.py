@@ -25,6 +25,10 @@ Columns = Callable[[str], Mapping[str, Any]]  # values of all hours, or of each
 
 @pytest.fixture
 def running(world: Any) -> Any:
+    return settled_fleet(world)
+
+
+def settled_fleet(world: Any) -> Any:
     """Five devices that run what was chosen for them."""
     for name in NAMES:
         world.join(name)
@@ -409,3 +413,26 @@ def test_a_change_that_waits_for_a_cool_down_is_not_looked_at_each_tick(
     world.clock.advance(10.0)
     world.controller.tick()
     assert looked.count("a") == 2
+
+
+def test_a_fit_that_timed_at_another_level_is_not_taken_for_the_baseline(world: Any) -> None:
+    """Slow by two fifths, answered with nothing better, and slower again since."""
+    world.model = replace(world.model, budget=fleet.Budget(
+        accuracy_drop_max=0.01, latency_p95_max_ms=5.0
+    ))  # fmt: skip
+    world.variants = (variant("fp32", 9.0), variant("int8", 4.0, drop=0.008))
+    world.fits._variants = world.variants
+    for name in NAMES:
+        world.join(name, times_ms={"fp32": 9.0, "int8": 4.0})
+    made = world.controller.create_rollout(world.released().id, _plan())
+    world.until(lambda: world.rollout(made.id).state is fleet.RolloutState.COMPLETED)
+    world.clock.advance(DAY_S - world.clock() % DAY_S)
+    live(world, 3, lambda _name: {"ms": 4.0})
+    for device in world.devices.values():
+        device.times_ms = {"fp32": 9.0, "int8": 5.6}
+    live(world, 2, lambda _name: {"ms": 5.6}, turns=20)
+    live(world, 4, lambda _name: {"ms": 7.2}, turns=20)
+    first, second = world.store.triggers.find()
+    assert first.result.startswith("no variant keeps to the budget")
+    assert first.kind is second.kind is TriggerKind.BUDGET_MISSED
+    assert second.level_ms / first.level_ms == pytest.approx(7.2 / 5.6, rel=0.03)

@@ -10,7 +10,7 @@ import pytest
 from controller.domain import eligible, fleet, observing
 from controller.domain.fleet import Gate, RolloutState
 from controller.errors import Conflict, UserError
-from controller.reconcile import releasing, rolling, standing
+from controller.reconcile import optimising, releasing, rolling, standing
 from controller.reconcile.rolling import RolloutPlan
 from tests.unit.controller.reconcile.test_rolling import joined, second_release
 
@@ -66,3 +66,35 @@ def test_the_new_one_contradicts_nobody(world: Any) -> None:
     now = world.clock() + 60.0
     assert observing.contradiction(its, replace(other, renamed_at=0.0), now=now)
     assert observing.contradiction(its, other, now=now) == ""
+
+
+def test_a_rollout_over_a_selection_reaches_the_new_one_too(world: Any) -> None:
+    release = joined(world, "ab")
+    plan = RolloutPlan(waves=(0.5, 1.0), soak_s=600.0)
+    made = world.controller.create_rollout(release.id, plan)
+    world.until(lambda: world.runs("a") == "int8")
+    world.clock.advance(60.0)
+    known = world.store.devices.get("a")
+    world.store.devices.put(replace(known, renamed_at=world.clock()))
+    world.devices["a"].slots.clear()
+    world.devices["a"].report()
+    world.settle()
+    world.clock.advance(600.0)
+    world.settle()
+    world.clock.advance(600.0)
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    its = [d for d in world.store.deployments.find(device="a") if d.created_at >= known.renamed_at]
+    assert len(its) == 2, "one of each device that had the name"
+    assert [d.attempt for d in its] == [1, 1]
+
+
+def test_windows_of_the_old_one_bind_the_new_one_to_nothing(world: Any) -> None:
+    release = joined(world, "a")
+    plan = RolloutPlan(waves=(1.0,), windows=("Mon-Sun 00:00 +24h UTC",))
+    made = world.controller.create_rollout(release.id, plan)
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    context = world.controller.context
+    assert optimising.windows_of(context, "a", release.slot)["windows"]
+    known = world.store.devices.get("a")
+    world.store.devices.put(replace(known, renamed_at=world.clock() + 1.0))
+    assert optimising.windows_of(context, "a", release.slot) == {}
