@@ -27,7 +27,7 @@ log = logging.getLogger("controller.reconcile")
 
 STACK = "stack:"
 """How the trigger of a rollout begins that an announced stack asked for."""
-_LOOK_S = {StackState.PREPARED: 15.0, StackState.ANNOUNCED: 5.0}
+_LOOK_S = {StackState.PREPARED: 3.0, StackState.ANNOUNCED: 3.0}
 _BUSY_S = 1.0
 _REST = 50.0
 """A look at a large fleet is followed by a pause of so many times what it took."""
