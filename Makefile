@@ -11,7 +11,7 @@ TORCH_ARGS ?=
 # Tests of parts run side by side, each file's together, and so do the tests of the whole that wait
 # more than they work; 0 runs all one after the other. What judges times of models always does.
 TEST_WORKERS ?= 2
-BESIDE := $(addprefix tests/e2e/test_,$(addsuffix .py,killed readme revert fit))
+BESIDE := $(addprefix tests/e2e/test_,$(addsuffix .py,announced killed readme revert fit))
 ALONE := $(addprefix tests/e2e/test_,$(addsuffix .py,demo loop))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 

@@ -81,8 +81,8 @@ def _delta_base(desk: Desk, record: DeploymentRecord) -> SlotFacts | None:
     facts = desk.journal.slot(record.assignment.slot)
     if record.refetched or record.mends or facts.damaged:
         return None
-    other = facts.variant not in ("", record.assignment.bundle.variant)
-    return facts if other and facts.last_good else None
+    # The same variant is a base, too: a release that only adds rungs then costs next to nothing.
+    return facts if facts.variant and facts.last_good else None
 
 
 def _fetched(_desk: Desk, record: DeploymentRecord, result: FetchResult) -> Next:

@@ -79,8 +79,7 @@ class Deltas:
         size = self._blobs.size(archive)
         hex_of(base)
         old = self._archive_of(base)
-        usable = old not in (None, archive) and size <= ARCHIVE_BYTES_MAX
-        if old is None or not usable or not self._blobs.has(old):
+        if old is None or size > ARCHIVE_BYTES_MAX or not self._blobs.has(old):
             return _done(None)
         entry = self._folder / hex_of(archive) / f"{hex_of(base)}.{FORMAT}.json"
         with self._lock:

@@ -30,7 +30,14 @@ def _holding(device: Device) -> list[SlotReport]:
 def _healthy(device: Device) -> bool:
     """It has reported, and every model that it holds serves and answers its golden inputs."""
     held = _holding(device)
-    return device.reported is not None and all(s.serving and s.golden_ok is not False for s in held)
+    return device.reported is not None and all(
+        s.serving and (s.golden_ok is not False or _at_home(s)) for s in held
+    )
+
+
+def _at_home(slot: SlotReport) -> bool:
+    """Whether what was made for its stack serves; what the chosen one answers is no matter then."""
+    return any(r.rung == slot.rung and r.stacks and r.ready for r in slot.ladder)
 
 
 def _some(value: str) -> Sequence[Value]:

@@ -7,6 +7,7 @@ be done again: what was begun is found in the record.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -26,8 +27,10 @@ log = logging.getLogger("controller.reconcile")
 
 STACK = "stack:"
 """How the trigger of a rollout begins that an announced stack asked for."""
-_LOOK_S = {StackState.PREPARED: 15.0, StackState.ANNOUNCED: 5.0}
+_LOOK_S = {StackState.PREPARED: 3.0, StackState.ANNOUNCED: 3.0}
 _BUSY_S = 1.0
+_REST = 50.0
+"""A look at a large fleet is followed by a pause of so many times what it took."""
 _FETCH_S = 600.0
 """After a commit a device has so long to fetch what stands beside it, before nobody waits."""
 _OVER = (RolloutState.COMPLETED, RolloutState.HALTED, RolloutState.CANCELLED, RolloutState.REVERTED)
@@ -47,8 +50,10 @@ def advance(context: Context, looked: Looked) -> None:
     for now in context.store.stacks.find(closed_at=0.0):
         if looked.next_at.get(now.id, 0.0) > now_s:
             continue
+        began = time.perf_counter()
         moved = _guarded(context, now)
-        looked.next_at[now.id] = 0.0 if moved else now_s + _LOOK_S.get(now.state, _BUSY_S)
+        rest_s = max(_LOOK_S.get(now.state, _BUSY_S), _REST * (time.perf_counter() - began))
+        looked.next_at[now.id] = 0.0 if moved else now_s + rest_s
 
 
 def _guarded(context: Context, now: StackAnnouncement) -> bool:

@@ -132,6 +132,9 @@ def test_a_stack_is_prepared_before_it_comes_and_served_from_the_boot_on(
     assert [(r.variant, r.ready) for r in _slot(made).ladder] == [(coming, True)]
     assert (_slot(made).variant, _slot(made).rung) == (today, 0)
     before = made.client.deployments()
+    again = next(d for d in reversed(before) if d.device == "edge-1")
+    assert again.delta_base == today, "what it runs did not come over the wire again"
+    assert again.fetched_bytes < 500
     with _asked(made, root) as load_:
         _boot(made, load_, SETTINGS["lab"], coming, 1)
         made.wait("its arrival", lambda: _standing(made, StackState.ARRIVED))

@@ -329,15 +329,26 @@ def test_the_command_line_shows_all_of_it(
     assert "committed" in says("rollout", "status", rollout_id)
     assert "m: int8" in says("device", "list")
     assert "profile" in says("device", "show", "device-a")
+    brings = ("--runtime", "onnxruntime=9.9.1", "--fact", "driver=7")
+    said = says("stack", "announce", "os-8", "--profile", "generic-x86_64", *brings)
+    assert "driver 7, runtime.onnx 9.9" in said
     for arguments in (
         ["status"], ["model", "list"], ["model", "show", "m"], ["rollout", "list"], ["audit"],
         ["variant", "compare", "fp32", "int8"],
         ["release", "list"], ["trigger", "list"], ["ticket", "list"], ["model", "policy", "m"],
+        ["stack", "show", "os-8"], ["stack", "list"], ["stack", "list", "--all"],
         ["model", "policy", "m", "canary"], ["model", "policy", "--all", "propose"],
         ["device", "telemetry", "device-a", "x_ms"],
     ):  # fmt: skip
         assert says(*arguments)
         json.loads(says(*arguments, "--json"))
+    stage.until(lambda: "has to report the stack" in client.stack("os-8").stack.waits)
+    assert "withdrawn" in says("stack", "withdraw", "os-8", "it was put off")
+    assert "os-8" not in says("stack", "list")
+    with pytest.raises(Conflict, match="has ended as withdrawn: it was put off"):
+        client.withdraw_stack("os-8", "again")
+    with pytest.raises(UserError, match="NAME=VERSION"):
+        client.announce_stack("os-9", profile="generic-x86_64", runtimes=["onnx"])
     lines = tmp_path / "labels.jsonl"
     seen = [{"device": "device-a", "time": NOW + n, "correct": n > 0, "slice": "night"}
             for n in range(4)]  # fmt: skip
