@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 KEEPALIVE_S = 30
 RECONNECT_MAX_S = 10
 CONNECT_WAIT_S = 15.0
+INFLIGHT = 1000
+"""Messages on their way to the broker, as many as ours lets to us: with paho's own 20 the answers
+to a fleet wait for one round trip to the broker after the other."""
 MESSAGE_LIMIT = 1 << 20
 """Bytes; our broker refuses longer ones as well."""
 
@@ -68,6 +71,7 @@ class MqttLink:
             protocol=paho.MQTTv311,
         )
         client.tls_set_context(self._tls())
+        client.max_inflight_messages_set(INFLIGHT)
         client.reconnect_delay_set(min_delay=1, max_delay=RECONNECT_MAX_S)
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail

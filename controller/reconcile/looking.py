@@ -6,6 +6,7 @@ when the store tells that it was written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -112,6 +113,7 @@ class Looks:
 
     store: Store
     open: dict[str, fleet.Deployment] = field(default_factory=dict)  # without an end, by id
+    open_in: Counter[str] = field(default_factory=Counter)  # how many of them, by rollout
     held: dict[str, Held] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)  # devices whose desired state may have changed
     words: Words = field(init=False)  # what labels say
@@ -130,6 +132,7 @@ class Looks:
         store.deployments.watch(made._deployments.add)
         store.studies.watch(made._studies.add)
         made.open = {d.id: d for d in store.deployments.find(outcome=None)}
+        made.open_in = Counter(d.rollout for d in made.open.values())
         made.asked = {d.name for d in store.devices.find()}
         return made
 
@@ -179,6 +182,9 @@ class Looks:
             self.open[found.id] = found
         else:
             self.open.pop(found.id, None)
+        self.open_in[found.rollout] += (found.outcome is None) - before
+        if not self.open_in[found.rollout]:
+            del self.open_in[found.rollout]
         if before != (found.outcome is None):
             self.asked.add(found.device)  # how far one has come changes nothing that is asked
         held = self.held.get(found.rollout)

@@ -149,7 +149,7 @@ def advance(context: Context, looks: Looks) -> None:
     for made in context.store.rollouts.find(state=RolloutState.COMPLETED):
         if made.pending:
             due[made.id] = made
-    for key in sorted({d.rollout for d in looks.open.values()} - set(due)):
+    for key in sorted(set(looks.open_in) - set(due)):
         open_in = context.store.rollouts.get(key)  # deadlines hold in any state
         if open_in is not None:
             due[key] = open_in

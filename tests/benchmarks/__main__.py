@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=10_000, help="test images for calibration")
     parser.add_argument("--rollouts", type=int, default=1000, help="of each story, for fleet")
     parser.add_argument("--devices", default="100,1000,10000", help="fleets, for wire")
+    parser.add_argument("--steady", action="store_true", help="no link goes down, for wire")
     parser.add_argument("--month-devices", type=int, default=30, help="for month")
     parser.add_argument("--seeds", type=int, default=3, help="for month")
     parser.add_argument("--link", choices=("auto", "mqtt", "grpc"), default="auto")
@@ -49,7 +50,7 @@ def main() -> int:
         from tests.benchmarks.fleet import wire
 
         sizes = tuple(int(size) for size in arguments.devices.split(","))
-        found["wire"] = wire.measure(sizes, say)
+        found["wire"] = wire.measure(sizes, say, steady=arguments.steady)
         (out / "wire.json").write_text(json.dumps(found, indent=2) + "\n")
         print(json.dumps(found["wire"], indent=2))
         return 0
