@@ -223,15 +223,18 @@ def _judged(material: _Material, made: _Made, correction: InputCorrection) -> _M
 
 
 def _check_worth(material: _Material, found: Shift, correction: InputCorrection) -> None:
-    """A shift that the model bears stays as it is."""
+    """A shift that the model bears stays as it is.
+
+    A coarse explanation needs the stronger evidence: other contents than the reference's, such as
+    lines on light paper alone, look like a shift that is explained so-so.
+    """
     patch = material.patch
     undone = overlay.make(patch.artifact_sha256, correction=correction)
     before, after = (_outputs(material, change) for change in (None, undone))
-    if found.unexplained > shift.STRAIGHT_GOOD:
-        _refuse(worth.coarse(before, after) or worth.reason(before, after, strange=False))
-        return
-    strange = worth.foreign(patch.spread, patch.input_reference, material.local)
-    _refuse(worth.reason(before, after, strange=strange))
+    foreign = found.unexplained <= shift.STRAIGHT_GOOD and worth.foreign(
+        patch.spread, patch.input_reference, material.local
+    )
+    _refuse(worth.reason(before, after, strange=foreign))
 
 
 def _top1(material: _Material, change: Overlay | None) -> Array:

@@ -32,10 +32,6 @@ CHANGED_MIN = 0.1
 """Share of answers that the correction must change instead, at the lower end of 95 %. Lines of text
 that were answered worse once a shift was undone changed less."""
 
-COARSE_MIN = 0.05
-"""Share of answers that a coarse explanation must change besides. Other contents than those of the
-reference, such as lines on light paper alone, look like a shift, too, and change up to 2 %."""
-
 RISE_MIN = 0.0025  # by which it must rise on average at the least
 
 _MARGIN = 0.01  # of the reference's range, beyond the ends of what is usual
@@ -96,27 +92,11 @@ def reason(before: Array, after: Array, *, strange: bool) -> str:
     )
 
 
-def coarse(before: Array, after: Array) -> str:
-    """Why a coarse explanation, which may only mend what is badly off, is not to be followed."""
-    changed = float(_differ(before, after).mean())
-    if changed >= COARSE_MIN:
-        return ""
-    return (
-        f"the shift is explained but coarsely, and only {changed:.1%} of the answers would change, "
-        f"fewer than {COARSE_MIN:.0%}: the model bears it, or the samples show other things than "
-        "the reference does"
-    )
-
-
-def _differ(before: Array, after: Array) -> Array:
-    answers = (outputs.reshape(len(outputs), -1).argmax(axis=1) for outputs in (before, after))
-    return np.not_equal(*answers)
-
-
 def _changed(before: Array, after: Array) -> float:
     """Lower end of the 95 % interval (Wilson's) of the share of answers that differ."""
     count = len(before)
-    share, reach = float(_differ(before, after).mean()), 1.96**2 / count
+    answers = (outputs.reshape(count, -1).argmax(axis=1) for outputs in (before, after))
+    share, reach = float(np.mean(np.not_equal(*answers))), 1.96**2 / count
     middle = share + reach / 2
     error = float(np.sqrt(reach * (share * (1.0 - share) + reach / 4)))
     return (middle - error) / (1.0 + reach)
