@@ -20,10 +20,8 @@ from fitment.core.deployment import (
     Pressure,
     ReportedState,
     Span,
-    StudyKind,
 )
 from fitment.core.fingerprint import Fingerprint
-from fitment.core.kernels import KernelTable
 from fitment.core.measurement import Cost, Measurement
 
 
@@ -221,33 +219,6 @@ class FitJob:
     level_ms: float = 0.0  # tail of that variant as the field has it; 0: not known
     residuals: tuple[Residual, ...] = ()  # that corrected its predictions
     choice: Choice | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlMark:
-    """What a device that stays behind is asked for at a wave, and what is known of before."""
-
-    wave: int
-    cluster: str  # it speaks for
-    energy_before_mj: float | None = None  # of one inference of what runs, when it got it
-    before: Footprint | None = None  # the rest of the same
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyRecord:
-    """A question put to one device."""
-
-    id: str
-    kind: StudyKind
-    device: str
-    cohort: Cohort
-    bundle: BundleRef
-    created_at: float
-    done_at: float = 0.0
-    measurement: Measurement | None = None
-    kernels: KernelTable | None = None
-    failed: str = ""
-    control: ControlMark | None = None  # it is asked as one of a rollout's control group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

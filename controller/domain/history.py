@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from controller.domain.belonging import Note
-from controller.domain.fleet import AuditEntry, Deployment, StudyRecord, Trigger
+from controller.domain.fleet import AuditEntry, Deployment, Trigger
+from controller.domain.studies import StudyRecord
 from controller.domain.tickets import Ticket
 from fitment.core import digest
 from fitment.core.deployment import CalibrationReport

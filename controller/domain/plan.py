@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from controller.domain import catching_up
-from controller.domain.fleet import Deployment, Device, StudyRecord
+from controller.domain.fleet import Deployment, Device
+from controller.domain.studies import StudyRecord
 from fitment.core import digest
 from fitment.core.deployment import Outcome
 

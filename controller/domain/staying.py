@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from controller.domain import sequential
-from controller.domain.fleet import ControlMark, Deployment, StudyRecord
+from controller.domain.fleet import Deployment
+from controller.domain.studies import ControlMark, StudyRecord
 
 MOST = 60
 """Devices of a cohort that are asked at a wave; more would tell little more."""

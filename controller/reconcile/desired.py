@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from controller.domain import fleet, plan
+from controller.domain import fleet, plan, studies
 from controller.domain.judgement import TooFew
 from controller.reconcile import releasing
 from controller.reconcile.context import Context
@@ -80,6 +80,8 @@ def publish_all(context: Context, looks: Looks) -> None:
     """
     looks.read()
     names = sorted(looks.asked)
+    if not names:
+        return
     publish_to(context, names, lazily=True)
     looks.asked.difference_update(names)  # only now: what failed is asked for again
 
@@ -195,7 +197,7 @@ def find_bundle(context: Context, model: str, variant: str) -> BundleRef | None:
     return None
 
 
-def _study(record: fleet.StudyRecord) -> Study:
+def _study(record: studies.StudyRecord) -> Study:
     probe = record.kind is StudyKind.PROBE
     return Study(
         id=record.id, kind=record.kind, device=record.device, bundle=record.bundle,

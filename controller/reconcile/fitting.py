@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from controller.domain import choice, confirm, fleet, transitions
+from controller.domain import choice, confirm, fleet, studies, transitions
 from controller.domain.fleet import JobStatus
 from controller.errors import FitError, FitmentError, NotFound, Temporary, UserError
 from controller.reconcile import cohorts, ingest, residuals
@@ -345,7 +345,7 @@ def _refuted(context: Context, job: fleet.FitJob) -> dict[str, str]:
     }
 
 
-def _studies(context: Context, job: fleet.FitJob) -> list[fleet.StudyRecord]:
+def _studies(context: Context, job: fleet.FitJob) -> list[studies.StudyRecord]:
     found = (context.store.studies.get(study) for study in job.studies)
     return [study for study in found if study is not None]
 
@@ -379,7 +379,7 @@ def _pending(context: Context, job: fleet.FitJob) -> bool:
 def _ask(
     context: Context, job: fleet.FitJob, device: fleet.Device, kind: StudyKind, ref: BundleRef
 ) -> str:
-    study = fleet.StudyRecord(
+    study = studies.StudyRecord(
         id=context.new_id(), kind=kind, device=device.name, cohort=job.cohort, bundle=ref,
         created_at=context.clock(),
     )  # fmt: skip

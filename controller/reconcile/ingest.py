@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import profiles
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.history import FINGERPRINT_CHANGED
 from controller.domain.levels import binned
 from controller.domain.telemetry import placed
@@ -294,7 +294,7 @@ def on_measurement(
 
 
 def _elsewhere(
-    record: fleet.StudyRecord, measurement: Measurement | None, kernels: KernelTable | None
+    record: studies.StudyRecord, measurement: Measurement | None, kernels: KernelTable | None
 ) -> str:
     """Why an answer does not tell of the cohort that was asked about; empty when it does.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from controller.domain import fleet, holding, observing, plan, rollout
+from controller.domain import fleet, holding, observing, plan, rollout, studies
 from controller.domain.staying import MOST, WAIT_S, Kept, kept
 from controller.reconcile import desired, standing
 from controller.reconcile.context import Context
@@ -37,9 +37,9 @@ def begin(
         devices: of its control group.
     """
     chosen = _chosen(made, [d for d in devices if d.online and d.cohort is not None])
+    if not chosen:
+        return made  # nobody is there yet
     asked = [study for d in chosen if (study := _ask(context, made, release, d)) is not None]
-    if not asked:
-        return made  # nobody is there, or nobody runs anything that was measured
     changed = replace(
         made, control_wave=made.wave,
         control_studies=(*made.control_studies, *(study.id for study in asked)),
@@ -48,8 +48,9 @@ def begin(
         for study in asked:
             context.store.studies.add(study)
         context.store.rollouts.put(changed)
-        details = {"wave": str(made.wave), "devices": ", ".join(s.device for s in asked)}
-        context.record("controller", "control_asked", made.id, details)
+        if asked:  # else nobody runs anything that was measured
+            details = {"wave": str(made.wave), "devices": ", ".join(s.device for s in asked)}
+            context.record("controller", "control_asked", made.id, details)
     return changed
 
 
@@ -76,7 +77,7 @@ def _cluster(made: fleet.Rollout, device: fleet.Device) -> str:
 
 def _ask(
     context: Context, made: fleet.Rollout, release: fleet.Release, device: fleet.Device
-) -> fleet.StudyRecord | None:
+) -> studies.StudyRecord | None:
     every = context.store.deployments.find(device=device.name)
     ran = plan.running(plan.own(device, every)).get(release.slot)
     from_release = context.store.releases.get(ran.release) if ran is not None else None
@@ -86,8 +87,8 @@ def _ask(
     if ref is None or ran.measurement is None:
         return None
     taken: dict[str, Any] = standing.before(context, made.gate, device, release.slot)
-    mark = fleet.ControlMark(wave=made.wave, cluster=_cluster(made, device), **taken)
-    return fleet.StudyRecord(
+    mark = studies.ControlMark(wave=made.wave, cluster=_cluster(made, device), **taken)
+    return studies.StudyRecord(
         id=context.new_id(), kind=StudyKind.BENCHMARK, device=device.name, cohort=device.cohort,
         bundle=ref, created_at=context.clock(), control=mark,
     )  # fmt: skip

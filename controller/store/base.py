@@ -19,7 +19,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
@@ -145,7 +145,7 @@ class Store(Protocol):
     @property
     def jobs(self) -> Collection[fleet.FitJob]: ...
     @property
-    def studies(self) -> Collection[fleet.StudyRecord]: ...
+    def studies(self) -> Collection[studies.StudyRecord]: ...
     @property
     def releases(self) -> Collection[fleet.Release]: ...
     @property
@@ -187,7 +187,7 @@ KEYS: Mapping[type, str] = {
     Operator: "name",
     fleet.ModelVersion: "id",
     fleet.FitJob: "id",
-    fleet.StudyRecord: "id",
+    studies.StudyRecord: "id",
     fleet.Release: "id",
     fleet.Rollout: "id",
     fleet.Deployment: "id",
@@ -210,7 +210,7 @@ INDEXED: Mapping[type, tuple[str, ...]] = {
     Operator: ("hash",),
     fleet.ModelVersion: ("name", "digest"),
     fleet.FitJob: ("model", "status"),
-    fleet.StudyRecord: ("device", "kind", "done_at"),
+    studies.StudyRecord: ("device", "kind", "done_at"),
     fleet.Release: ("model", "slot"),
     fleet.Rollout: ("release", "state"),
     fleet.Deployment: ("rollout", "device", "release", "outcome"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
@@ -140,7 +140,7 @@ class MemoryStore:
         self.operators = MemoryCollection(Operator)
         self.models = MemoryCollection(fleet.ModelVersion)
         self.jobs = MemoryCollection(fleet.FitJob)
-        self.studies = MemoryCollection(fleet.StudyRecord)
+        self.studies = MemoryCollection(studies.StudyRecord)
         self.releases = MemoryCollection(fleet.Release)
         self.rollouts = MemoryCollection(fleet.Rollout)
         self.deployments = MemoryCollection(fleet.Deployment)

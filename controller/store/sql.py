@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, bindparam, event, func, literal_colum
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlmodel import SQLModel, col, create_engine, delete, insert, select, update
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.lease import Lease
@@ -189,7 +189,7 @@ class SqlStore:
         self.operators = SqlCollection(session, tenant, Operator)
         self.models = SqlCollection(session, tenant, fleet.ModelVersion)
         self.jobs = SqlCollection(session, tenant, fleet.FitJob)
-        self.studies = SqlCollection(session, tenant, fleet.StudyRecord)
+        self.studies = SqlCollection(session, tenant, studies.StudyRecord)
         self.releases = SqlCollection(session, tenant, fleet.Release)
         self.rollouts = SqlCollection(session, tenant, fleet.Rollout)
         self.deployments = SqlCollection(session, tenant, fleet.Deployment)

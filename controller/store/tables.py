@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage
 from controller.domain.roles import Operator
@@ -91,7 +91,7 @@ class JobRow(Row, table=True):
 
 
 class StudyRow(Row, table=True):
-    """`fleet.StudyRecord`."""
+    """`studies.StudyRecord`."""
 
     __tablename__ = "study"
     __table_args__ = _keyed("study", "device", "kind", "done_at")
@@ -221,7 +221,7 @@ ROWS: Mapping[type, type[Row]] = {
     Operator: OperatorRow,
     fleet.ModelVersion: ModelRow,
     fleet.FitJob: JobRow,
-    fleet.StudyRecord: StudyRow,
+    studies.StudyRecord: StudyRow,
     fleet.Release: ReleaseRow,
     fleet.Rollout: RolloutRow,
     fleet.Deployment: DeploymentRow,

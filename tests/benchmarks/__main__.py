@@ -79,8 +79,8 @@ def _fleet(rollouts: int) -> dict[str, Any]:
 
     return {
         "rollouts": statistics.measure(rollouts, say),
-        "tick_memory": ticks.measure((100, 1000, 10_000), say, "memory"),
-        "tick_sqlite": ticks.measure((100, 1000), say),
+        "tick_memory": ticks.measure((100, 1000), say, "memory"),
+        "tick_sqlite": ticks.measure((100, 1000, 10_000), say),
     }
 
 
@@ -169,6 +169,8 @@ def _show_serving(found: dict[str, Any]) -> None:
         gain = variant["throughput"]["gain"]
         shown = "none within the limit" if gain is None else f"{gain:.2f} times one by one"
         print(f"  {name:<10} batched, at the limit: {shown}")
+        alone = ", ".join(f"{ms:.3f} at {rows}" for rows, ms in variant["a_sample_ms"].items())
+        print(f"  {name:<10} the runtime alone, ms a sample: {alone}")
         for way, entry in variant["overhead"].items():
             print(f"  {name:<10} {way:<15} p50 {entry['p50_ms']:.3f} ms")
     swaps = found["swaps"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.domain import fleet
+from controller.domain import fleet, studies
 from controller.domain.belonging import Applicant, DeviceGroup, Note
 from controller.domain.labels import FieldTally, LabelPage, Line
 from controller.domain.roles import Operator, Role
@@ -22,7 +22,7 @@ DEPLOYMENT = fleet.Deployment(
     id="k", rollout="r", release="r", device="d", slot="s", variant="v", wave=0, created_at=1.0,
     state=DeploymentState.FETCHING, cohort=COHORT, fingerprint=SEEN,
 )  # fmt: skip
-STUDY = fleet.StudyRecord(
+STUDY = studies.StudyRecord(
     id="k", kind=StudyKind.PROBE, device="d", cohort=COHORT, bundle=BUNDLE, created_at=1.0
 )
 RECORDS = {

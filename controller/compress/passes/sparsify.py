@@ -29,7 +29,9 @@ class Sparsify(Pass):
     for them. ``scope``: ``layer``, the same share in each, or ``global``, one threshold for all,
     with ``floor`` of each layer kept at least (for ``sparsegpt`` LAMP says each layer's share).
     ``pattern``: ``2:4`` and the like instead of a share. ``refit``: solve the remaining weights of
-    each layer for its outputs. ``ends``: prune the first and the last layer too.
+    each layer for its outputs. ``ends``: prune the first and the last layer too. ``depthwise``:
+    prune layers whose outputs read one channel each, too: they hold few weights, and zeros there
+    ruin networks that bear them elsewhere (Elsen et al. 2019, arXiv:1911.09723, keep them dense).
     """
 
     name: ClassVar[str] = "sparsify"
@@ -45,6 +47,7 @@ class Sparsify(Pass):
     floor: float = 0.1
     refit: bool = False
     ends: bool = False
+    depthwise: bool = False
 
     def apply(self, candidate: Candidate, context: Context) -> Applied:
         from controller.compress.prune.sparse import apply as sparse

@@ -23,11 +23,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.compression.growth")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--inputs", type=int, help="of training, guard and test; all of them")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     work = arguments.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
-    found = [_one(work, size) for size in arguments.sizes]
+    found = [_one(work, size, arguments.inputs) for size in arguments.sizes]
     (work / "growth.json").write_text(json.dumps(found, indent=2) + "\n")
     (work / "growth.svg").write_text(svg(found))
     for row in found:
@@ -39,7 +40,7 @@ def main() -> int:
     return 0
 
 
-def _one(work: Path, size: int) -> dict[str, Any]:
+def _one(work: Path, size: int, inputs: int | None) -> dict[str, Any]:
     import numpy as np
     import torch
 
@@ -48,7 +49,9 @@ def _one(work: Path, size: int) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     # Its own, even for one time: what another benchmark has cached takes no time.
-    subject = subjects.prepare(work, f"fashion_x{size}")
+    of = "" if inputs is None else f"_of_{inputs}"
+    recover = {**subjects.RECOVER} if inputs is None else {**subjects.RECOVER, "samples": inputs}
+    subject = subjects.prepare(work, f"fashion_x{size}{of}", recover)
     ours = tools.Tool(name=tools.OURS, league=tools.TRAINING)
     record = tools.run(ours, subject, work, lambda text: print(text, file=sys.stderr), None)
     with np.load(subject.torch / "weights.npz", allow_pickle=False) as held:

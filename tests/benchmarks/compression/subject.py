@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,17 @@ class _Made:
 
 
 def prepare(work: Path, name: str, recover: Mapping[str, float] = RECOVER) -> Subject:
-    """Lay a subject out, or find it laid out: one of `NAMES`, or ``fashion_xN``."""
+    """Lay a subject out, or find it laid out: one of `NAMES`, or ``fashion_xN[_of_INPUTS]``.
+
+    With INPUTS, that many are trained on, and tell guard and test accuracy.
+    """
     subject = Subject(name=name, root=work / "subjects" / name)
     if not (subject.peer / "model.onnx").is_file():
         made = {"fashion_mnist": _shipped, "depthwise": _depthwise}.get(name)
         if name == "spam":
             found = _spam(work / "sources" / "spam")
         else:
-            found = made() if made else _scaled(int(name.removeprefix("fashion_x")))
+            found = made() if made else _scaled(*_asked(name))
         _write(subject, found, recover)
     return subject
 
@@ -130,15 +133,24 @@ def _pair(split: Any) -> tuple[np.ndarray, np.ndarray]:
     return split.inputs, split.labels
 
 
-def _scaled(parameters: int) -> _Made:
+def _asked(name: str) -> tuple[int, int | None]:
+    """Times the parameters, and inputs, of ``fashion_xN[_of_INPUTS]``."""
+    size, _, inputs = name.removeprefix("fashion_x").partition("_of_")
+    return int(size), int(inputs) if inputs else None
+
+
+def _scaled(parameters: int, inputs: int | None) -> _Made:
     """The shipped network with about ``parameters`` times as many, barely trained.
 
-    For questions of time alone: its accuracy is that of a network trained on 6,000 images.
+    For questions of time alone: its accuracy is that of a network trained on 6,000 images, or on
+    ``inputs``, to which its data are then cut.
     """
     widths = tuple(round(w * parameters**0.5 / 8) * 8 for w in fashion_network.WIDTHS)
     module = fashion_network.FashionNet(widths)
-    _train(module, epochs=1, images=6_000)
-    return _images(Path(fashion_network.__file__), "FashionNet", widths, module)
+    _train(module, epochs=1, images=inputs or 6_000)
+    made = _images(Path(fashion_network.__file__), "FashionNet", widths, module)
+    cut = {name: (x[:inputs], y[:inputs]) for name, (x, y) in made.parts.items()}
+    return replace(made, parts=cut)
 
 
 def _train(module: Any, *, epochs: int, images: int | None) -> None:

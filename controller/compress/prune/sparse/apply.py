@@ -31,6 +31,7 @@ class Plan:
     floor: float = 0.1
     refit: bool = False
     ends: bool = False
+    depthwise: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS or self.scope not in SCOPES:
@@ -106,7 +107,12 @@ def _targets(
     targets, notes = [], []
     for layer in layers:
         columns = layer.matrix().shape[1]
-        if pattern is not None and pattern.order(columns, layer.window) is None:
+        if layer.alone and not plan.depthwise:
+            notes.append(
+                f"left alone: '{layer.name}': depthwise, each output has {columns} weights of its "
+                "own and no other channel to make up for them"
+            )
+        elif pattern is not None and pattern.order(columns, layer.window) is None:
             channels = columns // layer.window
             notes.append(
                 f"left alone: '{layer.name}': its {channels} input channels are no multiple of "

@@ -44,6 +44,11 @@ class Layer:
         """Of the node, or of what it makes where it has none."""
         return str(self.node.name or self.node.output[0])
 
+    @property
+    def alone(self) -> bool:
+        """Whether each output reads one input channel, as in a depthwise convolution."""
+        return self.groups > 1 and math.prod(self.tensor.dims[1:]) == self.window
+
     def matrix(self) -> Double:
         """Weights [outputs, K]; the K of a convolution is (input channel, window)."""
         values = numpy_helper.to_array(self.tensor).astype(np.float64)

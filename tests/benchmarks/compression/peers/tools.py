@@ -43,6 +43,12 @@ TOOLS = (
     Tool(name="olive", league=POST, environment="olive", script="olive_auto.py"),
     Tool(name=OURS, league=TRAINING),
     Tool(name="torch-pruning", league=TRAINING, environment="torch", script="torch_pruning_ft.py"),
+    Tool(
+        name="torch-pruning-litert",
+        league=TRAINING,
+        environment="litert",
+        script="torch_pruning_litert.py",
+    ),
     Tool(name="torchao", league=TRAINING, environment="torch", script="torchao_qat.py"),
 )
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from controller.domain import plan
-from controller.domain.fleet import Cohort, Deployment, Device, StudyRecord
+from controller.domain.fleet import Cohort, Deployment, Device
+from controller.domain.studies import StudyRecord
 from fitment.core.deployment import BundleRef, Outcome, ReportedState, SlotReport, StudyKind
 from fitment.core.fingerprint import Facet, Fingerprint
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from controller.domain import gates, sequential, staying
-from controller.domain.fleet import ControlMark, Gate, Rollout
+from controller.domain.fleet import Gate, Rollout
 from controller.domain.footprint import Footprint
 from controller.domain.judgement import GateReport, GateVerdict
 from controller.domain.staying import Kept
+from controller.domain.studies import ControlMark
 from fitment.core.measurement import Energy, Measurement, ReadingStatus, Verdict
 from tests.scenarios.test_rollout import GOOD, NOW, RUNNING, ended, timed
 

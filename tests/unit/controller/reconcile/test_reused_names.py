@@ -94,7 +94,7 @@ def test_windows_of_the_old_one_bind_the_new_one_to_nothing(world: Any) -> None:
     made = world.controller.create_rollout(release.id, plan)
     world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
     context = world.controller.context
-    assert optimising._windows(context, "a", release.slot)["windows"]
+    assert optimising.windows_of(context, "a", release.slot)["windows"]
     known = world.store.devices.get("a")
     world.store.devices.put(replace(known, renamed_at=world.clock() + 1.0))
-    assert optimising._windows(context, "a", release.slot) == {}
+    assert optimising.windows_of(context, "a", release.slot) == {}

@@ -30,6 +30,7 @@ with job.point("fp32-pruned50", labels=True, note="magnitude, groups by dependen
     pruner.step()
     network.train()
     print(fine_tune(network, job, spent_s=time.process_time() - began))
+    torch.save(network.eval(), job.out / "pruned.pt")  # torch_pruning_litert.py goes on from it
     export(network, half, job)
     path.write_bytes(half.read_bytes())
 with job.point("int8-pruned50", labels=True, note="u8s8 per channel, from the one above") as path:

@@ -53,6 +53,9 @@ METHODS: list[dict[str, Any]] = [
     {"method": "magnitude", "pattern": "2:4"},
     {"method": "wanda", "pattern": "2:4"},
     {"method": "sparsegpt", "pattern": "2:4"},
+    {"method": "magnitude", "depthwise": True},
+    {"method": "sparsegpt", "refit": True, "depthwise": True},
+    {"method": "sparsegpt", "pattern": "2:4", "depthwise": True},
 ]
 
 
@@ -69,7 +72,8 @@ def test_half_of_the_inner_weights_go(
     found = step.run(start, context(shape))
     zeros, before = masks(found.payload), masks(model)
     names = list(zeros)
-    depthwise = [n for n in names if "pattern" in settings and n == "deep"]  # one input channel
+    spared = "pattern" in settings or not settings.get("depthwise")  # one input channel
+    depthwise = [n for n in names if spared and n == "deep"]
     pruned = [n for n in names[1:-1] if n not in depthwise]
     total = sum(zeros[n].size for n in pruned)
     # 36 odd weights of a row round by a half each
