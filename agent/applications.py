@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 SOCKET: Final = "applications"
 """Its name in the folder of sockets."""
 _SETTING: Final = "applications"  # of the journal
+_MISSED: Final = "applications_missed"  # those that ended with what is on trial
 _MOST_PEERS: Final = 64
 _MOST_EXPECTED: Final = 8192  # characters of JSON
 _MOST_NESTED: Final = 16  # lists and objects in what is expected
@@ -59,6 +60,7 @@ class Applications:
         self._peers: dict[Peer, Lease | None] = {}
         self._away: list[Lease] = []  # of an earlier process of ours: they may come back
         self._gone: list[Lease] = []  # ended unreleased, while what they were given is on trial
+        self._missed: list[tuple[Registered, Given]] = []  # of these, what the journal holds
         self._kept: list[Registered] | None = None  # what the journal holds; None: not read yet
 
     def listen(self) -> None:
@@ -85,12 +87,15 @@ class Applications:
         """Take in what applications say, answer, and let leases lapse."""
         if self._kept is None:
             self._away = _read(journal, now_s)
+            self._gone = _read_missed(journal, now_s)
+            self._missed = [(one.registered, one.given) for one in self._gone]
             self._kept = self._registered()
         self._accept()
         for peer in list(self._peers):
             self._hear(peer, journal, slots, now_s)
         self._lapse(now_s)
         self._gone = _on_trial(self._gone, journal, slots) if self._gone else []
+        self._keep_missed(journal)  # first: a new process must not take one for released
         self._keep(journal, self._registered())
 
     @property
@@ -239,6 +244,12 @@ class Applications:
             journal.save_setting(_SETTING, text)
             self._kept = registered
 
+    def _keep_missed(self, journal: Journal) -> None:
+        missed = [(one.registered, one.given) for one in self._gone]
+        if missed != self._missed:
+            journal.save_setting(_MISSED, json.dumps(plain.to_plain(missed)))
+            self._missed = missed
+
     def _held(self, peer: Peer) -> Lease:
         lease = self._peers[peer]
         assert lease is not None  # seen to by `_operation`
@@ -348,6 +359,17 @@ def _on_trial(gone: list[Lease], journal: Journal, slots: Slots) -> list[Lease]:
         return []
     folder = str(slots.folder(record.assignment.slot, record.folder))
     return [one for one in gone if one.given.folder == folder]
+
+
+def _read_missed(journal: Journal, now_s: float) -> list[Lease]:
+    """Of an earlier process: how long they were missed by then is not known."""
+    return [
+        Lease(
+            registered=plain.from_plain(Registered, who), given=plain.from_plain(Given, given),
+            since_s=now_s, heard_s=now_s,
+        )
+        for who, given in json.loads(journal.setting(_MISSED, "[]"))
+    ]  # fmt: skip
 
 
 def _order(registered: Registered) -> tuple[str, str]:

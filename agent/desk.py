@@ -98,6 +98,7 @@ class Desk:
     samples: Mapping[str, Path] = field(default_factory=dict)  # slot -> folder
     limits: Limits = field(default_factory=Limits)  # of workers that load a model
     sockets: Path | None = None  # of servers and applications; None: there are none
+    servers: Mapping[str, float] = field(default_factory=dict)  # slot -> its socket was seen, s
     applications: Applications | None = None  # that load models by themselves
     takeover_s: float = 60.0  # in which they have to take a variant on trial over
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from agent import reporting, trial
+from agent import reporting, served, trial
 from agent.deployer import Deployer
 from agent.desk import Desk
 from agent.domain import plan
@@ -63,6 +63,7 @@ class Supervisor:
         self._dirty = True
         self._replan = True
         self._held_rungs: frozenset[str] = frozenset()
+        self._servers: dict[str, float] = {}  # slot -> when its server's socket was seen last
         self._resumed = False
         runner, jitter = parts.runner, parts.jitter
         self._deployer = Deployer(runner, jitter)
@@ -258,6 +259,8 @@ class Supervisor:
             translated_on=fingerprint.translated_on if fingerprint else "",
             root=settings.hardware.root,
         )
+        now_s, sockets = parts.clock.monotonic_s(), settings.sockets or parts.folders.serving
+        served.note(self._servers, sockets, now_s)
         return Desk(
             device=parts.identity.device,
             folders=parts.folders,
@@ -266,13 +269,14 @@ class Supervisor:
             journal=parts.journal,
             setting=setting,
             ledger=self._ledger,
-            now_s=parts.clock.monotonic_s(),
+            now_s=now_s,
             floor_unix=max(parts.floor_unix, float(parts.journal.setting("time_floor", "0"))),
             wall_unix=parts.clock.wall_unix_s(),
             runtimes=fingerprint.runtimes() if fingerprint else (),
             samples=settings.samples,
             limits=Limits(memory_bytes=settings.memory_bytes),
-            sockets=settings.sockets or parts.folders.serving,
+            sockets=sockets,
+            servers=self._servers,
             applications=parts.applications,
             takeover_s=settings.takeover_s,
         )

@@ -38,6 +38,11 @@ def columns(folder: Path) -> dict[str, float]:
     return row
 
 
+def note(servers: dict[str, float], folder: Path, now_s: float) -> None:
+    """Note which slots have a server now: their sockets are there."""
+    servers.update({path.stem: now_s for path in folder.glob("*.sock")})
+
+
 def told(path: Path, folder: str) -> Told | None:
     """What the server at ``path`` says for a trial; None when it does not answer.
 

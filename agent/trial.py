@@ -15,7 +15,7 @@ from agent.desk import Desk
 from agent.domain.leases import Lease
 from agent.domain.record import DeploymentRecord
 from agent.domain.rungs import parted
-from agent.domain.trial import Look, Told, judge, shadowed, unanswered
+from agent.domain.trial import ANSWER_S, Look, Told, judge, shadowed, unanswered
 from agent.slots import FOLDERS
 
 
@@ -29,7 +29,7 @@ def server(desk: Desk, record: DeploymentRecord) -> Told | None:
 def silent(desk: Desk, record: DeploymentRecord) -> Look:
     """What to make of a `server` that said nothing before the switch."""
     path, order = _socket(desk, record), record.assignment
-    if path is None or not path.exists():
+    if path is None or not _there(desk, path):
         return Look()
     in_shadow_s = order.shadow.seconds if order.shadow is not None else 0.0
     waited_s = desk.now_s - record.state_entered_at_s - in_shadow_s
@@ -66,7 +66,7 @@ def shadow(desk: Desk, record: DeploymentRecord) -> Look:
         return Look()
     wanted, seen = order.bundle.variant, served.seen(path)
     found = shadowed(
-        seen, order.shadow, wanted=wanted, there=path.exists(),
+        seen, order.shadow, wanted=wanted, there=_there(desk, path),
         waited_s=desk.now_s - record.state_entered_at_s,
     )  # fmt: skip
     if found.waits and seen is not None and seen.variant != wanted:
@@ -145,6 +145,12 @@ def _gone(desk: Desk, record: DeploymentRecord) -> tuple[Lease, ...]:
     if desk.applications is None or desk.slots.rung(name) != rung:
         return ()
     return desk.applications.gone(name)
+
+
+def _there(desk: Desk, path: Path) -> bool:
+    """Whether there is a server: between two of its lives its socket is gone for a moment."""
+    seen_s = desk.servers.get(path.stem)
+    return path.exists() or (seen_s is not None and desk.now_s - seen_s <= ANSWER_S)
 
 
 def _socket(desk: Desk, record: DeploymentRecord) -> Path | None:

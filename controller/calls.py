@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import re
@@ -127,12 +128,9 @@ class Calls:
     def _post(self, kind: type[T], route: str, *, timeout_s: float = TIMEOUT_S, **body: Any) -> T:
         """Make something; its key makes sure that it is made once, however often it is asked."""
         headers = {"idempotency-key": uuid.uuid4().hex} if _is_keyed(route) else {}
-        given = plain.to_plain(body)
-        try:
-            json.dumps(given, allow_nan=False)
-        except ValueError as error:
-            raise UserError("a number here is NaN or infinite, which says nothing") from error
-        return self._ask(kind, "POST", route, json=given, timeout=timeout_s, headers=headers)
+        headers["content-type"] = "application/json"
+        text = _text(plain.to_plain(body))
+        return self._ask(kind, "POST", route, content=text, timeout=timeout_s, headers=headers)
 
     def _ask(self, kind: type[T], method: str, path: str, **more: Any) -> T:
         return plain.from_plain(kind, self._document(self._request(method, path, **more)))
@@ -209,6 +207,26 @@ class Calls:
             if time.monotonic() + every_s > until:
                 raise Temporary(f"{what} is not over after {timeout_s:g} s; it goes on")
             time.sleep(every_s)
+
+
+def _text(body: Any) -> str:
+    """JSON, also of what notebooks have at hand: moments, and numbers of numpy.
+
+    Raises:
+        UserError: it holds what no JSON can say.
+    """
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dt.datetime):
+            return value.isoformat()
+        if hasattr(value, "tolist"):  # numpy's: a number of a number, a list of an array
+            return value.tolist()
+        raise UserError(f"a {type(value).__name__} cannot be sent: give texts and numbers")
+
+    try:
+        return json.dumps(body, allow_nan=False, default=known)
+    except ValueError as error:
+        raise UserError("a number here is NaN or infinite, which says nothing") from error
 
 
 def _is_keyed(route: str) -> bool:

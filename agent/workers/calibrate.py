@@ -1,8 +1,9 @@
 """Calibrate: fit a staged bundle to this device's own data, by an overlay that can be undone.
 
 No sample leaves the device. Nothing is applied unless the inputs have shifted, the samples show
-enough variety, and a gain, an offset and a tone of the sensor explain the shift (`gate`). That
-reads the inputs only: agreement with fp32 can rise while accuracy falls.
+enough variety, a gain, an offset and a tone of the sensor explain the shift (`gate`), and the
+model is surer of its answers without it (`worth`). Agreement with fp32 counts for nothing: it can
+rise while accuracy falls.
 
 *input* undoes the shift before the model. *moments* and *range* write it into the file, with
 approximations; what undoing it before the model would answer is the judge of these.
@@ -18,7 +19,7 @@ import numpy as np
 
 from agent import durable
 from agent.jobs import CalibrateJob, CalibrateResult
-from agent.workers import child, gate, goldens, installed, moments, overlay, samples, shift
+from agent.workers import child, gate, goldens, installed, moments, overlay, samples, shift, worth
 from agent.workers.child import JobError
 from agent.workers.installed import Bundle, Loaded
 from agent.workers.runtimes import registry
@@ -28,10 +29,6 @@ from fitment.core import plain
 from fitment.core.deployment import CalibrationMode, CalibrationReport
 from fitment.core.histogram import Histogram
 from fitment.core.patch import InputCorrection, Overlay, PatchManifest, StemPatch, Write
-
-CHANGED_MIN = 0.05
-"""Share of answers that a coarse explanation must change. Lines of text on light paper alone, which
-is no shift at all, change up to 2 % (of lines drawn apart from those of the benchmark)."""
 
 SIGNIFICANT = 2.0  # standard errors by which answers must come nearer to the judge's
 
@@ -94,11 +91,10 @@ def decide(material: _Material, found: Shift) -> _Made:
         _Refused: nothing, and why.
     """
     correction = explained(material, found)
+    _check_worth(material, found, correction)
     made = propose(material, found, correction)
     if made.overlay.writes:
         made = _judged(material, made, correction)
-    elif found.unexplained > shift.STRAIGHT_GOOD:
-        _check_worth(material, found, made.overlay)
     _check_runs(material, made.overlay)
     return made
 
@@ -226,29 +222,34 @@ def _judged(material: _Material, made: _Made, correction: InputCorrection) -> _M
     )  # fmt: skip
 
 
-def _check_worth(material: _Material, found: Shift, change: Overlay) -> None:
-    """A coarse explanation may only mend what is badly off.
+def _check_worth(material: _Material, found: Shift, correction: InputCorrection) -> None:
+    """A shift that the model bears stays as it is.
 
-    Other contents than the reference's, such as lines on light paper alone, look like a shift that
-    is explained so-so. Where the model bears that, few answers change, and nothing is to be won.
+    A coarse explanation needs the stronger evidence: other contents than the reference's, such as
+    lines on light paper alone, look like a shift that is explained so-so.
     """
-    changed = float(np.mean(_top1(material, None) != _top1(material, change)))
-    if changed < CHANGED_MIN:
-        raise _Refused(
-            f"the shift is explained but coarsely ({found.unexplained:.0%} is left), and only "
-            f"{changed:.1%} of the answers would change, fewer than {CHANGED_MIN:.0%}: the model "
-            "bears it, or the samples show other things than the reference does"
-        )
+    patch = material.patch
+    undone = overlay.make(patch.artifact_sha256, correction=correction)
+    before, after = (_outputs(material, change) for change in (None, undone))
+    foreign = found.unexplained <= shift.STRAIGHT_GOOD and worth.foreign(
+        patch.spread, patch.input_reference, material.local
+    )
+    _refuse(worth.reason(before, after, strange=foreign))
 
 
 def _top1(material: _Material, change: Overlay | None) -> Array:
+    outputs = _outputs(material, change)
+    top: Array = outputs.reshape(len(outputs), -1).argmax(axis=1)
+    return top
+
+
+def _outputs(material: _Material, change: Overlay | None) -> Array:
     loaded = installed.opened(material.bundle, material.job.setting.options, change)
     outputs = installed.answers(loaded.session, material.local)
     loaded.session.close()
     if not np.isfinite(outputs).all():
         raise _Refused("with the correction the model gives outputs that are not finite")
-    top: Array = outputs.reshape(len(outputs), -1).argmax(axis=1)
-    return top
+    return outputs
 
 
 def _probe(material: _Material, stem: StemPatch) -> Session:

@@ -12,13 +12,17 @@ from fitment.core.measurement import Latency
 
 CONFIDENCE = 0.99  # of early-stopping percentiles, as in MLPerf LoadGen
 _EXACT_UP_TO = 1000  # runs; above, the normal approximation of the order is within one rank
+_TAIL = 0.025  # of either side of a 95 % interval
 _Z_95 = 1.959964
+_SHARES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
+_ENDS = ("", "_low", "_high")
 
 
 def summarise(durations_ns: Sequence[int]) -> Latency:
     """A latency distribution of at least one run."""
     ordered = sorted(durations_ns)
     low, high = median_interval(ordered)
+    told = {name: _told(ordered, share) for name, share in _SHARES.items()}
     return Latency(
         count=len(ordered),
         mean_ms=sum(ordered) / len(ordered) / 1e6,
@@ -26,10 +30,16 @@ def summarise(durations_ns: Sequence[int]) -> Latency:
         p50_ms=median(ordered) / 1e6,
         p50_low_ms=low / 1e6,
         p50_high_ms=high / 1e6,
-        p90_ms=_ms(percentile(ordered, 0.90)),
-        p95_ms=_ms(percentile(ordered, 0.95)),
-        p99_ms=_ms(percentile(ordered, 0.99)),
-    )
+        **{f"{name}{end}_ms": _ms(value) for name, three in told.items()
+           for end, value in zip(_ENDS, three, strict=True)},
+    )  # fmt: skip
+
+
+def _told(ordered: Sequence[int], share: float) -> tuple[int | None, int | None, int | None]:
+    """A percentile and its interval; none of it where there are too few runs."""
+    value = percentile(ordered, share)
+    low, high = interval(ordered, share) if value is not None else (None, None)
+    return value, low, high
 
 
 def not_told(latency: Latency) -> tuple[str, ...]:
@@ -70,6 +80,23 @@ def median_interval(ordered: Sequence[int]) -> tuple[int, int]:
         rank = _over_latency_allowed(count, 0.5, limit=0.025) + 1
     rank = min(max(rank, 1), (count + 1) // 2)
     return ordered[rank - 1], ordered[count - rank]
+
+
+def interval(ordered: Sequence[int], share: float) -> tuple[int | None, int | None]:
+    """95 % interval of a percentile, by order statistics; an end that no run reaches is None.
+
+    With ``K = Binomial(n, 1 - share)`` runs above the true percentile: the highest rank that all
+    but 2.5 % of such draws stay below, and the lowest that all but 2.5 % reach.
+    """
+    count, total, fewest = len(ordered), 0.0, -1
+    for above in range(count):
+        total += math.exp(_log_binomial(count, above, 1.0 - share))
+        if total <= _TAIL:
+            fewest = above
+        if total >= 1.0 - _TAIL:
+            high = ordered[count - fewest - 1] if fewest >= 0 else None
+            return ordered[count - above - 1], high
+    return None, None
 
 
 def windows_agree(durations_ns: Sequence[int], *, window: int, within: float) -> bool:

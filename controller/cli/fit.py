@@ -16,6 +16,7 @@ import typer
 
 from controller.cli.common import DEFAULT_DATA_DIR, DataDir, Json, Server, bar, connect
 from controller.cli.fleet_fit import answer, follow
+from controller.domain.fleet import EXTRA_RUNGS
 from controller.errors import FitError, UserError
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -56,6 +57,7 @@ def fit(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Fit a workload on this machine (--profile and --out), or a registered model to the fleet."""
     effort, extra = "thorough" if thorough else "quick", tuple(rungs or ())
+    _known(extra)
     if not profile and out is None:
         if budget:
             raise UserError("--budget goes with --profile and --out; the fleet has the model's own")
@@ -74,6 +76,12 @@ def fit(  # noqa: PLR0913 - one parameter an option
         workload=workload, profile=profile, out=out, effort=effort, seed=seed, rungs=extra
     )
     _fit_here(local, limits(budget or []), as_json=as_json)
+
+
+def _known(rungs: tuple[str, ...]) -> None:
+    unknown = sorted(set(rungs) - set(EXTRA_RUNGS))
+    if unknown:
+        raise UserError(f"there are no rungs '{unknown[0]}', only: {', '.join(EXTRA_RUNGS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

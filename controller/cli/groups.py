@@ -45,10 +45,12 @@ def create_group(
 ) -> None:
     """Keep EXPRESSION under NAME; who is of the group is decided whenever it is asked for.
 
-    Facts: name, profile, cohort, online, reported, healthy, degraded, emulated, agent, release,
-    variant, time_zone, label.KEY, runtime.KEY, hardware.KEY, stack.KEY, condition.KEY, chassis.KEY,
-    slot.NAME.release and the like. Signs: == != < <= > >= ~ (a pattern with * and ?) !~ in, not in;
-    and, or, not, ( ). Numbers in quotes are compared as versions.
+    Facts: name, profile, cohort, online, last_seen, enrolled, reported, healthy, degraded,
+    emulated, agent, release, variant, time_zone, label.KEY, runtime.KEY, hardware.KEY, stack.KEY,
+    condition.KEY, chassis.KEY, slot.NAME.release and the like. Signs: == != < <= > >= ~ (a
+    pattern with * and ?) !~ in, not in; and, or, not, ( ). Numbers in quotes are compared as
+    versions; last_seen and enrolled with moments ("2026-11-25T10:00:00Z") or with how long ago
+    that is: last_seen < 2h ago.
     """
     with connect(server, data_dir) as client:
         made = client.create_group(name, expression)

@@ -31,7 +31,7 @@ from controller.compress.graph.normalize import normalized, replace_nodes
 from controller.errors import FitError
 from fitment.core import digest
 from fitment.core.histogram import BINS, Histogram
-from fitment.core.patch import PatchManifest, Place, RangePlace, StemPatch, Texture
+from fitment.core.patch import PatchManifest, Place, RangePlace, Spread, StemPatch, Texture
 
 PROBE_NAME = "stem_probe.onnx"
 _SUBSET = 64  # inputs that a device calibrates from at the least
@@ -41,6 +41,8 @@ _SEED = 20261124
 _IMAGE = 4  # axes of a batch of images
 _QUIET = 0.25  # quantile of the differences, see `fitment.core.patch.Texture`
 _PAIRS_MAX = 2**20  # that it is taken of
+_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles within an input
+_RARE = 0.02  # share of the reference left out at either end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ def input_patch(artifact: bytes, reference_inputs: Inputs) -> PatchFiles | None:
         input_reference=reference,
         drift_band=drift_band(reference_inputs, reference),
         texture=texture(reference_inputs),
+        spread=spread(reference_inputs),
     )
     return PatchFiles(manifest=manifest)
 
@@ -166,6 +169,20 @@ def texture(inputs: Inputs) -> Texture | None:
             kept.append(np.abs(steps[::stride]).astype(np.float32))
     quiet = float(np.quantile(np.concatenate(kept), _QUIET))
     return Texture(roughness=squares / count / (2.0 * variance), quiet=quiet)
+
+
+def spread(inputs: Inputs) -> Spread:
+    """How far whole inputs [N, …] differ from one another, see the type.
+
+    A device computes the same of its own samples (`agent.workers.worth`, which says more).
+    """
+    rows = []
+    for sample in inputs:
+        values = np.asarray(sample, dtype=np.float64).ravel()
+        levels = np.quantile(values, _LEVELS)
+        rows.append([values.mean(), values.std(), *levels, levels[-1] - levels[0]])
+    low, high = np.quantile(np.array(rows), (_RARE, 1.0 - _RARE), axis=0)
+    return Spread(low=tuple(low.tolist()), high=tuple(high.tolist()))
 
 
 def drift(reference: Histogram, other: Histogram) -> float:

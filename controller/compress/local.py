@@ -32,7 +32,7 @@ from fitment.core.measurement import CostKind, Energy, Latency, Measurement, Rea
 from profiles import Profile, load_profile
 
 MODULES: Mapping[str, str] = {"onnx": "onnxruntime", "litert": "ai_edge_litert"}
-REPORT, PAGE = "variants.json", "report.html"
+REPORT, PAGE, PICTURE = "variants.json", "report.html", "pareto.png"
 EMULATED = "timed on this machine, which is not of the profile's kind"
 
 
@@ -53,7 +53,7 @@ class LocalRequest:
 
 
 def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, Any]:
-    """Fit, time, choose; write artifacts, ``variants.json`` and ``report.html`` to ``out``.
+    """Fit, time, choose; write artifacts, ``variants.json``, ``report.html`` and ``pareto.png``.
 
     Gives the content of ``variants.json``.
 
@@ -106,6 +106,7 @@ def fit_locally(request: LocalRequest, progress: process.Progress) -> dict[str, 
     )
     report = _report(found, seconds=time.monotonic() - started)
     (request.out / PAGE).write_text(page.page(report), encoding="utf-8")
+    (request.out / PICTURE).write_bytes(page.png(report))
     process.write_json(request.out / REPORT, report)
     progress("done", 1.0)
     return report

@@ -11,6 +11,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from controller.compress import picture
 from controller.compress.plot import Point, scatter
 
 Row = Mapping[str, Any]
@@ -24,7 +25,7 @@ def page(report: Row) -> str:
     parts = {
         "TITLE": f"Fit for {report['profile']}",
         "SUMMARY": _summary(report),
-        "PICTURE": scatter([_point(row) for row in rows if row["latency"]["value"] is not None]),
+        "PICTURE": scatter(_points_of(rows)),
         "LEGEND": _legend(rows),
         "ROWS": "\n".join(_row(row) for row in rows),
         "SLICES": "\n".join(_slices(row) for row in rows if _has_parts(row)),
@@ -33,6 +34,16 @@ def page(report: Row) -> str:
     for name, text in parts.items():
         template = template.replace(f"@{name}@", text)
     return template
+
+
+def png(report: Row) -> bytes:
+    """The picture of a ``variants.json`` as a PNG file."""
+    title = f"Fit for {report['profile']}: accuracy against latency, area is the transfer"
+    return picture.png(_points_of(report["variants"]), title)
+
+
+def _points_of(rows: Sequence[Row]) -> list[Point]:
+    return [_point(row) for row in rows if row["latency"]["value"] is not None]
 
 
 def _summary(report: Row) -> str:

@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 860, 430
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 18, 46
 LARGEST = 22.0  # radius of the heaviest point, in pixels
+AXIS = "p50 latency in ms, one thread"
 _STEPS = (1, 2, 5)
 
 
@@ -30,7 +31,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Frame:
+class Frame:
     """Values to pixels."""
 
     x_low: float
@@ -51,15 +52,15 @@ def scatter(points: Sequence[Point]) -> str:
     """The picture; a line of text when there is nothing to draw."""
     if not points:
         return "<p>No variant was timed, so there is no picture.</p>"
-    frame = _frame(points)
+    placed = frame(points)
     parts = [
         (
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group"'
             ' aria-label="Accuracy against latency of all variants">'
         ),
-        *_axes(frame),
-        _front(points, frame),
-        *(_drawn(point, frame, points) for point in sorted(points, key=lambda p: -p.weight)),
+        *_axes(placed),
+        _front(points, placed),
+        *(_drawn(point, placed, points) for point in sorted(points, key=lambda p: -p.weight)),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -82,31 +83,31 @@ def ticks(low: float, high: float) -> list[float]:
     return [value for value in every if low <= value <= high]
 
 
-def _frame(points: Sequence[Point]) -> _Frame:
+def frame(points: Sequence[Point]) -> Frame:
+    """Axes that hold all points and their intervals."""
     low, high = min(p.low for p in points), max(p.high for p in points)
     margin = max(0.05 * (high - low), 0.1)
     fastest, slowest = min(p.x for p in points), max(p.x for p in points)
-    return _Frame(
+    return Frame(
         x_low=fastest / 1.3, x_high=slowest * 1.3, y_low=low - margin, y_high=high + margin
     )
 
 
-def _axes(frame: _Frame) -> Iterator[str]:
+def _axes(frame: Frame) -> Iterator[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     for value in ticks(frame.x_low, frame.x_high):
         x = frame.x(value)
         yield f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>'
         yield f'<text class="tick" x="{x:.1f}" y="{bottom + 18}">{value:g}</text>'
-    for value in _levels(frame.y_low, frame.y_high):
+    for value in levels(frame.y_low, frame.y_high):
         y = frame.y(value)
         yield f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
         yield f'<text class="tick left" x="{LEFT - 8}" y="{y + 4:.1f}">{value:g} %</text>'
     middle = (LEFT + right) / 2
-    words = "p50 latency in ms, one thread"
-    yield f'<text class="axis" x="{middle:.0f}" y="{HEIGHT - 8}">{words}</text>'
+    yield f'<text class="axis" x="{middle:.0f}" y="{HEIGHT - 8}">{AXIS}</text>'
 
 
-def _levels(low: float, high: float) -> list[float]:
+def levels(low: float, high: float) -> list[float]:
     """Round values, about six of them."""
     rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
@@ -115,21 +116,30 @@ def _levels(low: float, high: float) -> list[float]:
     return [round(i * step, 6) for i in range(first, math.floor(high / step) + 1)]
 
 
-def _front(points: Sequence[Point], frame: _Frame) -> str:
-    corners: list[str] = []
-    height = None
+def corners(points: Sequence[Point], placed: Frame) -> list[tuple[float, float]]:
+    """The front as the corners of a line of steps, in pixels."""
+    found: list[tuple[float, float]] = []
     for point in front(points):
-        x, y = frame.x(point.x), frame.y(point.y)
-        if height is not None:
-            corners.append(f"{x:.1f},{height:.1f}")
-        corners.append(f"{x:.1f},{y:.1f}")
-        height = y
-    return f'<polyline class="front" points="{" ".join(corners)}"/>'
+        x, y = placed.x(point.x), placed.y(point.y)
+        if found:
+            found.append((x, found[-1][1]))
+        found.append((x, y))
+    return found
 
 
-def _drawn(point: Point, frame: _Frame, points: Sequence[Point]) -> str:
+def radius(point: Point, points: Sequence[Point]) -> float:
+    """Of a point, in pixels: its area is its weight, beside the heaviest."""
+    return max(5.0, LARGEST * math.sqrt(point.weight / max(p.weight for p in points)))
+
+
+def _front(points: Sequence[Point], placed: Frame) -> str:
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners(points, placed))
+    return f'<polyline class="front" points="{line}"/>'
+
+
+def _drawn(point: Point, frame: Frame, points: Sequence[Point]) -> str:
     x, y = frame.x(point.x), frame.y(point.y)
-    radius = max(5.0, LARGEST * math.sqrt(point.weight / max(p.weight for p in points)))
+    size = radius(point, points)
     groups = sorted({p.group for p in points})
     kind = f"point g{groups.index(point.group)}{' faint' * point.faint}{' chosen' * point.chosen}"
     words = escape(point.words, quote=True)
@@ -138,7 +148,7 @@ def _drawn(point: Point, frame: _Frame, points: Sequence[Point]) -> str:
         f' y2="{frame.y(point.high):.1f}"/>'
     )
     circle = (
-        f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" tabindex="0"'
+        f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" tabindex="0"'
         f' role="img" aria-label="{words}"><title>{words}</title></circle>'
     )
     if not point.chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import fnmatch
 import re
@@ -36,10 +37,17 @@ def _some(value: str) -> Sequence[Value]:
     return (value,) if value else ()
 
 
+def moment(at_s: float) -> str:
+    """A moment as expressions have it; texts of moments are in the order of time."""
+    return dt.datetime.fromtimestamp(max(at_s, 0.0), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 PLAIN: Final[Mapping[str, Reader]] = {
     "name": lambda d: (d.name,),
     "profile": lambda d: _some(d.profile),
     "cohort": lambda d: _some(d.cohort.key if d.cohort else ""),
+    "last_seen": lambda d: (moment(d.last_seen),) if d.last_seen else (),
+    "enrolled": lambda d: (moment(d.enrolled_at),),
     "online": lambda d: (d.online,),
     "reported": lambda d: (d.reported is not None,),
     "emulated": lambda d: (d.reported is not None and d.reported.fingerprint.emulated,),

@@ -3,6 +3,7 @@
 `lark` parses it (LALR: time grows with the length of the text alone); what it can say is a fixed
 set of facts, comparisons with constants, and `and`, `or`, `not`. There are no functions, no
 arithmetic and no loops, so an expression ends, and runs nothing. `facts` says what can be asked.
+``last_seen < 2h ago`` is of the moment at which somebody asks: `at` writes that moment in.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ GRAMMAR: Final = r"""
     | fact -> held
 fact: NAME ("." NAME)* ("[" TEXT "]")?
 list: "[" literal ("," literal)* "]"
-literal: TEXT | NUMBER | TRUE | FALSE
+literal: TEXT | NUMBER | TRUE | FALSE | AGO
 OP: "==" | "!=" | "<=" | ">=" | "<" | ">" | "!~" | "~"
 TRUE.2: /true\b/
 FALSE.2: /false\b/
 NAME: /[A-Za-z_][A-Za-z0-9_-]*/
+AGO.3: /[0-9]{1,9}[smhdw] +ago\b/
 NUMBER: /-?[0-9]+(\.[0-9]+)?/
 TEXT: /"(\\.|[^"\\])*"/ | /'(\\.|[^'\\])*'/
 %ignore /[ \t\r\n]+/
@@ -99,7 +101,7 @@ Part = Test | Every | Some
 
 @functools.lru_cache(maxsize=256)
 def parse(text: str) -> Part:
-    """Read an expression; an empty one takes every device.
+    """Read an expression of which every moment is written in; an empty one takes every device.
 
     Raises:
         UserError: it is none, asks for a fact that there is not, or is too long; it says where.
@@ -108,14 +110,36 @@ def parse(text: str) -> Part:
         raise UserError(f"an expression has at most {LONGEST} characters, not {len(text)}")
     if not text.strip():
         return Every(parts=())
+    return _part(_tree(text), negated=False, depth=0)
+
+
+def _tree(text: str) -> Any:
     import lark
 
     try:
-        tree = _parser().parse(text)
+        return _parser().parse(text)
     except lark.exceptions.UnexpectedInput as error:
         ended = getattr(getattr(error, "token", None), "type", "") == "$END"
         raise UserError(_unreadable(text, -1 if ended else error.column)) from error
-    return _part(tree, negated=False, depth=0)
+
+
+def at(text: str, now: float) -> str:
+    """The expression with moments in place of ``2h ago`` (s, m, h, d or w).
+
+    Raises:
+        UserError: it is none.
+    """
+    if "ago" not in text or len(text) > LONGEST:
+        return text  # which is also said of one that is too long, by `parse`
+    found = list(_tree(text).scan_values(lambda t: t.type == "AGO"))
+    for token in sorted(found, key=lambda t: -t.start_pos):
+        count = str(token).split()[0]  # "2h"; `facts.moment` ends at 1970
+        moment = facts.moment(now - int(count[:-1]) * UNITS_S[count[-1]])
+        text = f'{text[: token.start_pos]}"{moment}"{text[token.end_pos :]}'
+    return text
+
+
+UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
 
 def selects(text: str, device: Device) -> bool:
@@ -181,6 +205,8 @@ def _literal(tree: Any) -> Value:
     token = tree.children[0]
     if token.type == "TEXT":
         return _unquoted(str(token))
+    if token.type == "AGO":
+        raise UserError(f"'{token}' is of no moment here: write the time, such as \"2026-11-25\"")
     if token.type == "NUMBER":
         return float(token)
     return bool(token.type == "TRUE")

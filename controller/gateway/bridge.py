@@ -1,7 +1,8 @@
 """Between the link's threads and the engine's: messages in, answers out, nobody waits.
 
 What comes while the engine is at work is taken in together: one transaction, and one sync of the
-disk, for however many messages. So a busy controller gets cheaper by the message, not slower.
+disk, for however many messages. So a busy controller gets cheaper by the message, not slower. What
+is not urgent, telemetry, waits a moment for company.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -25,6 +26,8 @@ AGAIN_S = 0.5
 """Pause before the engine is asked again that refused."""
 TOGETHER = 500
 """Messages in one transaction at most; between two, the engine does what else waits for it."""
+GATHER_S = 0.1
+"""Telemetry alone waits so long for more: a transaction costs as much as seven batches in it."""
 WAITING_MOST = 20_000
 """Beyond so many, telemetry is dropped: its device has it still, and sends it again."""
 
@@ -46,6 +49,8 @@ class Bridge:
         self._lock = threading.Lock()
         self._batches: set[tuple[str, str, int]] = set()  # of telemetry that waits
         self._asked = False  # the engine knows that something waits
+        self._gathering = False  # a timer will ask it
+        self._urgent = 0  # of what waits, all that is no telemetry
         self._dropped = 0
         self._taken: list[Heard] = []  # by the engine at present
         self._alone = 0  # messages that are to be taken in one by one
@@ -70,8 +75,32 @@ class Bridge:
                     return
                 self._batches.add(batch)
             self._waiting.append(heard)
-            asked, self._asked = self._asked, True
-        if not asked:
+            self._urgent += batch is None
+        self._see_to_it()
+
+    def _see_to_it(self) -> None:
+        """Ask the engine for what waits, now or when more has gathered."""
+        with self._lock:
+            if self._asked or not self._waiting:
+                return
+            self._asked = self._is_due()
+            gathers = not self._asked and not self._gathering
+            self._gathering |= gathers
+            asks = self._asked
+        if asks:
+            self._ask()
+        elif gathers:
+            self._later(GATHER_S, self._gathered)
+
+    def _is_due(self) -> bool:
+        return bool(self._urgent or self._alone or len(self._waiting) >= TOGETHER)
+
+    def _gathered(self) -> None:
+        with self._lock:
+            self._gathering = False
+            asks = bool(self._waiting) and not self._asked
+            self._asked |= asks
+        if asks:
             self._ask()
 
     def _ask(self) -> None:
@@ -86,7 +115,9 @@ class Bridge:
             count = 1 if self._alone else min(TOGETHER, len(self._waiting))
             self._taken = [self._waiting.popleft() for _ in range(count)]
             self._alone = max(0, self._alone - 1)
-            self._batches.difference_update(filter(None, map(_batch, self._taken)))
+            batches = [batch for batch in map(_batch, self._taken) if batch is not None]
+            self._urgent -= len(self._taken) - len(batches)
+            self._batches.difference_update(batches)
             dropped, self._dropped = self._dropped, 0
         if dropped:
             log.warning("action=telemetry_dropped batches=%d reason=too_many_wait", dropped)
@@ -101,14 +132,15 @@ class Bridge:
             if error is not None and len(taken) > 1:
                 log.warning("action=taken_one_by_one messages=%d", len(taken))
                 self._waiting.extendleft(reversed(taken))
+                self._urgent += sum(_batch(heard) is None for heard in taken)
                 self._alone = len(taken)
             elif error is not None and taken:
                 log.error("action=uplink_failed device=%s", taken[0].device, exc_info=error)
-            more = self._asked = bool(self._waiting)
-        if more and error is not None and not taken:
+            refused = self._asked = bool(self._waiting) and error is not None and not taken
+        if error is not None and refused:
             self._ask_later(error)
-        elif more:
-            self._ask()
+        else:
+            self._see_to_it()
 
     def _ask_later(self, error: BaseException) -> None:
         """The engine refused before anything was taken: asking again at once would only spin."""
@@ -116,7 +148,10 @@ class Bridge:
             log.info("action=heard_after_the_end")
             return
         log.warning("action=waits_for_the_engine reason=%s", error)
-        timer = threading.Timer(AGAIN_S, self._ask)
+        self._later(AGAIN_S, self._ask)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, act)
         timer.daemon = True
         timer.start()
 

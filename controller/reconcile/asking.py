@@ -62,6 +62,18 @@ def check_gate(gate: fleet.Gate) -> None:
             raise UserError(f"a ratio to the device's own baseline is above 0, not {ratio:g}")
 
 
+def check_times(soak_s: float, deadline_s: float) -> None:
+    """Refuse times that never pass, or have passed before anything begins.
+
+    Raises:
+        UserError: saying which.
+    """
+    if not 0 <= soak_s < math.inf:
+        raise UserError(f"the pause after a wave cannot be {soak_s:g} s; it is 0 or more")
+    if not 0 < deadline_s < math.inf:
+        raise UserError(f"a device's deadline cannot be {deadline_s:g} s; give it some time")
+
+
 def with_control(made: fleet.Rollout, chosen: Sequence[fleet.Device]) -> fleet.Rollout:
     """The rollout with its control group drawn, where it asks for one.
 

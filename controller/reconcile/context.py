@@ -13,6 +13,7 @@ from controller.artifacts.blobs import Blobs
 from controller.domain import fleet
 from controller.domain.levels import Rules
 from controller.domain.telemetry import Retention
+from controller.reconcile.counters import Counters
 from controller.reconcile.fitrunner import FitRunner
 from controller.store.base import Store
 from controller.trust import Trust
@@ -68,6 +69,7 @@ class Context:
     settings: ReconcileSettings = field(default_factory=ReconcileSettings)
     must_act: Callable[[], None] = lambda: None  # raises where another may act in our place
     started_at: float = 0.0  # by the clock; soon after, devices are still on their way back
+    counters: Counters = field(default_factory=Counters)
 
     def new_id(self) -> str:
         """A fresh id."""

@@ -80,6 +80,8 @@ def publish_all(context: Context, looks: Looks) -> None:
     """
     looks.read()
     names = sorted(looks.asked)
+    if not names:
+        return
     publish_to(context, names, lazily=True)
     looks.asked.difference_update(names)  # only now: what failed is asked for again
 

@@ -27,7 +27,7 @@ def create(context: Context, name: str, where: str) -> DeviceGroup:
         raise Conflict(
             f"there is a group '{name}'; change it: fitment group change {name} EXPRESSION"
         )
-    made = DeviceGroup(name=name, where=checked(where), created_at=context.clock())
+    made = DeviceGroup(name=name, where=checked(context, where), created_at=context.clock())
     with context.store.transaction():
         context.store.groups.add(made)
         context.record("operator", "group_created", name, {"where": made.where})
@@ -42,7 +42,7 @@ def change(context: Context, name: str, where: str) -> DeviceGroup:
         UserError: the expression cannot be used.
     """
     known = get(context, name)
-    changed = replace(known, where=checked(where), changed_at=context.clock())
+    changed = replace(known, where=checked(context, where), changed_at=context.clock())
     with context.store.transaction():
         context.store.groups.put(changed)
         details = {"before": known.where, "where": changed.where}
@@ -81,22 +81,25 @@ def members(context: Context, where: str) -> tuple[fleet.Device, ...]:
     Raises:
         UserError: it cannot be read.
     """
-    part = selection.parse(where)
+    part = selection.parse(selection.at(where, context.clock()))
     return tuple(d for d in context.store.devices.find(revoked=False) if part.holds(d))
 
 
 def selection_of(context: Context, where: str, group: str) -> str:
     """The expression of a group and another one, as one that can be kept.
 
+    What is said of so long ago is of now, and stays so.
+
     Raises:
         NotFound: there is no such group.
         UserError: they cannot be read, or exclude each other.
     """
     texts = [get(context, group).where] if group else []
-    return checked(selection.joined(*texts, where), empty=True)
+    whole = checked(context, selection.joined(*texts, where), empty=True)
+    return selection.at(whole, context.clock())
 
 
-def checked(where: str, *, empty: bool = False) -> str:
+def checked(context: Context, where: str, *, empty: bool = False) -> str:
     """An expression that can be read and may hold of a device.
 
     Raises:
@@ -104,7 +107,7 @@ def checked(where: str, *, empty: bool = False) -> str:
     """
     if not where.strip() and not empty:
         raise UserError(f"a group needs an expression, for example: {selection.EXAMPLE}")
-    wrong = contradiction.found(selection.parse(where))
+    wrong = contradiction.found(selection.parse(selection.at(where, context.clock())))
     if wrong:
         raise UserError(f"no device can ever match '{where}': {wrong}")
     return where.strip()
@@ -116,7 +119,7 @@ def why_nobody(context: Context, where: str) -> str:
     Told beside an answer: tomorrow a device may match.
     """
     every: Sequence[fleet.Device] = context.store.devices.find(revoked=False)
-    part = selection.parse(where)
+    part = selection.parse(selection.at(where, context.clock()))
     if any(part.holds(device) for device in every):
         return ""
     if not every:

@@ -149,7 +149,7 @@ def take_in(
         for written in line.notes:
             _check_written(context, written)
     for group in groups:
-        grouping.checked(group.where)
+        grouping.checked(context, group.where)
     here = {line.device: context.store.devices.get(line.device) for line in devices}
     labelled, notes = [], 0
     with context.store.transaction():

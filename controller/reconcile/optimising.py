@@ -283,11 +283,13 @@ def _roll_out(context: Context, trigger: fleet.Trigger) -> None:
     asked = rolling.RolloutPlan(
         devices=devices, waves=policy.waves(len(devices)),
         gate=fleet.Gate(latency_ratio_max=None, max_failure_share=_FAILURES if many else 0.0),
-        asks_after=policy.asks_after(may, len(devices)),
         **windows_of(context, devices[0], release.slot),
     )  # fmt: skip
     with context.store.transaction():
-        made = rolling.create(context, release.id, asked, trigger=trigger.id)
+        made = rolling.create(
+            context, release.id, asked, trigger=trigger.id,
+            asks_after=policy.asks_after(may, len(devices)),
+        )  # fmt: skip
         details = {"policy": may.value, "devices": str(len(devices)), "trigger": trigger.id}
         context.record("controller", "policy_applied", made.id, details)
         context.store.triggers.put(replace(trigger, rollout=made.id, waits=""))

@@ -28,6 +28,8 @@ STACK = "stack:"
 """How the trigger of a rollout begins that an announced stack asked for."""
 _LOOK_S = {StackState.PREPARED: 15.0, StackState.ANNOUNCED: 5.0}
 _BUSY_S = 1.0
+_FETCH_S = 600.0
+"""After a commit a device has so long to fetch what stands beside it, before nobody waits."""
 _OVER = (RolloutState.COMPLETED, RolloutState.HALTED, RolloutState.CANCELLED, RolloutState.REVERTED)
 Work = Callable[[Context, StackAnnouncement, str, StackPart], tuple[StackPart, Seen]]
 
@@ -327,7 +329,7 @@ def _unserved(
 
 
 def _watch(
-    context: Context, _now: StackAnnouncement, _slot: str, part: StackPart
+    context: Context, now: StackAnnouncement, _slot: str, part: StackPart
 ) -> tuple[StackPart, Seen]:
     made = context.store.rollouts.get(part.rollout) if part.rollout else None
     if made is None:
@@ -335,8 +337,29 @@ def _watch(
     if made.state not in _OVER:
         how = f"{made.asks}; answer: fitment rollout resume {made.id}" if made.asks else ""
         return part, Seen(waits=how or f"rollout {made.id} is {made.state.value}")
+    if count := _fetching(context, now, made):
+        return part, Seen(waits=f"{count} devices fetch what they will need")
     last = f": {made.reasons[-1]}" if made.reasons else ""
     return part, Seen(progress=Progress.DONE, reason=f"rollout {made.state.value}{last}")
+
+
+def _fetching(context: Context, now: StackAnnouncement, made: fleet.Rollout) -> int:
+    """Devices that took the release a moment ago and do not hold the second variant yet.
+
+    It comes after the commit. Who has not got it after a while is shown with the reason, and
+    holds up nobody.
+    """
+    ended = {
+        d.device: d.ended_at
+        for d in context.store.deployments.find(rollout=made.id)
+        if d.outcome is Outcome.COMMITTED
+    }
+    recent = {name for name, at in ended.items() if context.clock() - at < _FETCH_S}
+    if not recent:
+        return 0
+    late = {s.device for s in picture(context, now) if s.standing is stacks.Standing.NOT_READY}
+    there = (context.store.devices.get(name) for name in sorted(recent & late))
+    return sum(device is not None and device.online for device in there)
 
 
 WORK: Mapping[StackState, Work] = {

@@ -132,15 +132,10 @@ def _gates(budget: fleet.Budget, variant: fleet.Variant, *, trigger: bool) -> De
 
 
 def highest_counter(context: Context, slot: str) -> int:
-    """Of every release of the slot, and of what any device says it runs, as far as believed."""
+    """Of every release of the slot, and of what devices say they run or ran, as far as believed."""
     ours = max((r.counter for r in context.store.releases.find(slot=slot)), default=0)
-    theirs = [
-        catching_up.believed(ours, report.counter)
-        for device in context.store.devices.find()
-        if device.reported is not None
-        for report in device.reported.slots
-        if report.slot == slot
-    ]
+    said = context.counters.of(context.store, slot)
+    theirs = [catching_up.believed(ours, counter) for counter in said]
     return max([ours, *theirs])
 
 

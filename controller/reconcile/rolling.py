@@ -47,13 +47,15 @@ class RolloutPlan:
     control_share: float = 0.0  # of devices that stay on what they run, to compare with
     control_by: str = ""  # label whose devices stay together
     control_s: float = 0.0  # for so long after the last wave
-    asks_after: int = -1  # wave after which an operator is asked, whatever statistics say
 
 
 def create(
-    context: Context, release_id: str, asked: RolloutPlan, *, trigger: str = ""
-) -> fleet.Rollout:
+    context: Context, release_id: str, asked: RolloutPlan, *, trigger: str = "",
+    asks_after: int = -1,
+) -> fleet.Rollout:  # fmt: skip
     """Begin a rollout, or leave it waiting until its release is approved.
+
+    ``asks_after``: the wave after which an operator is asked, whatever statistics say.
 
     Raises:
         NotFound: no such release, device or group.
@@ -61,6 +63,7 @@ def create(
             excludes itself, or a maintenance window would never open.
     """
     made, release = drafted(context, release_id, asked, trigger=trigger)
+    made = replace(made, asks_after=asks_after)
     with context.store.transaction():
         context.store.rollouts.add(made)
         details = {
@@ -85,16 +88,17 @@ def drafted(
         raise NotFound(f"no release '{release_id}'; see: fitment release list")
     asking.check_waves(asked.waves)
     asking.check_gate(asked.gate)
+    asking.check_times(asked.soak_s, asked.deadline_s)
     windows = zones.read(asked.windows)
     where = grouping.selection_of(context, asked.where, asked.group)
     made = fleet.Rollout(
         id=context.new_id(), release=release_id, created_at=context.clock(), metered=asked.metered,
         state=RolloutState.RUNNING if release.approved_at else RolloutState.AWAITING_APPROVAL,
-        selector=dict(asked.selector), where=where, group=asked.group, devices=asked.devices,
-        waves=asked.waves, soak_s=asked.soak_s, deadline_s=asked.deadline_s, gate=asked.gate,
+        selector=dict(asked.selector), where=where, group=asked.group,
+        devices=tuple(dict.fromkeys(asked.devices)), waves=asked.waves, soak_s=asked.soak_s,
+        deadline_s=asked.deadline_s, gate=asked.gate,
         trigger=trigger, wave_started_at=context.clock(), windows=tuple(map(str, windows)),
         control_share=asked.control_share, control_by=asked.control_by, control_s=asked.control_s,
-        asks_after=asked.asks_after,
     )  # fmt: skip
     asking.check_named(context, made)
     chosen = targets(context, made, release)
@@ -393,6 +397,9 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
     ]
     if not devices:
         raise Conflict("no device of this rollout was updated; cancel it instead")
+    devices = [device for device in devices if not _moved_on(context, device, made)]
+    if not devices:
+        raise Conflict("every device of this rollout runs a later release by now; revert that one")
     back = releasing.revert_of(context, made, devices)
     releasing.approve(context, back.id, actor="operator")
     gate = fleet.Gate(max_failure_share=1.0, latency_ratio_max=None)
@@ -404,6 +411,16 @@ def revert(context: Context, rollout_id: str) -> fleet.Rollout:
         create(context, back.id, asked, trigger=made.trigger or f"{REVERT}{made.id}")
         made = replace(made, revert_release=back.id, pending=())
         return to(context, made, RolloutState.REVERTING, f"back to {back.id}", "operator")
+
+
+def _moved_on(context: Context, device: fleet.Device, made: fleet.Rollout) -> bool:
+    """Whether the device committed another release since: there is nothing here to take back."""
+    its = plan.own(device, context.store.deployments.find(device=device.name))
+    here = [d for d in its if d.rollout == made.id]
+    if any(d.outcome is None for d in here):
+        return False
+    now = plan.running(its)
+    return any(now[d.slot].release != made.release for d in here if d.outcome is Outcome.COMMITTED)
 
 
 def _finish_revert(context: Context, made: fleet.Rollout) -> None:

@@ -37,9 +37,9 @@ def begin(
         devices: of its control group.
     """
     chosen = _chosen(made, [d for d in devices if d.online and d.cohort is not None])
+    if not chosen:
+        return made  # nobody is there yet
     asked = [study for d in chosen if (study := _ask(context, made, release, d)) is not None]
-    if not asked:
-        return made  # nobody is there, or nobody runs anything that was measured
     changed = replace(
         made, control_wave=made.wave,
         control_studies=(*made.control_studies, *(study.id for study in asked)),
@@ -48,8 +48,9 @@ def begin(
         for study in asked:
             context.store.studies.add(study)
         context.store.rollouts.put(changed)
-        details = {"wave": str(made.wave), "devices": ", ".join(s.device for s in asked)}
-        context.record("controller", "control_asked", made.id, details)
+        if asked:  # else nobody runs anything that was measured
+            details = {"wave": str(made.wave), "devices": ", ".join(s.device for s in asked)}
+            context.record("controller", "control_asked", made.id, details)
     return changed
 
 

@@ -79,8 +79,8 @@ def _fleet(rollouts: int) -> dict[str, Any]:
 
     return {
         "rollouts": statistics.measure(rollouts, say),
-        "tick_memory": ticks.measure((100, 1000, 10_000), say, "memory"),
-        "tick_sqlite": ticks.measure((100, 1000), say),
+        "tick_memory": ticks.measure((100, 1000), say, "memory"),
+        "tick_sqlite": ticks.measure((100, 1000, 10_000), say),
     }
 
 
@@ -169,6 +169,8 @@ def _show_serving(found: dict[str, Any]) -> None:
         gain = variant["throughput"]["gain"]
         shown = "none within the limit" if gain is None else f"{gain:.2f} times one by one"
         print(f"  {name:<10} batched, at the limit: {shown}")
+        alone = ", ".join(f"{ms:.3f} at {rows}" for rows, ms in variant["a_sample_ms"].items())
+        print(f"  {name:<10} the runtime alone, ms a sample: {alone}")
         for way, entry in variant["overhead"].items():
             print(f"  {name:<10} {way:<15} p50 {entry['p50_ms']:.3f} ms")
     swaps = found["swaps"]
@@ -182,7 +184,7 @@ def _show_serving(found: dict[str, Any]) -> None:
 def _show_calibration(found: dict[str, Any]) -> None:
     for name, subject in found["subjects"].items():
         print(
-            f"\nCalibrating {name} on {subject['test_images']} test inputs, {found['seeds']} seeds,"
+            f"\nCalibrating {name} on {subject['test_inputs']} test inputs, {found['seeds']} seeds,"
             " % right (mean; least and most of the seeds)"
         )
         print("  sensor           samples              fp32 shipped  range moments  input  gated")
@@ -204,6 +206,8 @@ def _show_calibration(found: dict[str, Any]) -> None:
             print(
                 f"  gate, {mode}: {gate['harmful_accepted']} of {gate['harmful']} harmful accepted,"
                 f" {gate['helpful_refused']} of {gate['helpful']} helpful refused,"
+                f" surely {gate['surely_harmful_accepted']} of {gate['surely_harmful']} and"
+                f" {gate['surely_helpful_refused']} of {gate['surely_helpful']},"
                 f" worst change {100 * gate['worst_change']:+.2f} points"
                 f" (at least {100 * gate['worst_low']:+.2f}), {gate['applied']} of"
                 f" {gate['cases']} applied"

@@ -7,6 +7,8 @@ and each says how much of the machine others used meanwhile.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import shutil
@@ -44,6 +46,8 @@ MODES: Mapping[str, Mapping[str, Any]] = {
 OTHERS_MAX = 0.05  # of the machine's time; above, a round is contended
 SWAP_S, SWAP_EVERY_S, SWAP_CALLERS = 12.0, 0.5, 4
 BLOCKS, BLOCK = 30, 25
+DENSE = (784, 2048, 2048, 10)
+ROWS = (1, 4, 8, 16)
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -60,7 +64,15 @@ def measure(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
         throughput = _throughput(work / name, folder, python)
         say(f"serving {name}: overhead")
         overhead = _overhead(work / f"{name}-overhead", folder)
-        found["variants"][name] = {"throughput": throughput, "overhead": overhead}
+        found["variants"][name] = {
+            "throughput": throughput, "overhead": overhead, "a_sample_ms": _a_sample(folder)
+        }  # fmt: skip
+    folder = dense_bundle(work / "dense-bundle")
+    say("serving dense: throughput")
+    found["variants"]["dense"] = {
+        "throughput": _throughput(work / "dense", folder, python), "overhead": {},
+        "a_sample_ms": _a_sample(folder),
+    }  # fmt: skip
     say("swaps under load")
     found["swaps"] = _swaps(work / "swaps", made, python)
     found["client"] = found["swaps"].pop("client")
@@ -77,6 +89,27 @@ def bundles(out: Path, say: Callable[[str], None]) -> dict[str, Path]:
         fit_locally(request, lambda step, _done: say(f"fit: {step}"))
         found = _made(out)
     return {name: found[name] for name in VARIANTS}
+
+
+def dense_bundle(folder: Path) -> Path:
+    """Wide dense layers of random weights: 24 MB that each run reads, for one sample or many."""
+    from onnx import helper, numpy_helper
+
+    from tests.integration import serving_models
+
+    random, nodes, weights, name = np.random.default_rng(0), [], [], "x"
+    for number, (width, height) in enumerate(itertools.pairwise(DENSE)):
+        values = random.standard_normal((width, height), dtype=np.float32) / width**0.5
+        weights.append(numpy_helper.from_array(values, f"w{number}"))
+        nodes.append(helper.make_node("MatMul", [name, f"w{number}"], [f"m{number}"]))
+        name = "y" if number == len(DENSE) - 2 else f"r{number}"
+        nodes.append(helper.make_node("Relu", [f"m{number}"], [name]))
+    data = serving_models.graph(
+        *nodes, inputs=("n", DENSE[0]), outputs=("n", DENSE[-1]), weights=weights
+    )
+    inputs = random.standard_normal((8, DENSE[0]), dtype=np.float32)
+    serving_models.bundle(folder, data, name="dense", inputs=inputs)
+    return folder
 
 
 def litert_bundle(out: Path) -> Path:
@@ -217,6 +250,18 @@ def _machine_s() -> float:
 def _process_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _a_sample(bundle: Path) -> dict[str, float]:
+    """What the runtime alone takes, by samples in a run: more than this no batching can gain."""
+    loaded = installed.load(installed.read(bundle), RuntimeOptions())
+    shape = installed.goldens(loaded.bundle).inputs.shape[1:]
+    found = {}
+    for rows in ROWS:
+        values = np.random.default_rng(rows).random((rows, *shape), dtype=np.float32)
+        run = functools.partial(loaded.session.run, [values])
+        found[str(rows)] = min(_block(run) for _ in range(4)) / rows
+    return found
 
 
 # --- overhead -----------------------------------------------------------------------------------

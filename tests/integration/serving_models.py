@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ DATATYPES = {"float32": "FP32", "float16": "FP16", "float64": "FP64", "int8": "I
 def graph(
     *nodes: onnx.NodeProto, kinds: tuple[int, int] = (TensorProto.FLOAT, TensorProto.FLOAT),
     inputs: tuple[Any, ...] = ("n", 4), outputs: tuple[Any, ...] = ("n", 4),
+    weights: Sequence[onnx.TensorProto] = (),
 ) -> bytes:  # fmt: skip
     """An ONNX file from ``x`` to ``y``."""
     made = helper.make_graph(
         list(nodes), "graph",
         [helper.make_tensor_value_info("x", kinds[0], inputs)],
         [helper.make_tensor_value_info("y", kinds[1], outputs)],
+        list(weights),
     )  # fmt: skip
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)

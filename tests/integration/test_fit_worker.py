@@ -19,8 +19,11 @@ from controller.catalog.snapshot import snapshot
 from controller.compress import execute, worker
 from controller.compress.fit import FitRequest, FitResult
 from controller.compress.search.ladder import RuntimeTarget
+from controller.domain import lesser
+from controller.domain.fleet import Budget
 from controller.errors import FitError, WorkloadError
 from fitment.core import digest, plain
+from fitment.core.deployment import Pressure
 from fitment.core.patch import PatchManifest
 
 from .fit_workloads import textures
@@ -127,6 +130,23 @@ def test_bundles_are_whole_and_answer_their_goldens(fitted: FitResult) -> None:
         assert patch.artifact_sha256 == digest.digest_bytes(
             (folder / manifest.artifact).read_bytes()
         )
+
+
+def test_widths_of_one_network_are_rungs_below_the_choice(base: Path, fitted: FitResult) -> None:
+    budget = Budget(lesser_accuracy_drop_max=0.9)
+    request = _request(base / "given", base, runtimes=(ONNX,), rungs=("slimmable",), budget=budget)
+    found = worker.run(base / "slim", request, report=_silent)
+    assert found.failed == {}
+    by_name = {v.name: v for v in found.variants}
+    widths = [by_name[f"int8-u8s8-slim{width}"] for width in (100, 50, 25)]
+    assert len({v.lineage["family"] for v in widths}) == 1
+    assert [v.macs for v in widths] == sorted((v.macs for v in widths), reverse=True)
+    assert {v.name for v in fitted.variants if v.runtime == "onnx"} <= set(found.cached)
+    made = lesser.ladder(widths[0], widths, lesser.Case(budget=budget))
+    told = [by_name[name] for name in ("int8-u8s8-slim50", "int8-u8s8-slim25")]
+    assert {rung.variant for rung in made.rungs} <= {v.bundle.variant for v in told}
+    assert made.rungs
+    assert Pressure.HEAT in made.rungs[0].relieves
 
 
 def test_a_second_fit_costs_nothing(base: Path, fitted: FitResult) -> None:

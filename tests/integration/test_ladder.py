@@ -51,10 +51,10 @@ BROKEN = "[runtime]\ndisabled_optimizers = ['ConvMulFusion']\n"
 WAIT_S = 60.0
 
 
-def serve(root: Path, data_dir: Path) -> tuple[subprocess.Popen[str], str]:
+def serve(root: Path, data_dir: Path, slot: str = "shoes") -> tuple[subprocess.Popen[str], str]:
     """``fitment-agent serve``, and its address once it answers."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "agent", "serve", "--slot", "shoes", "--json",
+        [sys.executable, "-m", "agent", "serve", "--slot", slot, "--json",
          "--data-dir", str(data_dir)],
         cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

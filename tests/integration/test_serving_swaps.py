@@ -83,10 +83,11 @@ def worker(tmp_path: Path, slots: Slots, root: Path) -> Iterator[Worker]:
 class Load:
     """Callers that ask without a pause, and keep every answer's version and every failure."""
 
-    def __init__(self, address: str, callers: int = CALLERS) -> None:
+    def __init__(self, address: str, callers: int = CALLERS, model: str = "shoes") -> None:
         self.versions: collections.Counter[str] = collections.Counter()
         self.failures: list[str] = []
         self._address, self._stop, self._lock = address, threading.Event(), threading.Lock()
+        self._model = model
         self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(callers)]
         for thread in self._threads:
             thread.start()
@@ -102,7 +103,7 @@ class Load:
         while not self._stop.is_set():
             version, problem = "", ""
             try:
-                answer = client.infer(inputs)
+                answer = client.infer(inputs, model=self._model)
             except grpc.RpcError as error:
                 problem = repr(error)
             else:

@@ -59,10 +59,12 @@ class Book:
 class Controller:
     """Enroll and Gateway on loopback."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] | None = None, *, host: str = "127.0.0.1"
+    ) -> None:
         more = {"clock": clock} if clock else {}
-        self.folder = folder
-        self.trust = Trust.create(folder / "trust", folder / "offline", ["127.0.0.1"], **more)
+        self.folder, self.host = folder, host
+        self.trust = Trust.create(folder / "trust", folder / "offline", [host], **more)
         self.blobs = FolderBlobs(folder / "blobs")
         self.deltas = Deltas(folder / "deltas", self.blobs, self.trust.repository.archive_of)
         self.faults = Faults()
@@ -78,11 +80,11 @@ class Controller:
 
     @property
     def enroll_address(self) -> str:
-        return f"127.0.0.1:{self.enroll_port}"
+        return f"{self.host}:{self.enroll_port}"
 
     @property
     def gateway_address(self) -> str:
-        return f"127.0.0.1:{self.gateway_port}"
+        return f"{self.host}:{self.gateway_port}"
 
     def token(self) -> str:
         made = make_token(self.trust.ca.fingerprint())
@@ -148,7 +150,7 @@ class Controller:
             require_client_auth=client_certificates,
         )
         server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-        port = server.add_secure_port("127.0.0.1:0", credentials)
+        port = server.add_secure_port(f"{self.host}:0", credentials)
         self._servers.append(server)
         return server, port
 

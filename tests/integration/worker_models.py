@@ -18,6 +18,7 @@ from agent.jobs import RuntimeOptions
 from agent.workers.runtimes import registry
 from agent.workers.shift import histogram
 from agent.workers.texture import texture
+from controller.compress import calibration as fit
 from fitment.core import digest
 from fitment.core.bundle import BundleManifest, FileEntry, GoldenSpec, ProbeGraph
 from fitment.core.patch import PatchManifest, Place, RangePlace, StemPatch
@@ -375,6 +376,7 @@ def network_bundle(
         artifact_sha256=digest.digest_bytes(data),
         input_reference=histogram(reference),
         texture=texture(reference),
+        spread=fit.spread(reference),
         stem=stem,
         ranges=(own_range,) if ranges else (),
     )

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 BEFORE, AFTER, TORN, ALONE = "before", "after", "torn", "worker-alone"
 COUNTS = ("agent/ledger.py", "agent/workers/purse.py")
+HANDED_OVER = ("agent/runner.py", "agent/workers/child.py")
 COUNTED = ("update",)
 """Scenarios in which the power goes around the ledger: it knows nothing of what is deployed."""
 
@@ -171,7 +172,9 @@ def once_a_state(every: Sequence[Point], steps: list[Step]) -> list[Point]:
     """Between two commits each place in the code once: loops over files and chunks meet it often.
 
     The state that a new process finds in the journal differs from commit to commit, so commits
-    are all there, and what they stand between as well.
+    are all there, and what they stand between as well. Jobs and answers of workers are handed
+    over in the same way in every state: those places are there once a scenario, but for the
+    worker's own death.
     """
     state, found = 0, dict[tuple[object, ...], Point]()
     states = {}
@@ -179,5 +182,7 @@ def once_a_state(every: Sequence[Point], steps: list[Step]) -> list[Point]:
         states[step.number] = state
         state += step.name == "commit"
     for step, how in every:
-        found.setdefault((states[step.number], step.caller, step.name, how), (step, how))
+        same = step.caller.startswith(HANDED_OVER) and how != ALONE
+        state = -1 if same else states[step.number]
+        found.setdefault((state, step.caller, step.name, how), (step, how))
     return list(found.values())

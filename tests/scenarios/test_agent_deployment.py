@@ -391,3 +391,23 @@ def test_a_server_that_says_nothing_is_waited_for_before_the_switch(
     if answers == "later":
         path.unlink()
     assert world.finish("d-1", limit_s=4 * ANSWER_S).outcome is Outcome.COMMITTED
+
+
+def test_a_server_between_two_lives_is_waited_for(tmp_path: Path) -> None:
+    """Its socket is gone for a moment while it starts anew: that is no slot without a server."""
+    world = World(tmp_path)
+    socket = world.folders.serving / f"{SLOT}.sock"
+    socket.parent.mkdir(parents=True, exist_ok=True)
+    socket.touch()
+    world.steps(1)
+    socket.unlink()
+    began_s = world.clock.now_s
+    world.wish(assignment("d-1"))
+    assert world.finish("d-1").outcome is Outcome.COMMITTED
+    waited_s = world.clock.now_s - began_s
+    assert waited_s >= ANSWER_S
+    world.run(ANSWER_S)
+    began_s = world.clock.now_s
+    world.wish(assignment("d-2", name="v2", counter=2))
+    assert world.finish("d-2").outcome is Outcome.COMMITTED
+    assert world.clock.now_s - began_s < waited_s  # by now it is known that there is none

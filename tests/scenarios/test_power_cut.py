@@ -97,6 +97,7 @@ def uses_of_the_seam(root: Path) -> Iterator[str]:
 IN_THE_JOURNAL = {
     "agent/actions.py:finish": "in the transaction of `Deployer._store`, which is cut",
     "agent/applications.py:_keep": "tests/unit/agent/applications: cut there",
+    "agent/applications.py:_keep_missed": "who ended by then is waited for as long as it has time",
     "agent/build.py:restore_slots": "tests/scenarios/test_agent_damage.py: done anew at each start",
     "agent/deployer.py:give_way": "an order begins anew; what it had of its deadline goes with it",
     "agent/deployer.py:mend": "tests/scenarios/test_agent_damage.py",

@@ -343,7 +343,8 @@ def control(made: fleet.Rollout, held: Sequence[str]) -> str:
     until = f"{windows.words(made.control_s)} after" if made.control_s else "the end of"
     some = ", ".join(held[:8]) + (" …" if len(held) > 8 else "")
     return (
-        f"{len(held)} devices{together} stay on what they run until {until} the last wave: {some}"
+        f"{len(held)} {'device stays' if len(held) == 1 else 'devices stay'} on what runs there"
+        f"{together} until {until} the last wave: {some}"
     )
 
 

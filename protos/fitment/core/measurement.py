@@ -55,7 +55,9 @@ class Latency:
     """A latency distribution of single-stream runs, in milliseconds.
 
     A percentile that the number of runs cannot support (MLPerf's early-stopping bound at 99 %
-    confidence) is null. The interval is distribution free (order statistics, 95 %).
+    confidence) is null, and so is its interval. Intervals are distribution free (order statistics,
+    95 %). What is told as p90 to p99 is that bound, so it lies at the upper end of its interval or
+    above.
     """
 
     count: int
@@ -67,6 +69,12 @@ class Latency:
     p90_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
+    p90_low_ms: float | None = None
+    p90_high_ms: float | None = None
+    p95_low_ms: float | None = None
+    p95_high_ms: float | None = None
+    p99_low_ms: float | None = None
+    p99_high_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

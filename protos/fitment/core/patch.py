@@ -52,6 +52,18 @@ class Texture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How far reference inputs differ from one another: 2 to 98 % of them lie between these.
+
+    Of each input the mean, the deviation, the quantiles 0.05, 0.25, 0.5, 0.75 and 0.95, and the
+    last less the first of these.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PatchManifest:
     """``calibration.json`` of a bundle.
 
@@ -64,6 +76,7 @@ class PatchManifest:
     drift_band: float = 0.02  # largest drift seen between halves of the reference inputs
     ranges: tuple[RangePlace, ...] = field(default=())
     texture: Texture | None = None  # of the reference inputs
+    spread: Spread | None = None  # of the reference inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

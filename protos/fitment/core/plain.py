@@ -24,8 +24,14 @@ class PlainError(ValueError):
 
 
 _AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
-_NAMES: dict[type, tuple[str, ...]] = {}
-"""Fields of each dataclass, looked up once."""
+
+
+@functools.cache
+def _names(kind: type) -> tuple[str, ...] | None:
+    """Fields of a dataclass; None of another type."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def to_plain(value: object) -> Any:
@@ -33,12 +39,10 @@ def to_plain(value: object) -> Any:
 
     Enums become their values, bytes become base64 text, tuples become lists.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _AS_THEY_ARE:
         return value
-    names = _NAMES.get(kind)
-    if names is None and dataclasses.is_dataclass(kind):
-        names = _NAMES[kind] = tuple(field.name for field in dataclasses.fields(kind))
+    names = _names(kind)
     if names is not None:
         return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, enum.Enum):

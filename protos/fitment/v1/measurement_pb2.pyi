@@ -103,6 +103,12 @@ class Latency(google.protobuf.message.Message):
     P90_MS_FIELD_NUMBER: builtins.int
     P95_MS_FIELD_NUMBER: builtins.int
     P99_MS_FIELD_NUMBER: builtins.int
+    P90_LOW_MS_FIELD_NUMBER: builtins.int
+    P90_HIGH_MS_FIELD_NUMBER: builtins.int
+    P95_LOW_MS_FIELD_NUMBER: builtins.int
+    P95_HIGH_MS_FIELD_NUMBER: builtins.int
+    P99_LOW_MS_FIELD_NUMBER: builtins.int
+    P99_HIGH_MS_FIELD_NUMBER: builtins.int
     count: builtins.int
     mean_ms: builtins.float
     min_ms: builtins.float
@@ -112,6 +118,12 @@ class Latency(google.protobuf.message.Message):
     p90_ms: builtins.float
     p95_ms: builtins.float
     p99_ms: builtins.float
+    p90_low_ms: builtins.float
+    p90_high_ms: builtins.float
+    p95_low_ms: builtins.float
+    p95_high_ms: builtins.float
+    p99_low_ms: builtins.float
+    p99_high_ms: builtins.float
     def __init__(
         self,
         *,
@@ -124,13 +136,31 @@ class Latency(google.protobuf.message.Message):
         p90_ms: builtins.float | None = ...,
         p95_ms: builtins.float | None = ...,
         p99_ms: builtins.float | None = ...,
+        p90_low_ms: builtins.float | None = ...,
+        p90_high_ms: builtins.float | None = ...,
+        p95_low_ms: builtins.float | None = ...,
+        p95_high_ms: builtins.float | None = ...,
+        p99_low_ms: builtins.float | None = ...,
+        p99_high_ms: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_p90_ms", b"_p90_ms", "_p95_ms", b"_p95_ms", "_p99_ms", b"_p99_ms", "p90_ms", b"p90_ms", "p95_ms", b"p95_ms", "p99_ms", b"p99_ms"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_p90_ms", b"_p90_ms", "_p95_ms", b"_p95_ms", "_p99_ms", b"_p99_ms", "count", b"count", "mean_ms", b"mean_ms", "min_ms", b"min_ms", "p50_high_ms", b"p50_high_ms", "p50_low_ms", b"p50_low_ms", "p50_ms", b"p50_ms", "p90_ms", b"p90_ms", "p95_ms", b"p95_ms", "p99_ms", b"p99_ms"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_p90_high_ms", b"_p90_high_ms", "_p90_low_ms", b"_p90_low_ms", "_p90_ms", b"_p90_ms", "_p95_high_ms", b"_p95_high_ms", "_p95_low_ms", b"_p95_low_ms", "_p95_ms", b"_p95_ms", "_p99_high_ms", b"_p99_high_ms", "_p99_low_ms", b"_p99_low_ms", "_p99_ms", b"_p99_ms", "p90_high_ms", b"p90_high_ms", "p90_low_ms", b"p90_low_ms", "p90_ms", b"p90_ms", "p95_high_ms", b"p95_high_ms", "p95_low_ms", b"p95_low_ms", "p95_ms", b"p95_ms", "p99_high_ms", b"p99_high_ms", "p99_low_ms", b"p99_low_ms", "p99_ms", b"p99_ms"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_p90_high_ms", b"_p90_high_ms", "_p90_low_ms", b"_p90_low_ms", "_p90_ms", b"_p90_ms", "_p95_high_ms", b"_p95_high_ms", "_p95_low_ms", b"_p95_low_ms", "_p95_ms", b"_p95_ms", "_p99_high_ms", b"_p99_high_ms", "_p99_low_ms", b"_p99_low_ms", "_p99_ms", b"_p99_ms", "count", b"count", "mean_ms", b"mean_ms", "min_ms", b"min_ms", "p50_high_ms", b"p50_high_ms", "p50_low_ms", b"p50_low_ms", "p50_ms", b"p50_ms", "p90_high_ms", b"p90_high_ms", "p90_low_ms", b"p90_low_ms", "p90_ms", b"p90_ms", "p95_high_ms", b"p95_high_ms", "p95_low_ms", b"p95_low_ms", "p95_ms", b"p95_ms", "p99_high_ms", b"p99_high_ms", "p99_low_ms", b"p99_low_ms", "p99_ms", b"p99_ms"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_p90_high_ms", b"_p90_high_ms"]) -> typing.Literal["p90_high_ms"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_p90_low_ms", b"_p90_low_ms"]) -> typing.Literal["p90_low_ms"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_p90_ms", b"_p90_ms"]) -> typing.Literal["p90_ms"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_p95_high_ms", b"_p95_high_ms"]) -> typing.Literal["p95_high_ms"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_p95_low_ms", b"_p95_low_ms"]) -> typing.Literal["p95_low_ms"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_p95_ms", b"_p95_ms"]) -> typing.Literal["p95_ms"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_p99_high_ms", b"_p99_high_ms"]) -> typing.Literal["p99_high_ms"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_p99_low_ms", b"_p99_low_ms"]) -> typing.Literal["p99_low_ms"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_p99_ms", b"_p99_ms"]) -> typing.Literal["p99_ms"] | None: ...
 

@@ -49,7 +49,7 @@ def measure(subject: Subject, work: Path, say: Callable[[str], None]) -> dict[st
     """Calibrating by each mode, and quantizing, on the same pictures of a darker sensor."""
     shutil.rmtree(work, ignore_errors=True)
     (work / "samples").mkdir(parents=True)
-    local = subject.fed(seen(subject.local[:COUNT], SENSORS["gain x0.1"], seed=0))
+    local = subject.fed(seen(subject.pictures(subject.local[:COUNT]), SENSORS["gain x0.1"], seed=0))
     np.save(work / "samples" / "seen.npy", local)
     (work / "fp32.onnx").write_bytes(subject.fp32)
     (work / "quantize.py").write_text(_QUANTIZE)

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.compression.adapted --out DIR
 
 On the shipped network, for int8 in onnxruntime on this machine: each uniform ratio has a predicted
-latency; NetAdapt cuts until it predicts no more. A third network gets as many multiply-accumulates
-as the uniform one, by NetAdapt without a table. All are distilled alike and made int8; files are
-timed interleaved. Trials are judged on guard images, test images are only reported.
+latency; NetAdapt cuts until it predicts no more. With ``--macs`` a third network gets as many
+multiply-accumulates as the uniform one, by NetAdapt without a table. All are distilled alike and
+made int8; files are timed interleaved. Trials are judged on guard images, test images are only
+reported.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ DISTIL = Distil(epochs=3, samples=12_000, max_seconds=NEVER)
 ROUNDS, RUNS = 24, 20
 
 
-def measure(out: Path) -> list[dict[str, Any]]:
+def measure(out: Path, ways: tuple[str, ...]) -> list[dict[str, Any]]:
     """One row a network, without their measured latencies."""
     import torch
 
@@ -48,7 +49,8 @@ def measure(out: Path) -> list[dict[str, Any]]:
     whole = predict(graphs.layers(bench.plain.payload), table, SCHEME).value
     rows = list(known.values())
     for ratio in RATIOS:
-        for row in _at(bench, table, whole, ratio, out, known):
+        steps = _steps(bench, table, whole, ratio)
+        for row in _made(bench, table, {w: steps[w] for w in ways}, ratio, out):
             rows.append(row)
             saved.write_text(json.dumps(rows, indent=1) + "\n")
     return rows
@@ -58,10 +60,11 @@ def timed(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with what their files take, in one interleaved run."""
     from controller.catalog import workload as catalog
     from controller.catalog.check import load_splits
+    from controller.catalog.workload import GUARD
     from controller.examples.fashion_mnist import workload
 
     loaded = catalog.load(Path(workload.__file__).parent)
-    inputs = loaded.real(load_splits(loaded)["guard"].inputs[:16])
+    inputs = loaded.real(load_splits(loaded)[GUARD].inputs[:16])
     files = {r["name"]: ((out / f"{r['name']}.onnx").read_bytes(), "onnx") for r in rows}
     found = execute.time_interleaved(files, inputs, rounds=ROUNDS, runs=RUNS)
     return [
@@ -82,25 +85,27 @@ def _table(out: Path) -> Any:
     return plain.from_plain(KernelTable, json.loads(kept.read_text()))
 
 
-def _at(
-    bench: Any, table: Any, whole: float, ratio: float, out: Path, known: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """The uniform network, and both adapted ones that may cost as much."""
+def _steps(bench: Any, table: Any, whole: float, ratio: float) -> dict[str, Any]:
+    """The uniform cut, and both adapted ones that may cost as much."""
     uniform = PruneStructured(ratio=ratio, criterion="l2")
     plain = bench.run(bench.start, (uniform,)).payload
     share = predict(graphs.layers(plain), table, SCHEME).value / whole
     macs = graphs.macs(plain) / bench.fp32["macs"]
-    by_table = PruneAdapted(
-        target=round(share + 5e-5, 4), judged=JUDGED, table=table, scheme=SCHEME
-    )
-    ways = {
+    target = {"table": round(share + 5e-5, 4), "macs": round(macs + 5e-5, 4)}
+    return {
         "uniform": uniform,
-        "table": by_table,
-        "macs": PruneAdapted(target=round(macs + 5e-5, 4), judged=JUDGED),
+        "table": PruneAdapted(target=target["table"], judged=JUDGED, table=table, scheme=SCHEME),
+        "macs": PruneAdapted(target=target["macs"], judged=JUDGED),
     }
-    for way, step in ways.items():
+
+
+def _made(
+    bench: Any, table: Any, steps: dict[str, Any], ratio: float, out: Path
+) -> Iterator[dict[str, Any]]:
+    """Cut, distilled and made int8, unless an earlier run did."""
+    for way, step in steps.items():
         name = f"{way}-{ratio}"
-        if name in known:
+        if name in bench.known:
             continue
         clock = Clock()
         cut = step.run(bench.start, bench.context)
@@ -131,9 +136,11 @@ def shown(rows: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--macs", action="store_true", help="Also adapt by arithmetic alone.")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    rows = timed(asked.out, measure(asked.out))
+    ways = ("uniform", "table", "macs") if asked.macs else ("uniform", "table")
+    rows = timed(asked.out, measure(asked.out, ways))
     (asked.out / "timed.json").write_text(json.dumps(rows, indent=1) + "\n")
     say("done")
     print(shown(rows))

@@ -234,6 +234,28 @@ def test_who_ends_with_what_is_on_trial_is_missed(agent: Agent, ends: str) -> No
     raw.release()
 
 
+def test_a_restart_of_the_agent_clears_no_variant(agent: Agent) -> None:
+    agent.commit("a")
+    lease = agent.register()
+    agent.commit("b")
+    order = assignment("d-1", slot="shoes")
+    agent.journal.save_slot(SlotFacts(slot="shoes", variant="old", last_good="a"))
+    agent.journal.save(record(State.TRIAL, assignment=order, folder="b"))
+    assert agent.do(lease.renew)
+    lease._close()
+    agent.tick()
+    for _ in range(2):
+        agent.again()
+        agent.tick()
+        assert [one.registered.application for one in agent.apps.gone("shoes")] == ["cam"]
+    agent.journal.save(record(State.REPORTING, assignment=order, folder="b"))
+    agent.tick()
+    assert agent.apps.gone("shoes") == ()
+    agent.again()
+    agent.tick()
+    assert agent.apps.gone("shoes") == ()
+
+
 def test_until_it_is_back_an_application_holds_all_of_its_slot(agent: Agent) -> None:
     variant = agent.commit("a")
     lease = agent.register()

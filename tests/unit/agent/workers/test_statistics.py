@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from fractions import Fraction
+from math import comb
 
 import pytest
 
@@ -61,3 +63,38 @@ def test_windows_agree() -> None:
 def test_drift_compares_the_last_third_with_the_first() -> None:
     assert statistics.drift([100] * 10 + [50] * 10 + [120] * 10) == pytest.approx(0.2)
     assert statistics.drift([100, 200]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "ranks"), [(100, 0.9, (84, 96)), (500, 0.95, (465, 485))]
+)
+def test_an_interval_of_a_percentile_has_the_fewest_ranks_that_cover_it(
+    count: int, share: float, ranks: tuple[int, int]
+) -> None:
+    """Ranks by exact sums: 2.5 % at most on each side, and one rank less would be too few."""
+    low, high = ranks
+    assert statistics.interval(range(1, count + 1), share) == ranks
+
+    def at_most(above: int) -> Fraction:  # exactly so many runs above, or fewer
+        slow = Fraction(1) - Fraction(str(share))
+        return sum(
+            (comb(count, k) * slow**k * (1 - slow) ** (count - k) for k in range(above + 1)),
+            Fraction(0),
+        )
+
+    tail = Fraction("0.025")
+    assert at_most(count - high) <= tail < at_most(count - high + 1)
+    assert 1 - at_most(count - low) <= tail < 1 - at_most(count - low - 1)
+
+
+def test_intervals_are_told_with_their_percentiles_and_null_with_them() -> None:
+    few, some = (statistics.summarise(range(1_000_000, 1_000_000 + n)) for n in (64, 200))
+    assert few.p90_ms is not None
+    assert few.p90_low_ms is not None
+    assert (few.p95_ms, few.p95_low_ms, few.p95_high_ms) == (None, None, None)
+    assert statistics.not_told(few) == ("p95, p99 not given: 64 runs are too few",)
+    assert some.p95_low_ms is not None
+    assert some.p95_high_ms is not None
+    assert some.p95_ms is not None
+    assert some.p50_ms < some.p95_low_ms < some.p95_high_ms <= some.p95_ms
+    assert some.p99_low_ms is None

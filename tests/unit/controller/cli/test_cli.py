@@ -109,6 +109,7 @@ def test_nobody_listens(
         (["fit", "w", "--out", "o"], "both --profile and --out"),
         (["fit", "w", "--budget", "file_bytes_max=1"], "--budget goes with"),
         (["fit", "w", "--seed", "3"], "--seed goes with"),
+        (["fit", "w", "--rungs", "winged"], "no rungs 'winged', only: slimmable"),
         (["fit", "w", "--profile", "p", "--out", "o", "--device", "d"], "are for the fleet"),
         (["fit", "w", "--profile", "p", "--out", "o", "--no-wait"], "are for the fleet"),
         (["token", "create", "--ttl", "soon"], "no duration"),

@@ -407,9 +407,10 @@ def test_a_rollout_shows_its_control_group_and_what_labels_say() -> None:
     rows = field.slices("new", {"": field.Count(count=10, right=9, must=2, must_wrong=1)})
     view = waves.waves(waves.RolloutRecords(rollout=made, control=("a", "b"), field=rows))
     assert view.control == (
-        "2 devices, whole 'site' together, stay on what they run until 1 d after"
+        "2 devices stay on what runs there, whole 'site' together, until 1 d after"
         " the last wave: a, b"
     )
+    assert waves.control(made, ("a",)).startswith("1 device stays on what runs there")
     assert view.acts[-1] == "let-go"
     assert "Answers in the field" in draw.rollout(view)
     (row,) = view.field

@@ -180,3 +180,43 @@ def test_what_excludes_itself_is_said(text: str, says: str) -> None:
 )
 def test_what_some_device_can_be_is_let_pass(text: str) -> None:
     assert contradiction.found(selection.parse(text)) == ""
+
+
+NOW = 1_795_572_000.0  # 2026-11-25T02:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("last_seen < 2h ago", True),
+        ("last_seen < 4h ago", False),
+        ("last_seen >= 180m  ago", True),
+        ("last_seen < 10801s ago or enrolled > 1w ago", False),
+        ("enrolled < 1w ago and not last_seen > 1d ago", False),
+        ('last_seen < "2026-11-24T23:00:01Z"', True),
+        ('last_seen >= "2026-11-25"', False),
+        ("last_seen > 99999999w ago", True),
+        ('label.note == "2h ago"', True),
+    ],
+)
+def test_moments_are_of_the_time_at_which_somebody_asks(text: str, holds: bool) -> None:
+    seen = device(
+        last_seen=NOW - 10_800.0, enrolled_at=NOW - 30 * 86_400.0, labels={"note": "2h ago"}
+    )
+    fixed = selection.at(text, NOW)
+    assert selection.parse(fixed).holds(seen) is holds
+    assert selection.at(fixed, NOW + 1e6) == fixed, "from then on it is of that moment"
+
+
+def test_who_was_never_seen_was_not_seen_long_ago() -> None:
+    never = device(last_seen=0.0)
+    assert not selection.parse(selection.at("last_seen < 2h ago", NOW)).holds(never)
+    assert selection.parse(selection.at("not last_seen > 2h ago", NOW)).holds(never)
+    with pytest.raises(UserError, match="cannot read the expression"):
+        selection.at("last_seen < h ago", NOW)
+    with pytest.raises(UserError, match="'2h ago' is of no moment here"):
+        selection.parse("last_seen < 2h ago")
+    said = contradiction.found(
+        selection.parse(selection.at("last_seen < 4h ago and last_seen > 2h ago", NOW))
+    )
+    assert "at once" in said

@@ -180,11 +180,46 @@ def test_a_batch_that_comes_again_while_it_waits_waits_once() -> None:
         between.on_up("d", telemetry(1))
         between.on_up("e", telemetry(1))
     hold.set()
+    between.on_up("f", ONLINE)  # what is urgent takes it along
     engine.wait()
-    assert [one.device for one in controller.taken] == ["d", "e"]
+    assert [one.device for one in controller.taken] == ["d", "e", "f"]
     between.on_up("d", telemetry(1))
+    between.on_up("f", ONLINE)
     engine.wait()
-    assert [one.device for one in controller.taken] == ["d", "e", "d"], "it asks for its ack again"
+    devices = [one.device for one in controller.taken]
+    assert devices == ["d", "e", "f", "d", "f"], "it asks for its ack again"
+
+
+def test_telemetry_waits_for_company_and_nothing_else_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bridge, "GATHER_S", 3600.0)
+    monkeypatch.setattr(bridge, "TOGETHER", 4)
+    between, engine, controller, _link = made()
+    for device in "abc":
+        between.on_up(device, telemetry(1))
+    engine.wait()
+    assert controller.batches == []
+    between.on_up("d", telemetry(1))  # as many as go into one transaction
+    engine.wait()
+    between.on_up("a", telemetry(2))
+    between.on_up("b", ONLINE)
+    engine.wait()
+    assert [[one.device for one in batch] for batch in controller.batches] == [
+        ["a", "b", "c", "d"], ["a", "b"]
+    ]  # fmt: skip
+
+
+def test_telemetry_without_company_is_taken_in_soon() -> None:
+    engine, taken = OneThread(), threading.Event()
+
+    class Listening(Controller):
+        def on_heard(self, heard: Sequence[Heard]) -> tuple[tuple[str, Downlink], ...]:
+            taken.set()
+            return super().on_heard(heard)
+
+    Bridge(engine, Listening(), MemoryLink()).on_up("a", telemetry(1))
+    assert taken.wait(20)
 
 
 def test_after_the_engine_nobody_minds() -> None:

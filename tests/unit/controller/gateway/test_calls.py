@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
+import numpy as np
 import pytest
 
 from controller import calls
@@ -32,6 +35,15 @@ def asked(answer: httpx.Response) -> calls.Calls:
 def test_a_number_that_is_none_is_not_sent() -> None:
     with pytest.raises(UserError, match="NaN"):
         asked(httpx.Response(200, json={}))._post(dict, "/v1/groups", waves=[float("nan")])
+
+
+def test_what_a_notebook_has_at_hand_is_sent() -> None:
+    moment = dt.datetime(2026, 11, 25, tzinfo=dt.timezone.utc)
+    given = {"time": moment, "predicted": np.int64(3), "label": np.array([1, 2])}
+    sent = json.loads(calls._text(given))
+    assert sent == {"time": "2026-11-25T00:00:00+00:00", "predicted": 3, "label": [1, 2]}
+    with pytest.raises(UserError, match="a set cannot be sent"):
+        calls._text({"labels": {1, 2}})
 
 
 def test_what_is_no_controller_is_said() -> None:

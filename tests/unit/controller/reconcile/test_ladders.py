@@ -71,6 +71,53 @@ def test_a_ladder_is_signed_in_the_release_and_in_the_order(
     assert world.store.releases.get(release.id) == release
 
 
+SLIM = (
+    variant("int8-slim50", 0.35, drop=0.01), variant("int8-slim25", 0.2, drop=0.03)
+)  # fmt: skip
+"""Widths of one network: the wide one becomes the choice, the narrow one its rung."""
+
+
+@pytest.mark.parametrize(
+    ("lesser", "names", "note"),
+    [
+        (0.05, ["int8-slim25", "fp32"], ""),
+        (None, ["fp32"], "set lesser_accuracy_drop_max in the budget"),
+    ],
+)
+def test_a_fit_that_was_asked_for_widths_gives_the_device_a_ladder_of_them(
+    lesser: float | None, names: list[str], note: str, world: Any
+) -> None:
+    world.variants = (world.variants[0], *SLIM)
+    world.start()
+    world.model = replace(
+        world.model,
+        budget=fleet.Budget(accuracy_drop_max=0.02, lesser_accuracy_drop_max=lesser),
+    )
+    world.join("a")
+    world.devices["a"].times_ms = {"fp32": 1.0, "int8-slim50": 0.35, "int8-slim25": 0.2}
+    world.controller.register_model(world.model)
+    (job,) = world.controller.start_fits(world.model.id, rungs=("slimmable",))
+    world.until(lambda: world.job(job.id).status is fleet.JobStatus.DONE)
+    assert world.fits.requests[job.id]["rungs"] == ["slimmable"]
+    release = world.controller.create_release(world.model.id)
+    release = world.controller.approve_release(release.id)
+    assert note in release.ladder_notes[PROFILE]
+    told = rolled_out(world, release)
+    assert told.bundle.name == "int8-slim50"
+    assert [rung.bundle.name for rung in told.ladder] == names
+
+
+def test_a_triggered_fit_makes_the_rungs_that_the_one_before_it_made(world: Any) -> None:
+    world.join("a")
+    world.controller.register_model(world.model)
+    (job,) = world.controller.start_fits(world.model.id, rungs=("slimmable",))
+    world.until(lambda: world.job(job.id).status is fleet.JobStatus.DONE)
+    again = world.controller.start_fit(world.model.id, job.cohort, effort="thorough", trigger="t")
+    assert again.rungs == ("slimmable",)
+    plain_fit = world.controller.start_fit(world.model.id, job.cohort, effort="thorough")
+    assert plain_fit.id == again.id  # what runs makes all that is asked for, and more
+
+
 def test_what_the_manifest_says_is_what_was_approved(world: Any) -> None:
     release = fitted(world, WIDE)
     manifest = approved(world, release)

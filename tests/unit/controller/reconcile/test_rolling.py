@@ -125,6 +125,38 @@ def test_revert_brings_back_what_each_device_ran_before(world: Any) -> None:
     assert counters == sorted(set(counters))
 
 
+def test_what_has_a_later_release_is_not_taken_back(world: Any) -> None:
+    first = world.controller.create_rollout(joined(world, "ab").id, AT_ONCE)
+    world.settle()
+    gate = fleet.Gate(latency_ratio_max=None)
+    later = second_release(world, "fp32")
+    world.controller.create_rollout(later.id, replace(AT_ONCE, gate=gate))
+    world.settle()
+    known = len(world.store.releases.find())
+    with pytest.raises(Conflict, match="runs a later release"):
+        world.controller.revert(first.id)
+    assert len(world.store.releases.find()) == known
+    assert world.rollout(first.id).state is RolloutState.COMPLETED
+    assert [world.runs(n) for n in "ab"] == ["fp32"] * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"soak_s": -5.0}, "the pause after a wave"), ({"deadline_s": 0.0}, "deadline cannot be 0"),
+     ({"deadline_s": float("inf")}, "deadline cannot be inf")],
+)  # fmt: skip
+def test_times_that_never_pass_are_refused(world: Any, wrong: Any, words: str) -> None:
+    release = joined(world, "a")
+    with pytest.raises(UserError, match=words):
+        world.controller.create_rollout(release.id, replace(AT_ONCE, **wrong))
+
+
+def test_a_device_named_twice_is_one(world: Any) -> None:
+    asked = replace(AT_ONCE, devices=("a", "a"))
+    made = world.controller.create_rollout(joined(world, "ab").id, asked)
+    assert world.rollout(made.id).devices == ("a",)
+
+
 def test_a_first_release_has_nothing_to_go_back_to(world: Any) -> None:
     rollout = world.controller.create_rollout(joined(world, "a").id, AT_ONCE)
     world.settle()

@@ -241,3 +241,24 @@ def test_a_retry_survives_a_restart(world: Any) -> None:
     reports, _ = world.controller.judged(made.id)
     failures = next(report for report in reports if report.gate == "failures")
     assert (failures.samples, failures.estimate) == (2, 0.5)
+
+
+def test_a_group_of_those_who_fell_silent_moves_on_and_a_rollout_keeps_its_moment(
+    world: Any,
+) -> None:
+    for name in "ab":
+        world.join(name)
+    release = world.released()
+    world.clock.advance(3 * 3600.0)
+    world.devices["b"].report()
+    grouping.create(world.controller.context, "silent", "last_seen < 2h ago")
+    where = world.store.groups.get("silent").where
+    found = grouping.members(world.controller.context, where)
+    assert [d.name for d in found] == ["a"]
+    made = world.controller.create_rollout(release.id, replace(AT_ONCE, group="silent"))
+    assert "ago" not in made.where
+    world.until(lambda: world.rollout(made.id).state is RolloutState.COMPLETED)
+    assert [d.device for d in world.store.deployments.find(rollout=made.id)] == ["a"]
+    world.clock.advance(3 * 3600.0)
+    found = grouping.members(world.controller.context, where)
+    assert [d.name for d in found] == ["a", "b"]

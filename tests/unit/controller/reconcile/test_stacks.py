@@ -256,6 +256,8 @@ def test_who_cannot_hold_both_is_shown_with_the_reason(world: Any) -> None:
     world.until(lambda: world.runs("other") != "")
     lab(world)
     announce(world)
+    world.until(lambda: stack(world).waits == "m: 1 devices fetch what they will need", turns=120)
+    world.clock.advance(600.0)
     reach(world, StackState.PREPARED)
     world.settle(40)
     assert stack(world).state is StackState.PREPARED, "it does not go round in circles"
