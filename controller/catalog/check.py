@@ -98,7 +98,29 @@ def load_splits(workload: Workload) -> dict[str, Split]:
         optional = workload.optional_data(name)
         if optional is not None:
             splits[name] = optional
+    for name, split in splits.items():
+        check_numbers(workload.name, name, split.inputs)
     return splits
+
+
+def check_numbers(workload: str, split: str, inputs: NDArray[Any]) -> None:
+    """Refuse inputs with NaN: every range that is set on them is NaN as well.
+
+    Infinity passes: a mask that is fed may hold it.
+
+    Raises:
+        WorkloadError: naming the split and the first of its samples.
+    """
+    fields = [inputs[name] for name in inputs.dtype.names] if inputs.dtype.names else [inputs]
+    bad = np.zeros(len(inputs), dtype=bool)
+    for values in fields:
+        if np.issubdtype(values.dtype, np.floating):
+            bad |= np.isnan(values).reshape(len(inputs), -1).any(axis=1)
+    if bad.any():
+        raise WorkloadError(
+            f"{workload}: data('{split}') holds NaN in sample {int(bad.argmax())} (counted from"
+            f" 0), {int(bad.sum())} of {len(inputs)} in all; mend or leave out such samples"
+        )
 
 
 def check_disjoint(name: str, splits: Mapping[str, Split]) -> None:

@@ -120,6 +120,22 @@ def flattered(
     )
 
 
+def coarse(count: int, allowed: float | None) -> str:
+    """Why a guard set is too small for the accuracy that a budget asks for, or nothing.
+
+    A share of ``count`` inputs has a 95 % interval of at most 1.96 x sqrt(1/4 / count) either
+    way, so ``(0.98 / allowed)^2`` inputs are told apart to ``allowed`` at worst.
+    """
+    width = 0.98 / math.sqrt(max(1, count))
+    if not allowed or allowed >= width:
+        return ""
+    return (
+        f"the budget allows a drop of {100 * allowed:.4g} points, and accuracy on {count} guard"
+        f" inputs is known to within {100 * width:.1f} points at worst: a variant may keep to it,"
+        f" or not, by chance; {math.ceil((0.98 / allowed) ** 2)} guard inputs would tell"
+    )
+
+
 def agreement(reference: Array, found: Array) -> float:
     """Share of inputs that get the same answer as from fp32, 0..1.
 

@@ -224,8 +224,18 @@ class _Climb:
             skipped=self._skipped,
             reasons=asked.reasons,
             left_alone=self._left_alone(asked),
-            remarks=tuple(_remarks(fp32.variant)),
+            remarks=tuple(self._remarks(fp32.variant)),
         )
+
+    def _remarks(self, fp32: Variant) -> Iterator[str]:
+        test, guard = fp32.accuracy_interval, fp32.guard_accuracy_interval
+        if fp32.accuracy and fp32.guard_accuracy and test and guard:
+            note = evidence.flattered(fp32.guard_accuracy, guard, fp32.accuracy, test)
+            yield from filter(None, [note])
+        count = len(self._maker.splits[catalog.GUARD])
+        note = evidence.coarse(count, self._request.budget.accuracy_drop_max)
+        yield from filter(None, [note])
+        yield from self._maker.idle(self._plain)
 
     def _left_alone(self, asked: ladder.Ladder) -> dict[str, tuple[str, ...]]:
         """By rung: of a float network once, then what the steps behind it add."""
@@ -239,13 +249,6 @@ class _Climb:
                 if lines:
                     found[rung.label] = (*lines, *found.get(rung.label, ()))
         return found
-
-
-def _remarks(fp32: Variant) -> Iterator[str]:
-    test, guard = fp32.accuracy_interval, fp32.guard_accuracy_interval
-    if fp32.accuracy and fp32.guard_accuracy and test and guard:
-        note = evidence.flattered(fp32.guard_accuracy, guard, fp32.accuracy, test)
-        yield from filter(None, [note])
 
 
 def _copied(source: Path, target: Path) -> Path:

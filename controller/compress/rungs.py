@@ -15,7 +15,7 @@ from controller.catalog import check
 from controller.catalog.process import write_json
 from controller.catalog.snapshot import content_digest
 from controller.catalog.workload import CALIBRATION, GUARD, MUST_PASS, TEST, TRAIN, Workload
-from controller.compress import bundle, calibration, evidence, execute, golden, operating
+from controller.compress import bundle, calibration, evidence, execute, golden, idle, operating
 from controller.compress.base import Candidate, Context, Form
 from controller.compress.cache import FitCache, fit_key, tool_versions
 from controller.compress.graph import model as graph_model
@@ -124,6 +124,10 @@ class RungMaker:
     def layers(self, recipe: Recipe) -> tuple[graph_model.LayerShape, ...]:
         """Heavy layers of the fp32 model of a recipe."""
         return graph_model.layers(self.head(recipe), self._context().calibration)
+
+    def idle(self, recipe: Recipe) -> tuple[str, ...]:
+        """Layers of the fp32 model of a recipe that have channels which do nothing, a line each."""
+        return idle.remarks(self.head(recipe), self._context().calibration)
 
     def write_feeds(self, target: Path) -> Path:
         """Write a few real guard inputs, in the source's layout, for timing."""

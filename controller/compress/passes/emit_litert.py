@@ -18,8 +18,9 @@ class EmitLitert(Pass):
     refuses: ClassVar[frozenset[Property]] = frozenset({Property.DYNAMIC})
 
     def apply(self, candidate: Candidate, context: Context) -> Applied:
+        from controller.compress.passes import onnx_tidy
         from controller.compress.toolchains.litert import convert
 
-        del context
-        content = convert(candidate.payload)
+        # A .tflite file has one size: what the file leaves free is as the workload's inputs are.
+        content = convert(onnx_tidy.sized(candidate.payload, context.calibration))
         return Applied(payload=content, numbers={"bytes": len(content)})

@@ -50,6 +50,30 @@ def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def sized(model: onnx.ModelProto, inputs: NDArray[Any]) -> onnx.ModelProto:
+    """The model with the free sizes of its one input as in ``inputs`` [N, …]; the batch stays.
+
+    A model with several inputs, with another rank or without a free size is given back as it is.
+    """
+    import onnx
+
+    known = {item.name for item in model.graph.initializer}
+    fed = [i for i, value in enumerate(model.graph.input) if value.name not in known]
+    if len(fed) != 1 or samples.names(inputs):
+        return model
+    dims = model.graph.input[fed[0]].type.tensor_type.shape.dim
+    free = [axis for axis in range(1, len(dims)) if not dims[axis].HasField("dim_value")]
+    if not free or len(dims) != inputs.ndim:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for axis in free:
+        dim = copy.graph.input[fed[0]].type.tensor_type.shape.dim[axis]
+        dim.dim_value = inputs.shape[axis]  # takes the place of a name
+    del copy.graph.value_info[:]
+    return copy
+
+
 def answers_batches(model: onnx.ModelProto, inputs: NDArray[Any]) -> bool:
     """Whether a batch gives the same as its samples one by one."""
     try:

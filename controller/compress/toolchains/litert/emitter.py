@@ -114,7 +114,10 @@ class Emitter:
             FitError: it cannot be inferred.
         """
         if name not in self.shapes:
-            raise FitError(f"no LiteRT variant: the shape of '{name}' cannot be inferred")
+            raise FitError(
+                f"no LiteRT variant: the shape of '{name}' cannot be inferred; export the model"
+                " with fixed sizes"
+            )
         return self.shapes[name]
 
     def step(self, node: onnx.NodeProto) -> Step:

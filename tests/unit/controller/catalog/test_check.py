@@ -101,3 +101,38 @@ def test_calibration_sets_that_differ_are_noted(
     said = [note for note in notes if "take both from what devices will see" in note]
     assert bool(said) == bool(words)
     assert all(words in note and "'calibration_b'" in note for note in said)
+
+
+@pytest.mark.parametrize("split", ["calibration_a", "calibration_b", "test", "train"])
+def test_a_sample_with_nan_is_named(write: Writer, torch_source: str, split: str) -> None:
+    loaded = workload.load(write(extra=torch_source))
+    inputs = loaded.data(split).inputs.astype("float32")
+    check.check_numbers("w", split, inputs)
+    inputs[7, 1] = float("nan")
+    with pytest.raises(
+        WorkloadError, match=rf"data\('{split}'\) holds NaN in sample 7 .*, 1 of 64"
+    ):
+        check.check_numbers("w", split, inputs)
+
+
+def test_a_split_with_nan_is_refused_by_its_name(write: Writer, torch_source: str) -> None:
+    folder = write(extra=torch_source)
+    for file in folder.glob("*.py"):
+        text = file.read_text()
+        file.write_text(
+            text
+            + """
+
+_clean = data
+
+
+def data(split):
+    inputs, labels = _clean(split)
+    if split == "test":
+        inputs = inputs.copy()
+        inputs[3] = float("nan")
+    return inputs, labels
+"""
+        )
+    with pytest.raises(WorkloadError, match=r"data\('test'\) holds NaN in sample 3"):
+        check.validate(workload.load(folder))

@@ -109,3 +109,15 @@ def test_a_guard_set_that_was_trained_on_is_noticed(right: int, count: int, *, s
     )
     assert bool(note) is said
     assert not said or "96.19 % of the guard inputs" in note
+
+
+@pytest.mark.parametrize(
+    ("count", "allowed", "said"),
+    [(2000, 0.005, "38416 guard inputs"), (2000, 0.03, ""), (100, None, ""), (64, 0.01, "12.2")],
+)
+def test_a_budget_finer_than_the_guard_set_tells_is_noticed(
+    count: int, allowed: float | None, said: str
+) -> None:
+    note = evidence.coarse(count, allowed)
+    assert said in note
+    assert bool(said) is bool(note)

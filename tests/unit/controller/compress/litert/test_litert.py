@@ -10,6 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from controller.compress import execute
+from controller.compress.passes import onnx_tidy
 from controller.compress.quantize import ranges, static
 from controller.compress.toolchains import litert
 from controller.compress.toolchains.litert import layout
@@ -253,3 +254,20 @@ def test_unsigned_models_are_refused_with_the_mend() -> None:
 )
 def test_same_padding(size: Any, kernel: Any, stride: Any, pads: Any) -> None:
     assert layout.same_padding(size, kernel, stride, (1, 1)) == pads
+
+
+def test_sizes_that_the_file_leaves_free_are_those_of_the_inputs() -> None:
+    net = Net((3, 8, 8))
+    hidden = net.op("Relu", [net.conv("input", "first", 3, 6)], "relu")
+    hidden = net.op("Flatten", [net.op("GlobalAveragePool", [hidden], "pool")], "flat")
+    model = net.model(net.gemm(hidden, "head", 6, 4))
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims[2].dim_param, dims[3].dim_param = "H", "W"
+    with pytest.raises(FitError, match="export the model with fixed sizes"):
+        litert.convert(model)
+    inputs = np.random.default_rng(3).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    sized = onnx_tidy.sized(model, inputs)
+    assert dims[2].dim_param == "H"
+    expected = execute.outputs(model.SerializeToString(), "onnx", inputs)
+    found = execute.outputs(litert.convert(sized), "litert", inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
