@@ -35,7 +35,9 @@ that were answered worse once a shift was undone changed less."""
 RISE_MIN = 0.0025  # by which it must rise on average at the least
 
 _MARGIN = 0.01  # of the reference's range, beyond the ends of what is usual
-_ALIKE = 1e-2  # how near to 1 probabilities must add up
+_ALIKE = 1e-2  # how near to 1 probabilities must add up; wider by what rounding may do:
+_STEP = 1 / 512  # half a step of eight bits for each class,
+_ALIKE_MAX = 0.1  # but to this at most
 
 
 def looks(samples: Array) -> Array:
@@ -78,7 +80,9 @@ def reason(before: Array, after: Array, *, strange: bool) -> str:
     if strange and _changed(before, after) >= CHANGED_MIN:
         return ""
     errors = SURER_FOREIGN if strange else SURER
-    sure, surer = certainty(before), certainty(after)
+    # Read alike: of rounded probabilities some add up to less, and of logits they tell nothing.
+    logits = not (_are_shares(before) and _are_shares(after))
+    sure, surer = certainty(before, logits=logits), certainty(after, logits=logits)
     if sure is None or surer is None:
         return "the model's outputs tell no certainty, so nothing shows that it would be righter"
     rise = surer - sure
@@ -102,13 +106,24 @@ def _changed(before: Array, after: Array) -> float:
     return (middle - error) / (1.0 + reach)
 
 
-def certainty(outputs: Array) -> Array | None:
-    """Of each row, 1 less its entropy over the largest; None where outputs are no class scores."""
+def certainty(outputs: Array, *, logits: bool | None = None) -> Array | None:
+    """Of each row, 1 less its entropy over the largest; None where outputs are no class scores.
+
+    ``logits``: they are no probabilities; None: whatever they look like.
+    """
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         return None
     scores = outputs.astype(np.float64)
-    if scores.min() < 0.0 or not np.allclose(scores.sum(axis=1), 1.0, atol=_ALIKE):
+    if not _are_shares(outputs) if logits is None else logits:
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares = np.maximum(scores / scores.sum(axis=1, keepdims=True), 1e-12)
     sure: Array = 1.0 + (shares * np.log(shares)).sum(axis=1) / np.log(shares.shape[1])
     return sure
+
+
+def _are_shares(outputs: Array) -> bool:
+    """Whether rows are probabilities, each perhaps rounded to eight bits."""
+    if outputs.ndim != 2 or outputs.min(initial=0.0) < 0.0:
+        return False
+    within = min(_ALIKE + _STEP * outputs.shape[1], _ALIKE_MAX)
+    return bool((np.abs(outputs.sum(axis=1, dtype=np.float64) - 1.0) <= within).all())

@@ -44,9 +44,7 @@ def measured_ms(measurement: Measurement | None) -> float | None:
 def ranked(variants: Sequence[Variant], taken: Taken, *, accurate: bool = False) -> list[Variant]:
     """Best first: by latency, bytes and accuracy, or by accuracy before them."""
     fastest = _fastest(variants, taken)
-    if not accurate:
-        return fastest
-    return sorted(fastest, key=lambda v: round(_drop(v) / ALIKE))
+    return _most_accurate(fastest) if accurate else fastest
 
 
 def all_measured(variants: Sequence[Variant], taken: Taken) -> bool:
@@ -70,6 +68,16 @@ def _fastest(variants: Sequence[Variant], taken: Taken) -> list[Variant]:
     timed = [v for v in variants if measured_ms(seen(v)) is not None]
     rest = [v for v in variants if measured_ms(seen(v)) is None]
     return _by(timed, lambda v: _measured_spread(seen(v))) + by_prediction(rest)
+
+
+def _most_accurate(left: list[Variant]) -> list[Variant]:
+    """Of those that lose about as little as the best left, the first by speed comes first."""
+    ranked: list[Variant] = []
+    while left:
+        limit = min(_drop(v) for v in left) + ALIKE
+        ranked.append(next(v for v in left if _drop(v) <= limit))
+        left = [v for v in left if v is not ranked[-1]]
+    return ranked
 
 
 def _by(variants: Sequence[Variant], latency: Callable[[Variant], _Spread]) -> list[Variant]:

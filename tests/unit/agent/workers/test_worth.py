@@ -91,3 +91,21 @@ def test_foreign_inputs_that_are_answered_otherwise_need_no_certainty(
     after[:changed] = after[:changed, ::-1]
     assert (worth.reason(before, after, strange=True) == "") == enough
     assert worth.reason(before, after, strange=False)
+
+
+@pytest.mark.parametrize("off", [0.05, 0.5], ids=["rounded", "no probabilities"])
+def test_both_outputs_are_read_alike(off: float) -> None:
+    """One row that adds up to something else must not make the others look unsure."""
+    before = np.tile(np.array([[0.9, 0.1]]), (64, 1))
+    before[0, 0] += off
+    after = np.tile(np.array([[0.8, 0.2]]), (64, 1))
+    assert "nothing shows" in worth.reason(before, after, strange=False)
+    assert "nothing shows" in worth.reason(before, after, strange=True)
+
+
+def test_certainty_is_read_of_probabilities_in_eight_bits() -> None:
+    logits = 3.0 * np.random.default_rng(3).normal(size=(200, 100))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = worth.certainty(np.rint(shares * 256) / 256)
+    assert found is not None
+    assert np.abs(found - worth.certainty(shares)).max() < 0.1
