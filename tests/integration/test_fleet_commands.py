@@ -124,7 +124,7 @@ def test_notes_and_labels_go_out_and_come_back(types: Type, tmp_path: Path) -> N
     would = types("device", "import", str(file), "--dry-run", "--json")
     assert (would["labelled"], would["unknown"]) == (["cam-3"], ["gone"])
     assert "rack" not in types("device", "show", "cam-3")
-    assert "1 devices labelled" in types("device", "import", str(file))
+    assert "1 device labelled" in types("device", "import", str(file))
     assert "rack=9" in types("device", "show", "cam-3")
     file.write_text('{"device": 3}\n')
     assert "line 1" in types("device", "import", str(file), fails=True)
