@@ -10,7 +10,7 @@ STAMP := $(VENV)/.fitment-installed
 TORCH_ARGS ?=
 # Tests of parts run side by side, each file's together, and so do the tests of the whole that wait
 # more than they work; 0 runs all one after the other. What judges times of models always does.
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 BESIDE := $(addprefix tests/e2e/test_,$(addsuffix .py,announced killed readme revert fit))
 ALONE := $(addprefix tests/e2e/test_,$(addsuffix .py,demo loop))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

@@ -81,7 +81,7 @@ class Place:
         self._client = client
         client.connect_async("127.0.0.1", self.port)
         client.loop_start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         self.data_dir = folder / "agent"
         self.generation = 0
         self.agents: list[subprocess.Popen[str]] = []
